@@ -1,0 +1,59 @@
+"""Hiera for detection and segmentation.
+
+The trunk and the necks are plain PyTorch; `hiera_det.d2` plugs them into detectron2. Public names are imported on
+first use (PEP 562), so that ``import hiera_det`` imports neither torch nor a detector.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Hiera": "modeling.hiera",
+    "build_hiera": "modeling.hiera",
+    "hiera_base": "modeling.hiera",
+    "hiera_base_plus": "modeling.hiera",
+    "hiera_huge": "modeling.hiera",
+    "hiera_large": "modeling.hiera",
+    "hiera_small": "modeling.hiera",
+    "hiera_tiny": "modeling.hiera",
+    "HieraVariant": "modeling.variants",
+    "VARIANTS": "modeling.variants",
+    "FPN": "modeling.pyramid",
+    "SimpleFeaturePyramid": "modeling.pyramid",
+    "InputError": "errors",
+    "HieraBackbone": "d2",
+    "add_hiera_config": "d2",
+}
+
+__all__ = [
+    "FPN",
+    "VARIANTS",
+    "Hiera",
+    "HieraBackbone",
+    "HieraVariant",
+    "InputError",
+    "SimpleFeaturePyramid",
+    "add_hiera_config",
+    "build_hiera",
+    "hiera_base",
+    "hiera_base_plus",
+    "hiera_huge",
+    "hiera_large",
+    "hiera_small",
+    "hiera_tiny",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name's module when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,32 @@
+"""User mistakes told in one line.
+
+Everything that a user hands in (a key, a path, a size, a JSON) is checked where it enters. A mistake raises
+`InputError`, whose message names the file, key or value and says what to do. The tools turn it into one line on
+stderr and exit status 2; from Python it is an ordinary `ValueError`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+__all__ = ["InputError", "run_tool"]
+
+#: Exit status of a tool that refuses its input; argparse uses the same for a wrong flag.
+EXIT_BAD_INPUT = 2
+
+
+class InputError(ValueError):
+    """The user's input cannot be used; the message is one line with the way out."""
+
+
+def run_tool(main: Callable[[], object]) -> None:
+    """Run a tool's ``main`` and exit: 0 on success, 2 with one line on stderr for an `InputError`.
+
+    Any other exception is a defect of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,1 @@
+"""The core: Hiera and its necks in plain PyTorch. Nothing here imports a detector."""
