@@ -1,0 +1,29 @@
+"""The adapter to detectron2, 0.6 and main: the only place that imports it. Importing this registers, no more."""
+
+from __future__ import annotations
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "hiera_det.d2 needs detectron2, which is not installed: run tools/install_detectron2.py of this project, or "
+        "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+    ) from error
+
+from hiera_det.d2 import heads as _heads  # registers the heads
+from hiera_det.d2.backbone import (
+    HieraBackbone,
+    build_hiera_backbone,
+    build_hiera_fpn_backbone,
+    build_hiera_simple_fpn_backbone,
+)
+from hiera_det.d2.config import add_hiera_config
+
+__all__ = [
+    "HieraBackbone",
+    "add_hiera_config",
+    "build_hiera_backbone",
+    "build_hiera_fpn_backbone",
+    "build_hiera_simple_fpn_backbone",
+]
+del _heads

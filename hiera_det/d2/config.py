@@ -1,0 +1,47 @@
+"""Every config key that this project adds to detectron2's, with its default and meaning."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+__all__ = ["add_hiera_config"]
+
+
+def add_hiera_config(cfg: CfgNode) -> None:
+    """Add this project's keys to a detectron2 config, in place.
+
+    Call it before merging a file that uses them.
+    """
+    hiera = cfg.MODEL.HIERA = CfgNode()
+    # tiny, small, base, base_plus, large or huge
+    hiera.SIZE = "base"
+    # Other than the size's own: channels and heads of stage 1 (0: the size's), blocks per stage (empty: the size's)
+    hiera.EMBED_DIM = 0
+    hiera.NUM_HEADS = 0
+    hiera.DEPTHS = []
+    # Hidden width of the MLPs over their channels
+    hiera.MLP_RATIO = 4.0
+    # Stochastic depth at the last block, rising linearly from 0 at the first
+    hiera.DROP_PATH_RATE = 0.0
+    # Image side in pixels that the position embedding is learned at
+    hiera.PRETRAIN_SIZE = 224
+    # Stages that the bare trunk returns and that the FPN stands on
+    hiera.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+    # Stage that the simple feature pyramid starts from
+    hiera.PYRAMID_FEATURE = "stage3"
+    # Recompute each block in the backward pass: less memory, about a third more time
+    hiera.USE_CHECKPOINT = False
+    # Pad images at the bottom and right to squares of this side in pixels; 0 pads to multiples of 32 only
+    hiera.SQUARE_PAD = 0
+
+    # Norm of the RPN's hidden convolutions under HieraRPNHead: "LN" or "" for none
+    cfg.MODEL.RPN.NORM = ""
+    # ADAMW or SGD
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # AdamW's decay rates of the two moments
+    cfg.SOLVER.BETAS = [0.9, 0.999]
+    # Weight decay of the position embeddings
+    cfg.SOLVER.WEIGHT_DECAY_POS_EMBED = 0.0
+    # Held-out images drawn at the end of training, and the score from which predictions are drawn
+    cfg.TEST.PICTURES = 8
+    cfg.TEST.PICTURES_THRESHOLD = 0.5
