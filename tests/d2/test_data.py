@@ -1,0 +1,261 @@
+"""Own data by path: registration, what it writes into the config, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from hiera_det.d2.data import check_registered, own_data_config, register_json
+from hiera_det.datasets.coco_json import check_coco_json
+from hiera_det.errors import InputError
+
+WIDTH, HEIGHT = 16, 12
+BOX, POLYGON = [2, 2, 8, 6], [[2, 2, 10, 2, 10, 8, 2, 8]]
+RLE = {"size": [HEIGHT, WIDTH], "counts": [20, 8, WIDTH * HEIGHT - 28]}
+
+
+def coco(**overrides: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "info": {},
+        "images": [
+            {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
+            {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
+        ],
+        "annotations": [instance(10, 7), instance(11, 3)],
+        "categories": [{"id": 7, "name": "fig"}, {"id": 3, "name": "date"}],
+    }
+    return {**data, **overrides}
+
+
+def instance(id_: int, category_id: int, **overrides: Any) -> dict[str, Any]:
+    fields = {"image_id": 1, "bbox": BOX, "segmentation": POLYGON, "area": 48, "iscrowd": 0}
+    return {"id": id_, "category_id": category_id, **fields, **overrides}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The four arguments of own data, train and val alike; temporary copies stay in the test's folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    arguments = {}
+    for split in ("train", "val"):
+        images = tmp_path / split
+        images.mkdir()
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (WIDTH, HEIGHT)).save(images / name)
+        path = tmp_path / f"{split}.json"
+        path.write_text(json.dumps(coco()))
+        arguments |= {f"{split}_json": str(path), f"{split}_images": str(images)}
+    return arguments
+
+
+def mask_config() -> CfgNode:
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON = True
+    return cfg
+
+
+def only(own: dict[str, str], split: str) -> dict[str, str]:
+    return {key: value for key, value in own.items() if key.startswith(split)}
+
+
+def test_config_follows_from_the_jsons(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    own_data_config(cfg, **own)
+    assert len(cfg.DATASETS.TRAIN) == len(cfg.DATASETS.TEST) == 1
+    assert cfg.DATASETS.TRAIN != cfg.DATASETS.TEST
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 2
+    assert cfg.INPUT.MASK_FORMAT == "polygon"
+    assert cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS is False
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    assert metadata.thing_classes == ["date", "fig"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+    assert (metadata.evaluator_type, metadata.json_file) == ("coco", own["val_json"])
+
+
+def test_detectron2_loads_the_registered_data_with_negatives(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    own_data_config(cfg, **own)
+    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    assert [len(entry["annotations"]) for entry in dicts] == [2, 0]
+    assert [a["category_id"] for a in dicts[0]["annotations"]] == [1, 0]
+    assert Path(dicts[0]["file_name"]) == Path(own["train_images"]) / "a.png"
+
+
+def test_registering_again_changes_nothing_and_a_newer_file_gets_its_own_name(own: dict[str, str]) -> None:
+    path, root = own["train_json"], own["train_images"]
+    summary = check_coco_json(path, root)
+    name = register_json("own", path, root, summary)
+    assert name.startswith("own_train_")
+    assert register_json("own", path, root, summary) == name
+    assert register_json("own", path, own["val_images"], summary) != name
+    os.utime(path, (1, 1))
+    assert register_json("own", path, root, summary) != name
+
+
+def test_another_process_registers_the_same_names(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    own_data_config(cfg, **own)
+    code = (
+        "import json, sys; from detectron2.config import get_cfg; from hiera_det.d2.data import own_data_config\n"
+        "cfg = get_cfg(); own_data_config(cfg, **json.loads(sys.argv[1]), check_files=False)\n"
+        "print(cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(own)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]]
+
+
+@pytest.mark.parametrize(("split", "key", "other"), [("train", "TRAIN", "TEST"), ("val", "TEST", "TRAIN")])
+def test_one_split_alone_empties_the_other(own: dict[str, str], split: str, key: str, other: str) -> None:
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, split))
+    assert len(cfg.DATASETS[key]) == 1
+    assert cfg.DATASETS[other] == ()
+
+
+def test_without_own_data_the_config_stays(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    own_data_config(cfg)
+    assert cfg == mask_config()
+
+
+def test_rle_masks_set_bitmask(own: dict[str, str]) -> None:
+    Path(own["val_json"]).write_text(json.dumps(coco(annotations=[instance(1, 3, segmentation=RLE)])))
+    cfg = mask_config()
+    own_data_config(cfg, **own)
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+
+
+def test_boxes_only_need_mask_off(own: dict[str, str]) -> None:
+    Path(own["train_json"]).write_text(json.dumps(coco(annotations=[instance(1, 3, segmentation=[])])))
+    with pytest.raises(InputError, match=r"train.json: 1 of 1 annotations have no segmentation.*MODEL.MASK_ON False"):
+        own_data_config(mask_config(), **own)
+    cfg = get_cfg()
+    own_data_config(cfg, **own)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+
+
+def test_equal_explicit_class_count_passes_and_explicit_settings_stay(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    opts = ["MODEL.ROI_HEADS.NUM_CLASSES", "2", "INPUT.MASK_FORMAT", "bitmask"]
+    opts += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", "True"]
+    cfg.merge_from_list(opts)
+    own_data_config(cfg, **own, opts=opts)
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+    assert cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS is True
+
+
+@pytest.mark.parametrize(
+    ("opts", "says"),
+    [
+        (
+            ["MODEL.ROI_HEADS.NUM_CLASSES", "3"],
+            r"MODEL.ROI_HEADS.NUM_CLASSES 3 contradicts .*train.json, .* 2 categories",
+        ),
+        (["MODEL.RETINANET.NUM_CLASSES", "80"], "MODEL.RETINANET.NUM_CLASSES 80 contradicts"),
+        (["DATASETS.TRAIN", "('x',)"], "DATASETS.TRAIN cannot be set together with --train-json"),
+    ],
+)
+def test_contradicting_setting_is_refused(own: dict[str, str], opts: list[str], says: str) -> None:
+    cfg = mask_config()
+    cfg.merge_from_list(opts)
+    with pytest.raises(InputError, match=says) as caught:
+        own_data_config(cfg, **own, opts=opts)
+    assert "\n" not in str(caught.value)
+
+
+def test_polygon_format_for_rle_masks_is_refused(own: dict[str, str]) -> None:
+    Path(own["train_json"]).write_text(json.dumps(coco(annotations=[instance(1, 3, segmentation=RLE)])))
+    with pytest.raises(InputError, match=r"INPUT.MASK_FORMAT polygon contradicts .*train.json"):
+        own_data_config(mask_config(), **own, opts=["INPUT.MASK_FORMAT", "polygon"])
+
+
+@pytest.mark.parametrize(
+    ("drop", "says"),
+    [
+        ("train_images", "train-json .*train.json needs --train-images"),
+        ("val_json", "--val-images .*val needs --val-json"),
+    ],
+)
+def test_half_a_pair_is_refused(own: dict[str, str], drop: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        own_data_config(mask_config(), **{**own, drop: None})
+
+
+def test_missing_image_folder_and_other_classes_are_refused(own: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="absent: no such image folder"):
+        own_data_config(mask_config(), **{**own, "train_images": own["train_images"] + "/absent"})
+    categories = [{"id": 3, "name": "date"}, {"id": 7, "name": "Fig"}]
+    Path(own["val_json"]).write_text(json.dumps(coco(categories=categories)))
+    with pytest.raises(InputError, match="categories of train and val JSON differ"):
+        own_data_config(mask_config(), **own)
+
+
+def test_log_shows_the_class_table_and_the_negatives(own: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="hiera_det.data"):
+        own_data_config(mask_config(), **only(own, "train"))
+    assert ["3", "0", "1", "date"] in [line.split() for line in caplog.text.splitlines()]
+    assert ["7", "1", "1", "fig"] in [line.split() for line in caplog.text.splitlines()]
+    assert "1 training images without annotations are kept" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_evaluator_takes_a_json_without_info_area_iscrowd_and_with_id_0(own: dict[str, str], encoding: str) -> None:
+    """pycocotools alone stops at each of them, and counts a hit on annotation 0 as a miss."""
+    data = coco(annotations=[instance(0, 3)])
+    for key in ("area", "iscrowd", "segmentation"):
+        del data["annotations"][0][key]
+    del data["info"]
+    path = Path(own["val_json"])
+    path.write_text(json.dumps(data), encoding=encoding)
+    cfg = get_cfg()
+    own_data_config(cfg, **only(own, "val"))
+    assert len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) == 2
+
+    torch = pytest.importorskip("torch")
+    evaluator = COCOEvaluator(cfg.DATASETS.TEST[0], tasks=("bbox",), distributed=False)
+    evaluator.reset()
+    for image_id, boxes in ((1, [[2.0, 2.0, 10.0, 8.0]]), (2, [])):
+        found = Instances((HEIGHT, WIDTH))
+        found.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+        found.scores = torch.ones(len(boxes))
+        found.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        evaluator.process([{"image_id": image_id}], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_registered_names_are_looked_up_with_suggestions() -> None:
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("coco_2017_trian",)
+    with pytest.raises(InputError, match=r"DATASETS.TRAIN: data set 'coco_2017_trian' .* did you mean coco_2017_train"):
+        check_registered(cfg)
+    check_registered(cfg, train=False)
+
+
+def test_absent_builtin_data_name_the_variable_and_the_path(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    own_data_config(cfg, **own)
+    check_registered(cfg)
+    Path(own["val_json"]).unlink()
+    with pytest.raises(InputError, match=r"DATASETS.TEST: JSON .*val.json of .* set DETECTRON2_DATASETS"):
+        check_registered(cfg)
+    for image in Path(own["train_images"]).iterdir():
+        image.unlink()
+    Path(own["train_images"]).rmdir()
+    with pytest.raises(InputError, match=r"DATASETS.TRAIN: image folder .*train of .* set DETECTRON2_DATASETS"):
+        check_registered(cfg)

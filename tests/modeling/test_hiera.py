@@ -1,0 +1,182 @@
+"""The trunk's behaviour: shapes, subsets of outputs, options and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hiera_det import build_hiera, hiera_base, hiera_tiny
+from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import STAGES, Hiera
+from hiera_det.modeling.variants import VARIANTS
+
+SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 2, 2, 1)}
+
+
+def small(**overrides: object) -> Hiera:
+    """A trunk of the real structure that takes milliseconds."""
+    return Hiera(**(SMALL | overrides))
+
+
+@pytest.mark.parametrize("size", VARIANTS)
+def test_published_sizes_have_the_published_parameters(size: str) -> None:
+    # Trunk without norm and classifier, 56 x 56 position embedding, in millions (authors' models, counted).
+    millions = {"tiny": 27.14, "small": 34.24, "base": 50.75, "base_plus": 69.00, "large": 212.58, "huge": 670.73}
+    with torch.device("meta"):
+        trunk = build_hiera(size)
+    assert sum(p.numel() for p in trunk.parameters()) / 1e6 == pytest.approx(millions[size], abs=0.01)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 96), (224, 224), (96, 32)])
+def test_maps_have_the_stated_shapes(height: int, width: int) -> None:
+    trunk = small()
+    maps = trunk(torch.randn(2, 3, height, width))
+    assert tuple(maps) == STAGES
+    for feature in trunk.feature_info:
+        expected = (2, feature.channels, height // feature.stride, width // feature.stride)
+        assert maps[feature.name].shape == expected
+
+
+@pytest.mark.parametrize(
+    "names", [("stage1",), ("stage2",), ("stage4",), ("stage3", "stage1"), ("stage2", "stage4"), STAGES]
+)
+def test_a_subset_of_outputs_equals_the_full_ones_and_trains_every_parameter(names: tuple[str, ...]) -> None:
+    full = small()
+    part = small(out_features=names)
+    part.load_state_dict({k: v for k, v in full.state_dict().items() if k in part.state_dict()})
+    images = torch.randn(1, 3, 64, 64)
+    maps = part(images)
+    assert tuple(maps) == names == tuple(f.name for f in part.feature_info)
+    for name, map_ in maps.items():
+        torch.testing.assert_close(map_, full(images)[name])
+    sum(map_.square().sum() for map_ in maps.values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_evaluation_without_gradients_equals_evaluation_with_them() -> None:
+    trunk = small().eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        fast = trunk(images)
+    for name, map_ in trunk(images).items():
+        torch.testing.assert_close(fast[name], map_)
+
+
+def test_inference_leaves_what_a_block_hook_has_kept() -> None:
+    trunk = small().eval()
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for block in trunk.blocks:
+        block.register_forward_hook(lambda _m, _i, out: kept.append((out, out.clone())))
+    with torch.inference_mode():
+        trunk(torch.randn(1, 3, 64, 64))
+    assert len(kept) == len(trunk.blocks)
+    assert all(torch.equal(out, copy) for out, copy in kept)
+
+
+def test_position_cache_follows_new_weights_and_sizes() -> None:
+    trunk, other = small().eval(), small().eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        trunk(images)
+        trunk(torch.randn(1, 3, 96, 64))
+    trunk.load_state_dict(other.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(trunk(images)["stage4"], other(images)["stage4"])
+        trunk.pos_embed.data = trunk.pos_embed.data + 1.0
+        assert not torch.allclose(trunk(images)["stage1"], other(images)["stage1"])
+
+
+def test_checkpointing_changes_memory_only() -> None:
+    plain, saving = small(drop_path_rate=0.5), small(drop_path_rate=0.5, use_checkpoint=True)
+    saving.load_state_dict(plain.state_dict())
+    images = torch.randn(4, 3, 64, 64)
+    losses = []
+    for trunk in (plain, saving):
+        torch.manual_seed(1)
+        loss = trunk(images)["stage4"].square().mean()
+        loss.backward()
+        losses.append(loss)
+    torch.testing.assert_close(*losses)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(saving.get_parameter(name).grad, parameter.grad)
+
+
+def test_drop_path_drops_whole_images_in_training_only() -> None:
+    trunk = small(drop_path_rate=0.9)
+    images = torch.randn(1, 3, 64, 64).expand(8, -1, -1, -1)
+    rates = [block.drop_path.rate for block in trunk.blocks]
+    assert rates == pytest.approx(torch.linspace(0, 0.9, 6).tolist())
+    trained = trunk(images)["stage4"]
+    assert not torch.allclose(trained, trained[:1].expand_as(trained))
+    evaluated = trunk.eval()(images)["stage4"]
+    torch.testing.assert_close(evaluated, evaluated[:1].expand_as(evaluated))
+
+
+def test_other_numbers_of_input_channels() -> None:
+    assert small(in_channels=5)(torch.randn(1, 5, 32, 32))["stage4"].shape == (1, 128, 1, 1)
+
+
+def test_any_field_of_a_size_can_be_overridden() -> None:
+    trunk = hiera_tiny(embed_dim=32, depths=(1, 1, 1, 1), out_features=("stage3",))
+    assert [(f.name, f.channels, f.stride) for f in trunk.feature_info] == [("stage3", 128, 16)]
+    assert len(trunk.blocks) == 3
+
+
+def test_autocast_gives_maps_near_those_of_full_precision() -> None:
+    trunk = small().eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        full = trunk(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = trunk(images)
+    for name, map_ in full.items():
+        assert (half[name].float() - map_).abs().max() < 0.03 * map_.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 512, 700), "image 512x700: width must be a multiple of 32; pad to 704"),
+        ((1, 3, 33, 64), "image 33x64: height must be a multiple of 32; pad to 64"),
+        ((1, 3, 0, 64), "height must be a multiple of 32"),
+        ((1, 1, 64, 64), r"expected \[B, 3, H, W\]"),
+        ((3, 64, 64), r"expected \[B, 3, H, W\]"),
+    ],
+)
+def test_images_that_cannot_be_taken_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"out_features": ("res2",)}, "stage1, stage2, stage3, stage4"),
+        ({"out_features": ()}, "one or more of"),
+        ({"out_features": "stage4"}, "one or more of"),
+        ({"out_features": ("stage1", "stage1")}, "each once"),
+        ({"depths": (1, 2, 3)}, "four numbers"),
+        ({"num_heads": 3}, "multiple of num_heads 3"),
+        ({"drop_path_rate": 1.0}, "below 1"),
+        ({"pretrain_size": 225}, "multiple of 4"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small(**arguments)
+
+
+def test_unknown_size_lists_the_sizes() -> None:
+    with pytest.raises(InputError, match="tiny, small, base, base_plus, large, huge"):
+        build_hiera("giant")
+
+
+def test_the_example_of_the_readme() -> None:
+    trunk = hiera_base(out_features=("stage1", "stage2", "stage3", "stage4"))
+    maps = trunk(torch.zeros(1, 3, 64, 64))
+    assert {name: tuple(map_.shape[1:]) for name, map_ in maps.items()} == {
+        "stage1": (96, 16, 16),
+        "stage2": (192, 8, 8),
+        "stage3": (384, 4, 4),
+        "stage4": (768, 2, 2),
+    }

@@ -1,0 +1,93 @@
+"""The trunk against the authors' own package, with the same random weights in every tensor."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hiera_det.modeling.hiera import STAGES, Hiera, build_hiera
+from hiera_det.modeling.position import resize_pos_embed
+from hiera_det.modeling.variants import VARIANTS
+
+hiera = pytest.importorskip("hiera", reason="the peer package comes with the extra `test`")
+
+GRID = (56, 56)
+
+
+def randomise(module: nn.Module) -> None:
+    """Random values everywhere, so that no bias or norm hides behind its initial value."""
+    for name, parameter in module.named_parameters():
+        nn.init.normal_(parameter, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.05)
+
+
+def make_pair(size: str, height: int, width: int) -> tuple[nn.Module, Hiera]:
+    """The authors' model built for one image size, and ours learned at 224, with equal weights."""
+    official = getattr(hiera, f"hiera_{size}_224")(input_size=(height, width))
+    randomise(official)
+    state = copy.deepcopy(official.state_dict())
+    state["pos_embed"] = 0.5 * torch.randn(1, GRID[0] * GRID[1], state["pos_embed"].shape[-1])
+    resized = resize_pos_embed(state["pos_embed"], GRID, (height // 4, width // 4))
+    official.pos_embed.data.copy_(resized.flatten(1, 2))
+    ours = build_hiera(size)
+    outcome = ours.load_state_dict(state, strict=False)
+    assert not outcome.missing_keys
+    assert all(key.startswith(("norm.", "head.")) for key in outcome.unexpected_keys)
+    return official.eval(), ours.eval()
+
+
+def assert_maps_equal(expected: list[Tensor], maps: dict[str, Tensor]) -> None:
+    """Each stage map within 1e-5 of the map's largest value."""
+    assert tuple(maps) == STAGES
+    for name, theirs in zip(STAGES, expected, strict=True):
+        theirs = theirs.permute(0, 3, 1, 2)
+        assert maps[name].shape == theirs.shape
+        torch.testing.assert_close(maps[name], theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width"),
+    [*((size, 224, 224) for size in VARIANTS), ("base", 256, 384), ("base", 1024, 1024)],
+)
+def test_stage_maps_equal_the_official_ones(size: str, height: int, width: int) -> None:
+    official, ours = make_pair(size, height, width)
+    images = torch.randn(1, 3, height, width)
+    with torch.inference_mode():
+        _, expected = official(images, return_intermediates=True)
+        maps = ours(images)
+    assert_maps_equal(expected, maps)
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width"), [("tiny", 224, 224), ("base", 224, 224), ("base_plus", 224, 224), ("base", 256, 384)]
+)
+def test_gradients_equal_the_official_ones(size: str, height: int, width: int) -> None:
+    # In float32 rounding alone turns a near-tie of a max-pool the other way here and there, and with it the gradient.
+    official, ours = (model.double() for model in make_pair(size, height, width))
+    images = torch.randn(2, 3, height, width, dtype=torch.float64)
+    _, expected = official(images, return_intermediates=True)
+    weights = [torch.randn_like(map_) for map_ in expected]
+    sum((map_ * weight).sum() for map_, weight in zip(expected, weights, strict=True)).backward()
+    maps = ours(images)
+    sum((maps[name] * w.permute(0, 3, 1, 2)).sum() for name, w in zip(STAGES, weights, strict=True)).backward()
+    theirs = dict(official.named_parameters())
+    for name, parameter in ours.named_parameters():
+        expected_grad = theirs[name].grad
+        if name == "pos_embed":
+            # The official model holds the resized table: push its gradient through the resampling.
+            table = parameter.detach().clone().requires_grad_()
+            resize_pos_embed(table, GRID, (height // 4, width // 4)).flatten(1, 2).backward(expected_grad)
+            expected_grad = table.grad
+        tolerance = 1e-8 * expected_grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad, expected_grad, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_initialisation_follows_the_official_one() -> None:
+    official, ours = dict(hiera.hiera_tiny_224().named_parameters()), build_hiera("tiny")
+    for name, parameter in ours.named_parameters():
+        theirs = official[name]
+        assert parameter.shape == theirs.shape, name
+        assert abs(parameter.std().nan_to_num() - theirs.std().nan_to_num()) < 0.01, name
+        assert abs(parameter.mean() - theirs.mean()) < 0.01, name

@@ -1,0 +1,50 @@
+"""Importing stays light, and the core needs no detector."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+BLOCK_DETECTRON2 = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "detectron2":
+            raise ImportError("detectron2 is blocked")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def test_core_runs_with_detectron2_blocked() -> None:
+    code = BLOCK_DETECTRON2 + (
+        "import torch, hiera_det, hiera_det.weights.layouts, hiera_det.weights.sources\n"
+        "trunk = hiera_det.hiera_tiny(embed_dim=16, depths=(1, 1, 1, 1))\n"
+        "neck = hiera_det.FPN(trunk.feature_info, 16)\n"
+        "print(neck(trunk(torch.zeros(1, 3, 64, 64)))['p2'].shape)\n"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert "16, 16, 16" in done.stdout
+
+
+def test_asking_for_the_adapter_without_detectron2_says_how_to_install_it() -> None:
+    done = run_python(BLOCK_DETECTRON2 + "from hiera_det import HieraBackbone\n")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "needs detectron2" in last and "install" in last
+
+
+def test_importing_the_package_imports_neither_torch_nor_a_detector() -> None:
+    done = run_python("import sys, hiera_det; print([m for m in ('torch', 'detectron2', 'timm') if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_public_name_can_be_imported() -> None:
+    done = run_python("import hiera_det\nfor n in hiera_det.__all__: getattr(hiera_det, n)\nassert dir(hiera_det)")
+    assert done.returncode == 0, done.stderr
