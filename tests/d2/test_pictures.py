@@ -43,7 +43,7 @@ def annotation(id_: int, image: int, category: int, box: list[int], **more: Any)
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Iterator[str]:
-    """Three images of several sizes: polygons, an RLE and a mere box together; one of them grey; one without objects."""
+    """Three images: polygon and RLE; polygon and mere box, in grey; no objects."""
     images = []
     for index, (width, height) in enumerate(SIZES):
         image = Image.new("RGB", (width, height), (40, 90, 160))
@@ -54,19 +54,20 @@ def dataset(tmp_path: Path) -> Iterator[str]:
         (image.convert("L") if index == 1 else image).save(tmp_path / name)
         images.append({"id": index, "file_name": name, "width": width, "height": height})
     polygon = [[10, 25, 25, 10, 40, 25, 25, 40]]
-    rle = {"size": [64, 96], "counts": [64 * 35 + 30, 20, 44, 20, 64 * 59 - 30 - 40 - 44 + 64]}
+    counts = [64 * 35 + 30, 20, 44, 20]  # two columns of 20 pixels
+    rle = {"size": [64, 96], "counts": [*counts, 64 * 96 - sum(counts)]}
     annotations = [
         annotation(1, 0, 1, [10, 10, 30, 30], segmentation=polygon),
         annotation(2, 0, 2, [35, 30, 20, 20], segmentation=rle, iscrowd=1),
         annotation(3, 1, 1, [10, 10, 30, 30], segmentation=polygon),
         annotation(4, 1, 2, [35, 30, 20, 20]),
     ]
-    rle["counts"][-1] = 64 * 96 - sum(rle["counts"][:-1])
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(CLASSES)]
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     name = f"test_pictures_{tmp_path.name}"
     DatasetCatalog.register(name, lambda: load_coco_json(str(path), str(tmp_path), name))
+    MetadataCatalog.get(name)  # so that it can be removed
     yield name
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
@@ -119,9 +120,10 @@ def write_metrics(path: Path, lines: list[dict[str, Any]], tail: str = "") -> Pa
     return path
 
 
-@pytest.mark.parametrize("mask_on", [True, False])
-@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
-@pytest.mark.parametrize("threshold", [0.0, 1.1])  # all predictions, none
+@pytest.mark.parametrize(
+    ("mask_on", "input_format", "threshold"),
+    [(True, "RGB", 0.0), (False, "BGR", 0.0), (True, "BGR", 1.1)],  # no prediction reaches 1.1
+)
 def test_each_image_gets_a_picture_and_the_sheet_has_all(
     cfg: CfgNode, dataset: str, tmp_path: Path, mask_on: bool, input_format: str, threshold: float
 ) -> None:
