@@ -100,8 +100,8 @@ def cfg(dataset: str, tmp_path: Path) -> CfgNode:
     cfg.MODEL.MASK_ON = True
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
-    cfg.INPUT.MIN_SIZE_TEST = 64
-    cfg.INPUT.MAX_SIZE_TEST = 96
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    cfg.INPUT.MAX_SIZE_TEST = 48
     cfg.TEST.DETECTIONS_PER_IMAGE = 3
     cfg.DATASETS.TEST = (dataset,)
     cfg.OUTPUT_DIR = str(tmp_path / "out")
