@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from hiera_det import build_hiera
 from hiera_det.errors import InputError, run_tool
-from hiera_det.modeling.hiera import STAGES
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.variants import get_variant
 
@@ -77,7 +76,7 @@ def build_official(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forwar
 
 
 def build_timm(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forward]:
-    """timm's Hiera, built for the image size."""
+    """Timm's Hiera, built for the image size."""
     import timm
 
     model = timm.create_model(f"hiera_{size}_224", pretrained=False, img_size=image)

@@ -18,11 +18,13 @@ from typing import Any
 from hiera_det.errors import run_tool
 
 try:
-    import hiera_det.d2  # noqa: F401  registers backbones and heads
+    # isort: split
     from detectron2.engine import default_argument_parser, default_setup, launch
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
+
+    import hiera_det.d2  # noqa: F401  first: registers backbones and heads, says how to install detectron2
     from hiera_det.d2.checkpoint import HieraCheckpointer
     from hiera_det.d2.setup import setup_config
     from hiera_det.d2.trainer import Trainer

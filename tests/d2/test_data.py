@@ -216,7 +216,7 @@ def test_log_shows_the_class_table_and_the_negatives(own: dict[str, str], caplog
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_evaluator_takes_a_json_without_info_area_iscrowd_and_with_id_0(own: dict[str, str], encoding: str) -> None:
-    """pycocotools alone stops at each of them, and counts a hit on annotation 0 as a miss."""
+    """Pycocotools alone stops at each of them, and counts a hit on annotation 0 as a miss."""
     data = coco(annotations=[instance(0, 3)])
     for key in ("area", "iscrowd", "segmentation"):
         del data["annotations"][0][key]

@@ -1,0 +1,42 @@
+# Needs Python 3.10 or newer and make. `make install` sets up $(VENV); the others set it up first where needed.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+SHAPES := datasets/shapes
+QUICK_START := output/quick_start
+
+.PHONY: install quickstart test lint format clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'error: $(PYTHON) is older than Python 3.10; name a newer one: make install PYTHON=python3.12' >&2; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install 'torch>=2.4' torchvision
+	$(RUN) -m pip install -e '.[test,peers]'
+	$(RUN) tools/install_detectron2.py
+	touch $@
+
+quickstart: install
+	$(RUN) tools/make_shapes_dataset.py --out $(SHAPES)
+	$(RUN) tools/train_net.py --config-file configs/quick_start.yaml \
+		--train-json $(SHAPES)/annotations/train.json --train-images $(SHAPES)/images/train \
+		--val-json $(SHAPES)/annotations/val.json --val-images $(SHAPES)/images/val \
+		OUTPUT_DIR $(QUICK_START)
+
+test: install lint
+	$(RUN) -m pytest
+
+lint: install
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: install
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

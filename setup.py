@@ -1,0 +1,26 @@
+"""Packaging. detectron2 is not on the package index: tools/install_detectron2.py installs it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "hiera_det" / "__init__.py").read_text(), re.MULTILINE)[1]
+
+setup(
+    name="hiera_det",
+    version=VERSION,
+    description="Object detection and instance segmentation with Hiera vision transformers",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["hiera_det", "hiera_det.*"]),
+    package_data={"hiera_det": ["py.typed"]},
+    install_requires=["torch>=2.4", "numpy", "safetensors"],
+    extras_require={
+        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "hiera-transformer==0.1.4"],
+        "peers": ["hiera-transformer==0.1.4", "timm>=1.0.15"],
+    },
+)
