@@ -7,6 +7,23 @@ first use (PEP 562), so that ``import hiera_det`` imports neither torch nor a de
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hiera_det.d2 import HieraBackbone, add_hiera_config
+    from hiera_det.errors import InputError
+    from hiera_det.modeling.hiera import (
+        Hiera,
+        build_hiera,
+        hiera_base,
+        hiera_base_plus,
+        hiera_huge,
+        hiera_large,
+        hiera_small,
+        hiera_tiny,
+    )
+    from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
+    from hiera_det.modeling.variants import VARIANTS, HieraVariant
 
 __version__ = "0.1.0"
 

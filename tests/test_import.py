@@ -37,7 +37,8 @@ def test_asking_for_the_adapter_without_detectron2_says_how_to_install_it() -> N
     done = run_python(BLOCK_DETECTRON2 + "from hiera_det import HieraBackbone\n")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert "needs detectron2" in last and "install" in last
+    assert "needs detectron2" in last
+    assert "install" in last
 
 
 def test_importing_the_package_imports_neither_torch_nor_a_detector() -> None:

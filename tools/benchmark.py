@@ -133,9 +133,7 @@ def largest_difference(forwards: dict[str, Forward], images: Tensor) -> dict[str
     """Largest difference from ours over the map's largest value, over the four maps."""
     ours = forwards["hiera_det"](images)
     return {
-        name: max(
-            ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(ours, forward(images), strict=True)
-        )
+        name: max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(ours, forward(images), strict=True))
         for name, forward in forwards.items()
     }
 

@@ -35,7 +35,8 @@ class HieraBackbone(Backbone):
     def __init__(self, trunk: Hiera, neck: FPN | SimpleFeaturePyramid | None = None, square_pad: int = 0) -> None:
         super().__init__()
         if square_pad % trunk.size_divisibility or square_pad < 0:
-            raise InputError(f"MODEL.HIERA.SQUARE_PAD {square_pad}: must be 0 or a multiple of {trunk.size_divisibility}")
+            divisor = trunk.size_divisibility
+            raise InputError(f"MODEL.HIERA.SQUARE_PAD {square_pad}: must be 0 or a multiple of {divisor}")
         self.trunk = trunk
         self.neck = neck
         self.square_pad = square_pad

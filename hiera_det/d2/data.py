@@ -81,8 +81,10 @@ def own_data_config(
     Args:
         cfg: an unfrozen config; sets ``DATASETS``, the class counts, ``INPUT.MASK_FORMAT`` and
             ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` (images without annotations are kept).
-        train_json, train_images: COCO JSON and image folder to train on; both or neither.
-        val_json, val_images: the same to evaluate on.
+        train_json: COCO JSON to train on, given together with ``train_images``.
+        train_images: the folder that its file names are relative to.
+        val_json: COCO JSON to evaluate on, given together with ``val_images``.
+        val_images: the folder that its file names are relative to.
         opts: the command line's ``KEY VALUE`` list: what it sets stays, and raises where the data contradict it.
         check_files: look at each image file too; False in workers whose parent process did.
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -132,7 +133,7 @@ def draw_predictions(
             pair = _draw_pair(model, records[index], metadata, cfg, threshold)
             stem = re.sub(r"[^\w.-]+", "_", Path(records[index]["file_name"]).stem, flags=re.ASCII)[:80]
             path = folder / f"{index:0{digits}d}_{stem}.jpg"
-            _save(path, lambda file, pair=pair: pair.save(file, format="JPEG", quality=90))
+            _save(path, partial(pair.save, format="JPEG", quality=90))
             paths.append(path)
             pairs.append(pair)
     sheet = _sheet(pairs)
@@ -185,7 +186,7 @@ class PictureHook(HookBase):
             return
         drawn: list[Path] = []
         finished = self.trainer.iter >= self.trainer.max_iter
-        if finished and self.cfg.DATASETS.TEST:
+        if finished and self.cfg.DATASETS.TEST and self.cfg.TEST.PICTURES:
             drawn += _attempt("predictions", self._predictions)
         drawn += _attempt("curves", self._curves)
         for path in drawn:
@@ -194,8 +195,11 @@ class PictureHook(HookBase):
     def _predictions(self) -> list[Path]:
         model = self.trainer.model
         model = getattr(model, "module", model)  # out of DistributedDataParallel
-        paths = draw_predictions(model, self.cfg.DATASETS.TEST[0], self.cfg, self.cfg.OUTPUT_DIR)
-        return [*paths, Path(self.cfg.OUTPUT_DIR) / "predictions.png"]
+        test, out = self.cfg.TEST, self.cfg.OUTPUT_DIR
+        paths = draw_predictions(
+            model, self.cfg.DATASETS.TEST[0], self.cfg, out, test.PICTURES, test.PICTURES_THRESHOLD
+        )
+        return [*paths, Path(out) / "predictions.png"]
 
     def _curves(self) -> list[Path]:
         folder = Path(self.cfg.OUTPUT_DIR)

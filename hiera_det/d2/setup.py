@@ -115,8 +115,8 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
     asked = "MODEL.DEVICE" in args.opts[0::2] and cfg.MODEL.DEVICE != "cpu"
     if args.num_gpus > max(1, gpus) or (asked and not gpus):
         raise InputError(
-            f"--num-gpus {args.num_gpus}, MODEL.DEVICE {cfg.MODEL.DEVICE}: this machine has {gpus} GPUs that PyTorch can use; "
-            "MODEL.DEVICE cpu with --num-gpus 1 runs without"
+            f"--num-gpus {args.num_gpus}, MODEL.DEVICE {cfg.MODEL.DEVICE}: this machine has {gpus} GPUs that PyTorch "
+            "can use; MODEL.DEVICE cpu with --num-gpus 1 runs without"
         )
     if not gpus and cfg.MODEL.DEVICE == "cuda":
         logger.info("no GPU here: MODEL.DEVICE is set to cpu")

@@ -6,6 +6,7 @@ The FPN is the Hiera paper's choice (appendix A.2). Letters: B images, C channel
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -88,9 +89,10 @@ class FPN(nn.Module):
         super().__init__()
         self.features = tuple(sorted(features, key=lambda feature: feature.stride))
         strides = [feature.stride for feature in self.features]
-        if any(high != 2 * low for low, high in zip(strides, strides[1:], strict=False)):
+        if any(high != 2 * low for low, high in itertools.pairwise(strides)):
             raise InputError(f"FPN over strides {strides}: each must be twice the one before")
-        self.lateral = nn.ModuleDict({_level(f.stride): ConvNorm(f.channels, out_channels, 1, norm) for f in self.features})
+        laterals = {_level(f.stride): ConvNorm(f.channels, out_channels, 1, norm) for f in self.features}
+        self.lateral = nn.ModuleDict(laterals)
         self.output = nn.ModuleDict({_level(s): ConvNorm(out_channels, out_channels, 3, norm) for s in strides})
         strides.append(2 * strides[-1])
         self.feature_info = tuple(Feature(_level(s), out_channels, s) for s in strides)
@@ -123,9 +125,7 @@ class SimpleFeaturePyramid(nn.Module):
     def __init__(self, feature: Feature, out_channels: int = 256, norm: str = "LN") -> None:
         super().__init__()
         self.feature = feature
-        self.levels = nn.ModuleDict(
-            {_level(s): _simple_level(feature, s, out_channels, norm) for s in PYRAMID_STRIDES}
-        )
+        self.levels = nn.ModuleDict({_level(s): _simple_level(feature, s, out_channels, norm) for s in PYRAMID_STRIDES})
         strides = (*PYRAMID_STRIDES, 2 * PYRAMID_STRIDES[-1])
         self.feature_info = tuple(Feature(_level(s), out_channels, s) for s in strides)
 

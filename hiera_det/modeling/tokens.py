@@ -45,7 +45,7 @@ def unroll(x: Tensor, q_strides: Sequence[Stride]) -> Tensor:
     unit_h, unit_w = _unit_size(q_strides)
     if height % unit_h or width % unit_w:
         raise InputError(f"map {height}x{width}: height and width must be multiples of the mask unit {unit_h}x{unit_w}")
-    # A coordinate splits into (unit, last stride's offset, ..., first stride's offset): the first pool takes neighbours.
+    # A coordinate splits into (unit, last stride's offset, ..., first stride's offset): neighbours pool first.
     split_h = [height // unit_h, *(y for y, _ in reversed(q_strides))]
     split_w = [width // unit_w, *(x for _, x in reversed(q_strides))]
     x = x.reshape(batch, *split_h, *split_w, channels)

@@ -54,7 +54,8 @@ def select_trunk(loaded: Mapping[str, Any], expected: Mapping[str, Tensor], sour
     # A trunk that returns early stages only is built without the later blocks.
     unknown = [name for name in extra if not name.startswith((*OFFICIAL_EXTRAS, "blocks."))]
     if missing or wrong or unknown:
-        raise InputError(f"weight file {source} does not fit the model: {_describe(state, expected, missing, wrong, unknown)}")
+        reason = _describe(state, expected, missing, wrong, unknown)
+        raise InputError(f"weight file {source} does not fit the model: {reason}")
     return TrunkWeights({name: state[name] for name in expected}, tuple(extra))
 
 

@@ -45,7 +45,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InputError(f"weight file {path} is not a whole safetensors file ({error}): copy or download it again") from None
+        raise InputError(
+            f"weight file {path} is not a whole safetensors file ({error}): copy or download it again"
+        ) from None
 
 
 def _read_torch(path: Path) -> Any:

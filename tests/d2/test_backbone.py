@@ -61,7 +61,7 @@ def test_size_divisibility_and_padding_constraints() -> None:
     square = build_backbone(tiny_config("MODEL.HIERA.SQUARE_PAD", "128"))
     assert square.padding_constraints == {"size_divisibility": 32, "square_size": 128}
     assert square(torch.randn(1, 3, 64, 96))["p2"].shape[-2:] == (32, 32)
-    with pytest.raises(InputError, match="160x64 is larger than MODEL.HIERA.SQUARE_PAD 128"):
+    with pytest.raises(InputError, match=r"160x64 is larger than MODEL\.HIERA\.SQUARE_PAD 128"):
         square(torch.randn(1, 3, 160, 64))
     with pytest.raises(InputError, match="SQUARE_PAD 100"):
         build_backbone(tiny_config("MODEL.HIERA.SQUARE_PAD", "100"))
@@ -88,13 +88,14 @@ def test_heads_are_the_papers() -> None:
     rpn, box, mask = model.proposal_generator.rpn_head, model.roi_heads.box_head, model.roi_heads.mask_head
     norms = [len([m for m in head.modules() if isinstance(m, LayerNorm2d)]) for head in (rpn, box, mask)]
     assert norms == [2, 4, 4]
-    assert len(box.fcs) == 1 and len(rpn.conv) == 2
+    assert len(box.fcs) == 1
+    assert len(rpn.conv) == 2
     assert all(conv.bias is None for conv in rpn.conv)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("b", 72.9), ("bplus", 91.2), ("l", 235.0)])
 def test_detector_has_the_papers_parameters(size: str, millions: float) -> None:
-    # Paper, Table 10: 73, 92 and 236 M; its 0.8 M (base_plus) and 1 M (large) beyond this count are not explained there.
+    # Paper, Table 10: 73, 92 and 236 M; it does not explain its 0.8 M (base_plus) and 1 M (large) beyond this count.
     with torch.device("meta"):
         model = build_model(load_config(str(CONFIGS / f"mask_rcnn_hiera_{size}.yaml"), ["MODEL.DEVICE", "meta"]))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)

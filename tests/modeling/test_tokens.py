@@ -37,5 +37,5 @@ def test_pooling_tokens_is_max_pooling_the_map() -> None:
 
 
 def test_a_map_that_does_not_divide_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match="map 12x16: .* mask unit 8x8"):
+    with pytest.raises(ValueError, match=r"map 12x16: .* mask unit 8x8"):
         unroll(torch.zeros(1, 12, 16, 1), Q_STRIDES)

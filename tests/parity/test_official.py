@@ -81,7 +81,9 @@ def test_gradients_equal_the_official_ones(size: str, height: int, width: int) -
             resize_pos_embed(table, GRID, (height // 4, width // 4)).flatten(1, 2).backward(expected_grad)
             expected_grad = table.grad
         tolerance = 1e-8 * expected_grad.abs().max().item()
-        torch.testing.assert_close(parameter.grad, expected_grad, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameter.grad, expected_grad, rtol=0, atol=tolerance, msg=lambda message, name=name: f"{name}: {message}"
+        )
 
 
 def test_initialisation_follows_the_official_one() -> None:
