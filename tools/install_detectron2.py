@@ -191,7 +191,7 @@ def install_from_repository() -> None:
     """Build the main branch with its compiled operators; minutes."""
     probe_repository()
     print("detectron2: building from its Git repository; this takes some minutes", flush=True)
-    pip("install", "setuptools", "wheel")
+    pip("install", "setuptools>=70.1")
     pip("install", "--no-build-isolation", f"git+{REPOSITORY}")
     pip("install", *REQUIREMENTS)  # its own list leaves out OpenCV
 
@@ -213,7 +213,7 @@ def download(folder: Path) -> Path:
     Returns:
         the archive, checked once more.
     """
-    pip("install", "setuptools", "wheel")  # to read the metadata, and to build later
+    pip("install", "setuptools>=70.1")  # to read the metadata, and to build later
     pip("install", "--target", str(folder / "pip"), PIP_THAT_READS_IT)
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
