@@ -20,7 +20,7 @@ $(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py
 	touch $@
 
 quickstart: install
-	$(RUN) tools/make_shapes_dataset.py --out $(SHAPES)
+	$(RUN) tools/make_shapes_dataset.py $(SHAPES)
 	$(RUN) tools/train_net.py --config-file configs/quick_start.yaml \
 		--train-json $(SHAPES)/annotations/train.json --train-images $(SHAPES)/images/train \
 		--val-json $(SHAPES)/annotations/val.json --val-images $(SHAPES)/images/val \

@@ -54,7 +54,7 @@ def test_mends_apply_where_they_are_meant(installer: ModuleType, tmp_path: Path)
 
 def test_a_package_of_other_content_is_refused_untouched(installer: ModuleType, tmp_path: Path) -> None:
     source = make_source(tmp_path, np_places=18)
-    with pytest.raises(installer.InstallError, match="18 places to mend .* expected 19"):
+    with pytest.raises(installer.InstallError, match=r"18 places to mend .* expected 19"):
         installer.make_pure_python(source)
     assert "np.int" in (source / "detectron2" / "layers" / "all.py").read_text()
 
