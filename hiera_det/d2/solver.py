@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -30,9 +32,31 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         overrides={"pos_embed": {"weight_decay": solver.WEIGHT_DECAY_POS_EMBED}},
     )
     if solver.OPTIMIZER == "ADAMW":
-        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        optimizer = _with_clipping(cfg, torch.optim.AdamW)
         return optimizer(params, lr=solver.BASE_LR, betas=tuple(solver.BETAS), weight_decay=solver.WEIGHT_DECAY)
     if solver.OPTIMIZER == "SGD":
-        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        optimizer = _with_clipping(cfg, torch.optim.SGD)
         return optimizer(params, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     raise InputError(f"SOLVER.OPTIMIZER {solver.OPTIMIZER!r}: choose ADAMW or SGD")
+
+
+def _with_clipping(cfg: CfgNode, base: type[torch.optim.Optimizer]) -> Any:
+    """The optimizer's class with the clipping that ``SOLVER.CLIP_GRADIENTS`` asks for.
+
+    "value" and "norm" are detectron2's and look at one parameter at a time; "full_model" clips the norm of all
+    gradients together.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE not in ("value", "norm", "full_model"):
+        raise InputError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {clip.CLIP_TYPE!r}: choose value, norm or full_model")
+    if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
+        return maybe_add_gradient_clipping(cfg, base)
+
+    class FullModelClipping(base):  # type: ignore[misc, valid-type]
+        def step(self, closure: Any = None) -> Any:
+            # Under mixed precision the scaler has divided the gradients by its scale before it calls step.
+            parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+            return super().step(closure)
+
+    return FullModelClipping

@@ -3,7 +3,7 @@
 It is there to try the whole chain (train, evaluate, draw) without a download: `write_shapes_dataset` makes a training
 and a validation split whose images depend only on seed, split and number, so a larger set begins with the smaller one.
 
-A scene is drawn front to back in three steps. `place_shapes` chooses outlines such that a fair part of every shape
+A scene is made in three steps. `place_shapes` chooses outlines such that a fair part of every shape
 stays visible: whatever is drawn is annotated. `render` paints background, distractors and shapes, antialiased. Last,
 `trace_polygons` walks along the pixel edges of each visible mask, so that rasterising the polygons returns the mask.
 
@@ -48,7 +48,7 @@ SCALE = (0.15, 0.45)
 MIN_DIAMETER = 12.0
 #: Of a shape's whole area, and in pixels, this much stays visible; placements that would hide more are redrawn.
 MIN_VISIBLE, MIN_PIXELS = 0.3, 16
-TRIES = 12
+TRIES = 60
 JPEG_QUALITY = 92
 PREVIEW_IMAGES, PREVIEW_COLUMNS, PREVIEW_SIDE = 12, 4, 256
 PREVIEW_COLOURS = ("#ff3b30", "#34ff59", "#30a8ff", "#ffe030", "#ff4dff")
@@ -68,12 +68,17 @@ class ShapesPaths:
 
 @dataclass
 class Shape:
-    """A placed shape: category id, coverage ``[H, W]`` in 0..1, whole area in pixels, visible mask ``[H, W]``."""
+    """A placed shape: category id, outline ``[N, 2]``, coverage ``[H, W]`` in 0..1, visible mask ``[H, W]``."""
 
     category: int
+    outline: Array
     coverage: Array
-    area: float
     visible: Mask
+
+    @property
+    def least_visible(self) -> float:
+        """Pixels that must stay visible, also of a shape that the image's border cuts."""
+        return max(MIN_VISIBLE * abs(_area(self.outline)), MIN_PIXELS)
 
 
 def coverage(outline: Array, height: int, width: int) -> Array:
@@ -94,11 +99,11 @@ def coverage(outline: Array, height: int, width: int) -> Array:
 
 
 def unit_outline(name: str, rng: np.random.Generator) -> Array:
-    """Outline ``[N, 2]`` of a class, around 0 with circumradius 1; proportions vary, angles do not."""
+    """Outline ``[N, 2]`` of a class, around 0 with circumradius 1; the proportions vary."""
     if name == "circle":
         return _polar(np.ones(72))
     if name == "triangle":
-        half = rng.uniform(0.6, 1.0) * math.pi / 3 * 2  # a base corner's angle from the tip, around the centre
+        half = rng.uniform(0.8, 1.1) * math.pi * 2 / 3  # a base corner's angle from the tip, around the centre
         return _corners([0, half, -half])
     if name == "rectangle":
         half = math.atan(rng.uniform(0.4, 1.0))
@@ -138,14 +143,14 @@ def _area(outline: Array) -> float:
 def place_shapes(rng: np.random.Generator, height: int, width: int) -> list[Shape]:
     """One to six shapes, back to front, each with its visible mask; every one keeps a fair part visible."""
     shapes: list[Shape] = []
-    for _ in range(rng.integers(1, MAX_SHAPES + 1)):
-        for _ in range(TRIES):
-            if _place(shapes, rng, height, width):
-                break
+    wanted, tries = rng.integers(1, MAX_SHAPES + 1), 0
+    while not shapes or (len(shapes) < wanted and tries < TRIES):
+        _place(shapes, rng, height, width)
+        tries += 1
     return shapes
 
 
-def _place(shapes: list[Shape], rng: np.random.Generator, height: int, width: int) -> bool:
+def _place(shapes: list[Shape], rng: np.random.Generator, height: int, width: int) -> None:
     """Put one random shape in front of the others, unless too little of any of them would be seen."""
     side = min(height, width)
     category = int(rng.integers(len(CLASS_NAMES))) + 1
@@ -153,15 +158,13 @@ def _place(shapes: list[Shape], rng: np.random.Generator, height: int, width: in
     centre = rng.uniform(0.1, 0.9, 2) * (width, height)
     outline = _put(unit_outline(CLASS_NAMES[category - 1], rng), centre, diameter / 2, rng.uniform(0, 2 * math.pi))
     covered = coverage(outline, height, width)
-    new = Shape(category, covered, abs(_area(outline)), covered >= 0.5)
-    remains = [new.visible, *(shape.visible & ~new.visible for shape in shapes)]
-    wholes = [new.area, *(shape.area for shape in shapes)]
-    if any(mask.sum() < max(MIN_VISIBLE * area, MIN_PIXELS) for mask, area in zip(remains, wholes, strict=True)):
-        return False
-    for shape, mask in zip(shapes, remains[1:], strict=True):
-        shape.visible = mask
-    shapes.append(new)
-    return True
+    front = Shape(category, outline, covered, covered >= 0.5)
+    remains = [shape.visible & ~front.visible for shape in shapes]
+    kept = [mask.sum() >= shape.least_visible for shape, mask in zip(shapes, remains, strict=True)]
+    if front.visible.sum() >= front.least_visible and all(kept):
+        for shape, mask in zip(shapes, remains, strict=True):
+            shape.visible = mask
+        shapes.append(front)
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> Array:
@@ -266,11 +269,10 @@ def render(rng: np.random.Generator, shapes: list[Shape], height: int, width: in
     """Paint the shapes back to front over a background, as a camera would see them: ``[H, W, 3]`` RGB."""
     side = min(height, width)
     canvas = _background(rng, height, width)
-    light = rng.uniform(-0.03, 0.03, 2) * side
+    light = rng.uniform(-0.03, 0.03, 2) * side  # where the shadows fall
     for shape in shapes:
         colour = _distinct_colour(rng, canvas[shape.coverage >= 0.5])
-        shift = (int(light[0]), int(light[1]))
-        shadow = np.roll(_blurred(shape.coverage, 0.015 * side), shift, axis=(0, 1))
+        shadow = _blurred(coverage(shape.outline + light, height, width), 0.015 * side)
         _blend(canvas, np.zeros(3), rng.uniform(0.0, 0.5) * shadow)
         _blend(canvas, colour, shape.coverage, _texture(rng, height, width))
     picture = Image.fromarray(np.uint8(canvas.clip(0, 255)))
@@ -371,6 +373,8 @@ def write_shapes_dataset(
     try:
         if _is_there(out, settings, overwrite):
             return _paths(out, reused=True)
+        if target == Path.cwd():  # its own folder would be replaced under the user's feet
+            raise InputError(f"{out}: is the current folder; name a new one")
         target.parent.mkdir(parents=True, exist_ok=True)
         building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -379,7 +383,7 @@ def write_shapes_dataset(
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
     return _paths(out)
 
 
@@ -407,10 +411,8 @@ def _paths(out: Path, reused: bool = False) -> ShapesPaths:
 
 
 def _is_there(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds this very data set; True and False mean that nothing of others is in the way."""
-    if not out.is_dir() and not out.exists():
-        return False
-    if out.is_dir() and not any(out.iterdir()):
+    """Whether the folder holds this very data set; where it holds anything that is to be kept, raise."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     found = _settings_of(out)
     if found is None:

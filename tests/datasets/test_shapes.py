@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from hiera_det.datasets.coco_json import check_coco_json
 from hiera_det.datasets.shapes import (
     CLASS_NAMES,
@@ -22,7 +24,6 @@ from hiera_det.datasets.shapes import (
     write_shapes_dataset,
 )
 from hiera_det.errors import InputError
-from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "make_shapes_dataset.py"
