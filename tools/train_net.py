@@ -11,6 +11,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections import OrderedDict
 from typing import Any
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
     setup_logger(distributed_rank=comm.get_rank(), name="hiera_det")
     cfg = setup_config(args)
     default_setup(cfg, args)
+    logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
     if args.eval_only:
         model = Trainer.build_model(cfg)

@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,7 +53,7 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     if summary.gaps:
         source = _completed(path, name)
         logger.info("%s: %s; completed copy used instead: %s", path, ", ".join(summary.gaps), source)
-    DatasetCatalog.register(name, lambda: load_coco_json(source, root, name))
+    DatasetCatalog.register(name, lambda: _load(source, root, name))
     MetadataCatalog.get(name).set(
         json_file=source,
         image_root=root,
@@ -61,6 +62,20 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
         thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(summary.category_ids)},
     )
     return name
+
+
+def _load(json: str, root: str, name: str) -> list[dict[str, Any]]:
+    """detectron2's records, with polygons of whole numbers turned into floats.
+
+    detectron2 scales polygons in place, in an array of the numbers' own type: whole numbers would be cut off.
+    """
+    records = load_coco_json(json, root, name)
+    for record in records:
+        for annotation in record["annotations"]:
+            if isinstance(annotation.get("segmentation"), list):
+                polygons = annotation["segmentation"]
+                annotation["segmentation"] = [[float(value) for value in polygon] for polygon in polygons]
+    return records
 
 
 def own_data_config(

@@ -16,6 +16,8 @@ pytest.importorskip("detectron2")
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.detection_utils import transform_instance_annotations
+from detectron2.data.transforms import ResizeTransform
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -95,6 +97,18 @@ def test_detectron2_loads_the_registered_data_with_negatives(own: dict[str, str]
     assert [len(entry["annotations"]) for entry in dicts] == [2, 0]
     assert [a["category_id"] for a in dicts[0]["annotations"]] == [1, 0]
     assert Path(dicts[0]["file_name"]) == Path(own["train_images"]) / "a.png"
+
+
+def test_polygons_of_whole_numbers_keep_their_fractions_when_resized(own: dict[str, str]) -> None:
+    data = json.loads(Path(own["train_json"]).read_text())
+    data["annotations"][0]["segmentation"] = [[1, 1, 6, 1, 6, 4]]
+    Path(own["train_json"]).write_text(json.dumps(data))
+    cfg = mask_config()
+    own_data_config(cfg, **own)
+    (record,) = (entry for entry in get_detection_dataset_dicts(cfg.DATASETS.TRAIN) if len(entry["annotations"]) == 2)
+    resize = ResizeTransform(HEIGHT, WIDTH, HEIGHT * 3 // 2, WIDTH * 3 // 2)
+    annotation = transform_instance_annotations(record["annotations"][0], resize, (HEIGHT * 3 // 2, WIDTH * 3 // 2))
+    assert annotation["segmentation"][0].tolist() == [1.5, 1.5, 9, 1.5, 9, 6]
 
 
 def test_registering_again_changes_nothing_and_a_newer_file_gets_its_own_name(own: dict[str, str]) -> None:

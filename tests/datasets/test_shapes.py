@@ -14,15 +14,8 @@ import pytest
 from PIL import Image
 
 from hiera_det.datasets.coco_json import check_coco_json
-from hiera_det.datasets.shapes import (
-    CLASS_NAMES,
-    ShapesPaths,
-    coverage,
-    draw_scene,
-    trace_polygons,
-    unit_outline,
-    write_shapes_dataset,
-)
+from hiera_det.datasets.scenes import CLASS_NAMES, coverage, draw_scene, trace_polygons, unit_outline
+from hiera_det.datasets.shapes import ShapesPaths, write_shapes_dataset
 from hiera_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
