@@ -120,7 +120,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Load, then refuse a file that left parts of the trunk as they were."""
         incompatible = super()._load_model(checkpoint)
         prefix, _ = self._trunk()
-        unfit = [key for key, *_ in incompatible.incompatible_shapes if key.startswith(prefix)]
+        unfit = [key for key, *_ in incompatible.incorrect_shapes if key.startswith(prefix)]
         unfit += [key for key in incompatible.missing_keys if key.startswith(prefix)]
         if unfit:
             raise InputError(

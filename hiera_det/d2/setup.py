@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -57,17 +58,19 @@ def _merge(cfg: CfgNode, source: str, merge: Any) -> None:
     """Run one of yacs's merges and say in one line what it did not like."""
     try:
         merge()
-    except KeyError as error:
-        key = str(error.args[0]).rpartition(": ")[2]
-        close = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"{source}: unknown config key {key}{hint}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise InputError(f"{source}: cannot read {error.filename}: {error.strerror}") from None
-    except (AssertionError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{source}: {' '.join(str(error).split())}") from None
+    except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
+        # yacs says the same of an unknown key in a KeyError for a file and in an AssertionError for a list.
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        unknown = re.fullmatch(r"Non-existent (?:config )?key: (.+)", reason)
+        if unknown is None:
+            raise InputError(f"{source}: {reason}") from None
+        close = difflib.get_close_matches(unknown[1], list(_keys(cfg)), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"{source}: unknown config key {unknown[1]}{hint}") from None
     except RecursionError:
         raise InputError(f"{source}: _BASE_ leads back to the file itself") from None
 

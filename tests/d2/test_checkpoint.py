@@ -1,0 +1,131 @@
+"""Checkpoints of a real detector: out and in again, across processes, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from detectron2.modeling import build_model
+from torch import nn
+
+import hiera_det.d2  # noqa: F401  registers
+from hiera_det import build_hiera
+from hiera_det.d2.checkpoint import HieraCheckpointer, local_weights
+from hiera_det.d2.setup import load_config
+from hiera_det.errors import InputError
+
+BASE = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
+SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 1, 1, 1)}
+OPTS = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
+OPTS += ["MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.CONV_DIM", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"]
+
+IN_ANOTHER_PROCESS = """
+import sys, torch
+from detectron2.modeling import build_model
+import hiera_det.d2
+from hiera_det.d2.checkpoint import HieraCheckpointer
+from hiera_det.d2.setup import load_config
+base, weights, image, target, *opts = sys.argv[1:]
+model = build_model(load_config(base, opts)).eval()
+HieraCheckpointer(model).load(weights)
+with torch.no_grad():
+    torch.save(model.backbone(torch.load(image)), target)
+"""
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return build_model(load_config(BASE, OPTS))
+
+
+def randomised(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.randn_like(tensor) for name, tensor in state.items()}
+
+
+def test_what_one_process_saves_another_loads(model: nn.Module, tmp_path: Path) -> None:
+    model.load_state_dict(randomised(model.state_dict()))
+    HieraCheckpointer(model, str(tmp_path)).save("model_0000001")
+    image = torch.randn(1, 3, 64, 96)
+    torch.save(image, tmp_path / "image.pt")
+    files = [str(tmp_path / name) for name in ("model_0000001.pth", "image.pt", "maps.pt")]
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, BASE, *files, *OPTS], check=True, capture_output=True)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(tmp_path / "maps.pt"), model.eval().backbone(image))
+
+
+def test_the_authors_file_fills_the_trunk_and_nothing_else(model: nn.Module, tmp_path: Path) -> None:
+    state = randomised(build_hiera("tiny", **SMALL).state_dict())
+    extras = {"norm.weight": torch.zeros(128), "head.projection.weight": torch.zeros(10, 128)}
+    torch.save({"model_state": state | extras}, tmp_path / "mae.pth")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    HieraCheckpointer(model).load(str(tmp_path / "mae.pth"))
+    torch.testing.assert_close(dict(model.backbone.trunk.state_dict()), state, rtol=0, atol=0)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("backbone.trunk."):
+            assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_detector_of_another_size_is_refused(model: nn.Module, tmp_path: Path, wrapped: bool) -> None:
+    other = build_model(load_config(BASE, [*OPTS, "MODEL.HIERA.EMBED_DIM", "32"])).state_dict()
+    torch.save({"model": other} if wrapped else other, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"is MODEL\.HIERA\.SIZE the file's size\?"):
+        HieraCheckpointer(model).load(str(tmp_path / "other.pth"))
+
+
+def test_a_save_that_fails_leaves_the_old_file_whole(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = HieraCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def disk_full(data: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model_final.pth", "last_checkpoint"}
+
+
+def test_resume_takes_up_optimizer_and_iteration(model: nn.Module, tmp_path: Path) -> None:
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    HieraCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model_0000007", iteration=7)
+    fresh = build_model(load_config(BASE, OPTS))
+    fresh_optimizer = torch.optim.AdamW(fresh.parameters())
+    extra = HieraCheckpointer(fresh, str(tmp_path), optimizer=fresh_optimizer).resume_or_load("", resume=True)
+    assert extra["iteration"] == 7
+    torch.testing.assert_close(fresh_optimizer.state_dict()["state"], optimizer.state_dict()["state"])
+    torch.testing.assert_close(dict(fresh.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+
+
+def test_resume_without_a_checkpoint_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--resume: no checkpoint in"):
+        HieraCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_a_url_out_of_reach_names_the_file_and_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = "http://127.0.0.1:9/mae_hiera_tiny_224.pth"
+    place = tmp_path / "hub" / "checkpoints" / "mae_hiera_tiny_224.pth"
+    with pytest.raises(InputError) as caught:
+        local_weights(url)
+    assert url in str(caught.value)
+    assert str(place) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(place.parent.iterdir()) == []
+    place.write_bytes(b"by hand")
+    assert local_weights(url) == str(place)
