@@ -44,10 +44,10 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
+def run(args: argparse.Namespace, check_files: bool) -> OrderedDict[str, Any] | None:
     """Train, or evaluate only; runs in every process."""
     setup_logger(distributed_rank=comm.get_rank(), name="hiera_det")
-    cfg = setup_config(args)
+    cfg = setup_config(args, check_files=check_files)
     default_setup(cfg, args)
     logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
     args = argument_parser().parse_args()
-    if args.num_gpus > 1 or args.num_machines > 1:
+    workers = args.num_gpus > 1 or args.num_machines > 1
+    if workers:
         setup_config(args)  # once here, where a mistake ends in one line instead of one per process
     launch(
         run,
@@ -74,7 +75,7 @@ def main() -> None:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, not workers),
     )
 
 

@@ -84,11 +84,12 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def setup_config(args: Namespace) -> CfgNode:
+def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
     """Everything that can be checked before a model is built; called in each process of a run.
 
     Args:
         args: detectron2's flags, and ``train_json``, ``train_images``, ``val_json``, ``val_images``.
+        check_files: look at each image file of own data too; False in workers whose parent process did.
 
     Returns:
         the frozen config; ``MODEL.WEIGHTS`` is a local file or "".
@@ -100,7 +101,8 @@ def setup_config(args: Namespace) -> CfgNode:
     get_variant(cfg.MODEL.HIERA.SIZE)
     _choose_device(cfg, args)
     _check_output_dir(cfg.OUTPUT_DIR)
-    own_data_config(cfg, args.train_json, args.train_images, args.val_json, args.val_images, args.opts)
+    own = (args.train_json, args.train_images, args.val_json, args.val_images)
+    own_data_config(cfg, *own, args.opts, check_files=check_files)
     check_registered(cfg, train=not args.eval_only)
     if not args.eval_only and not cfg.DATASETS.TRAIN:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
