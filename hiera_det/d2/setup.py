@@ -100,6 +100,7 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     get_variant(cfg.MODEL.HIERA.SIZE)
     _choose_device(cfg, args)
+    _check_batch(cfg, args)
     _check_output_dir(cfg.OUTPUT_DIR)
     own = (args.train_json, args.train_images, args.val_json, args.val_images)
     own_data_config(cfg, *own, args.opts, check_files=check_files)
@@ -128,6 +129,17 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         raise InputError("SOLVER.AMP.ENABLED True needs a GPU: set it to False on the CPU")
+
+
+def _check_batch(cfg: CfgNode, args: Namespace) -> None:
+    """Refuse a batch that cannot be shared out evenly."""
+    processes = max(1, args.num_gpus) * args.num_machines
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch < 1 or batch % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {batch}: it counts the images of all GPUs together and must be a multiple of their "
+            f"number, {processes}"
+        )
 
 
 def _check_output_dir(folder: str) -> None:

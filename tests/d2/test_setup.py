@@ -24,6 +24,7 @@ TINY = str(CONFIGS / "mask_rcnn_hiera_t.yaml")
 def arguments(out: Path, *opts: str, **flags: Any) -> Namespace:
     """What the command line gives, with random weights and the output folder of the test."""
     defaults: dict[str, Any] = {"config_file": TINY, "eval_only": False, "resume": False, "num_gpus": 1}
+    defaults["num_machines"] = 1
     defaults |= dict.fromkeys(("train_json", "train_images", "val_json", "val_images"))
     return Namespace(opts=["MODEL.WEIGHTS", "", "OUTPUT_DIR", str(out), *opts], **(defaults | flags))
 
@@ -72,6 +73,7 @@ def test_own_data_gives_a_frozen_config_with_its_classes(tmp_path: Path, own: di
         (["SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "no value"]),
         (["SOLVER.MAX_ITER", "5", "--resume", "x"], ["--resume", "before"]),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], ["SOLVER.AMP.ENABLED"]),
+        (["SOLVER.IMS_PER_BATCH", "0"], ["SOLVER.IMS_PER_BATCH 0"]),
         (["MODEL.WEIGHTS", "no/such/file.pth"], ["no/such/file.pth", 'MODEL.WEIGHTS ""']),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], ["NUM_CLASSES", "3", "1", "train.json"]),
     ],
@@ -113,6 +115,11 @@ def test_nothing_to_train_or_evaluate_on_is_refused(tmp_path: Path) -> None:
     empty = ["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"]
     assert "--train-json" in refusal(arguments(tmp_path / "out", *empty))
     assert "--val-json" in refusal(arguments(tmp_path / "out", *empty, eval_only=True))
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, own: dict[str, str]) -> None:
+    args = arguments(tmp_path / "out", "SOLVER.IMS_PER_BATCH", "4", num_machines=3, **own)
+    assert "multiple of their number, 3" in refusal(args)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
