@@ -27,10 +27,10 @@ Mask = NDArray[np.bool_]
 CLASS_NAMES = ("circle", "triangle", "rectangle", "star", "cross")
 MAX_SHAPES = 6
 #: Diameter of a shape over the image's shorter side; a smaller one than MIN_DIAMETER pixels has no recognisable form.
-SCALE = (0.15, 0.45)
+SCALE = (0.18, 0.45)
 MIN_DIAMETER = 12.0
 #: Of a shape's whole area, and in pixels, this much stays visible; placements that would hide more are redrawn.
-MIN_VISIBLE, MIN_PIXELS = 0.3, 16
+MIN_VISIBLE, MIN_PIXELS = 0.5, 16
 TRIES = 60
 
 
