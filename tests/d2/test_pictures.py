@@ -22,7 +22,7 @@ from detectron2.modeling import build_model
 from PIL import Image, ImageDraw
 from torch import nn
 
-from hiera_det.d2 import pictures
+from hiera_det.d2 import add_hiera_config, pictures
 from hiera_det.d2.pictures import PictureHook, draw_curves, draw_predictions
 
 SIZES = [(96, 64), (64, 96), (80, 80)]  # width, height
@@ -76,6 +76,7 @@ def dataset(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def cfg(dataset: str, tmp_path: Path) -> CfgNode:
     cfg = get_cfg()
+    add_hiera_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.DEPTH = 18
