@@ -93,9 +93,11 @@ def test_heads_are_the_papers() -> None:
     assert all(conv.bias is None for conv in rpn.conv)
 
 
-@pytest.mark.parametrize(("size", "millions"), [("b", 72.9), ("bplus", 91.2), ("l", 235.0)])
+@pytest.mark.parametrize(
+    ("size", "millions"), [("t", 49.3), ("s", 56.4), ("b", 72.9), ("bplus", 91.2), ("l", 234.9), ("h", 693.5)]
+)
 def test_detector_has_the_papers_parameters(size: str, millions: float) -> None:
-    # Paper, Table 10: 73, 92 and 236 M; it does not explain its 0.8 M (base_plus) and 1 M (large) beyond this count.
+    # Paper, Table 10: 73 (b), 92 (bplus), 236 M (l); it does not explain its 0.8 M (bplus) and 1 M (l) beyond these.
     with torch.device("meta"):
         model = build_model(load_config(str(CONFIGS / f"mask_rcnn_hiera_{size}.yaml"), ["MODEL.DEVICE", "meta"]))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
