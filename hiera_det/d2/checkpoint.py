@@ -16,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import Hiera
-from hiera_det.weights.layouts import is_official, select_trunk
+from hiera_det.weights.layouts import is_official, require_tensors, select_trunk
 from hiera_det.weights.sources import read_weight_file
 
-__all__ = ["HieraCheckpointer", "local_weights"]
+__all__ = ["HieraCheckpointer", "last_checkpoint", "local_weights"]
 
 logger = logging.getLogger("hiera_det.checkpoint")
 
@@ -46,6 +46,22 @@ def local_weights(weights: str) -> str:
     return _download(weights)
 
 
+def last_checkpoint(folder: str) -> str:
+    """Path of the checkpoint from which a run in this output folder resumes.
+
+    Raises:
+        InputError: there is none, or ``last_checkpoint`` names a file that is not there.
+    """
+    tag = Path(folder) / "last_checkpoint"
+    if not tag.is_file():
+        raise InputError(f"--resume: no checkpoint in {folder}; leave --resume out, or set OUTPUT_DIR")
+    name = tag.read_text().strip()
+    path = tag.parent / name
+    if not path.is_file():
+        raise InputError(f"--resume: {tag} names {name!r}, which is not there; write the name of another into it")
+    return str(path)
+
+
 def _download(url: str) -> str:
     """The cached file of a URL, downloaded where there is none yet."""
     from torch.hub import download_url_to_file, get_dir
@@ -69,6 +85,9 @@ def _download(url: str) -> str:
 class HieraCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with the authors' layout, safe reading and atomic writing."""
 
+    #: Whether a file must fit the heads too, as when resuming; otherwise they may start fresh.
+    _whole_model = False
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model; see `local_weights` for what ``path`` may be."""
         return super().load(local_weights(path), *args, **kwargs)
@@ -77,11 +96,20 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Resume from the last checkpoint of the output folder, or load ``path``.
 
         Raises:
-            InputError: asked to resume where there is no checkpoint.
+            InputError: asked to resume where there is no checkpoint, or where it is another model's or optimizer's.
         """
-        if resume and not self.has_checkpoint():
-            raise InputError(f"--resume: no checkpoint in {self.save_dir}; leave --resume out, or set OUTPUT_DIR")
-        return super().resume_or_load(path, resume=resume)
+        if not resume:
+            return super().resume_or_load(path, resume=False)
+        path = last_checkpoint(self.save_dir)
+        self._whole_model = True
+        try:
+            return self.load(path)
+        except InputError:
+            raise
+        except (ValueError, KeyError) as error:  # parameter groups that differ; mixed precision's scaler missing
+            raise InputError(f"--resume: {path} does not fit the settings ({error}); resume with its own") from None
+        finally:
+            self._whole_model = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth in one step: a reader sees the old file or the new one, never a part."""
@@ -114,14 +142,21 @@ class HieraCheckpointer(DetectionCheckpointer):
         loaded = read_weight_file(filename)
         if is_official(loaded):
             return {"model": self._from_official(loaded, filename)}
-        return loaded if "model" in loaded else {"model": loaded}
+        checkpoint = loaded if "model" in loaded else {"model": loaded}
+        require_tensors(checkpoint["model"], filename)
+        return checkpoint
 
     def _load_model(self, checkpoint: Any) -> Any:
-        """Load, then refuse a file that left parts of the trunk as they were."""
+        """Load, then refuse a file that left parts of the trunk (resuming: of the model) as they were."""
         incompatible = super()._load_model(checkpoint)
-        prefix, _ = self._trunk()
+        prefix = "" if self._whole_model else self._trunk()[0]
         unfit = [key for key, *_ in incompatible.incorrect_shapes if key.startswith(prefix)]
         unfit += [key for key in incompatible.missing_keys if key.startswith(prefix)]
+        if unfit and self._whole_model:
+            raise InputError(
+                f"--resume: the checkpoint lacks {len(unfit)} tensors of the model or has them in another shape "
+                f"({', '.join(unfit[:3])}, ...): resume with the config and data that it was trained with"
+            )
         if unfit:
             raise InputError(
                 f"the weight file lacks {len(unfit)} tensors of the trunk or has them in another shape "

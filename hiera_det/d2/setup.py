@@ -9,13 +9,14 @@ import re
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from hiera_det.d2.checkpoint import local_weights
+from hiera_det.d2.checkpoint import last_checkpoint, local_weights
 from hiera_det.d2.config import add_hiera_config
 from hiera_det.d2.data import check_registered, own_data_config
 from hiera_det.errors import InputError
@@ -50,7 +51,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise InputError(f"flag {flags[0]} stands after the KEY VALUE pairs: put flags before them")
     if len(opts) % 2:
         raise InputError(f"{opts[-1]}: KEY VALUE pairs come in twos, and the last key has no value")
-    _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        _merge(cfg, f"{key} {value}", partial(cfg.merge_from_list, [key, value]))
     return cfg
 
 
@@ -62,7 +64,12 @@ def _merge(cfg: CfgNode, source: str, merge: Any) -> None:
         raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise InputError(f"{source}: cannot read {error.filename}: {error.strerror}") from None
-    except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not a text file in UTF-8") from None
+    except (TypeError, AttributeError) as error:
+        # yacs looks for keys inside whatever it finds.
+        raise InputError(f"{source}: a single value stands where keys belong, or the reverse ({error})") from None
+    except (AssertionError, KeyError, ValueError) as error:
         # yacs says the same of an unknown key in a KeyError for a file and in an AssertionError for a list.
         reason = " ".join(str(error.args[0] if error.args else error).split())
         unknown = re.fullmatch(r"Non-existent (?:config )?key: (.+)", reason)
@@ -109,7 +116,9 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
     if args.eval_only and not cfg.DATASETS.TEST:
         raise InputError("nothing to evaluate on: give --val-json and --val-images, or set DATASETS.TEST")
-    if not args.resume:
+    if args.resume:
+        last_checkpoint(cfg.OUTPUT_DIR)
+    else:
         cfg.MODEL.WEIGHTS = local_weights(cfg.MODEL.WEIGHTS)
     cfg.freeze()
     return cfg

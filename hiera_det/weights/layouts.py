@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hiera_det.errors import InputError
 
-__all__ = ["TrunkWeights", "is_official", "select_trunk"]
+__all__ = ["TrunkWeights", "is_official", "require_tensors", "select_trunk"]
 
 #: Tensors of the authors' files that a detection trunk has no place for: classifier, MAE decoder.
 OFFICIAL_EXTRAS = (
@@ -36,6 +36,22 @@ def is_official(loaded: Mapping[str, Any]) -> bool:
     return isinstance(loaded.get("model_state"), dict)
 
 
+def require_tensors(state: Any, source: str) -> None:
+    """Refuse what is no state dict: names and their tensors, nothing else.
+
+    Raises:
+        InputError: the first entry that is something else, in one line.
+    """
+    if not isinstance(state, dict):
+        raise InputError(f"weight file {source} holds a {type(state).__name__} where a dict of tensors is expected")
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InputError(
+                f"weight file {source}: entry {name!r} is a {type(value).__name__}, not a named tensor; "
+                'save the state dict itself, or a dict that holds it under "model"'
+            )
+
+
 def select_trunk(loaded: Mapping[str, Any], expected: Mapping[str, Tensor], source: str) -> TrunkWeights:
     """Take the trunk's tensors from a file in the authors' layout.
 
@@ -45,9 +61,11 @@ def select_trunk(loaded: Mapping[str, Any], expected: Mapping[str, Tensor], sour
         source: the file's name, for messages.
 
     Raises:
-        InputError: tensors of the trunk are missing or of another shape, or there are some that we do not know.
+        InputError: tensors of the trunk are missing or of another shape, there are some that we do not know, or an
+            entry is no tensor.
     """
     state: dict[str, Tensor] = loaded["model_state"]
+    require_tensors(state, source)
     missing = [name for name in expected if name not in state]
     wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     extra = [name for name in state if name not in expected]

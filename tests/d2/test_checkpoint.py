@@ -112,6 +112,50 @@ def test_resume_takes_up_optimizer_and_iteration(model: nn.Module, tmp_path: Pat
     torch.testing.assert_close(dict(fresh.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("change", ["classes", "groups"])
+def test_resuming_another_detector_or_optimizer_is_refused(model: nn.Module, tmp_path: Path, change: str) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    HieraCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model_0000001")
+    other = (
+        build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"])) if change == "classes" else model
+    )
+    groups = [{"params": [parameter]} for parameter in other.parameters()] if change == "groups" else other.parameters()
+    says = {"classes": r"tensors of the model .*roi_heads", "groups": r"model_0000001\.pth does not fit"}[change]
+    with pytest.raises(InputError, match=f"--resume: .*{says}") as caught:
+        HieraCheckpointer(other, str(tmp_path), optimizer=torch.optim.SGD(groups, lr=0.1)).resume_or_load("")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_classes_start_with_fresh_heads_when_not_resuming(model: nn.Module, tmp_path: Path) -> None:
+    HieraCheckpointer(model, str(tmp_path)).save("model_final")
+    other = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    HieraCheckpointer(other).resume_or_load(str(tmp_path / "model_final.pth"), resume=False)
+    torch.testing.assert_close(dict(other.backbone.state_dict()), dict(model.backbone.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"state_dict": {}}, "entry 'state_dict' is a dict"),
+        ({"model": {"backbone.trunk.pos_embed": "text"}}, "entry 'backbone.trunk.pos_embed' is a str"),
+        ({"model": [1]}, "holds a list"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_named(
+    model: nn.Module, tmp_path: Path, content: dict[str, Any], says: str
+) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=rf"odd\.pth.*{says}") as caught:
+        HieraCheckpointer(model).load(str(tmp_path / "odd.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_last_checkpoint_that_is_gone_is_named(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    with pytest.raises(InputError, match=r"--resume: .*last_checkpoint names 'model_0000009\.pth', which is not there"):
+        HieraCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+
+
 def test_resume_without_a_checkpoint_is_refused(model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--resume: no checkpoint in"):
         HieraCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)

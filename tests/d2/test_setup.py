@@ -68,6 +68,8 @@ def test_own_data_gives_a_frozen_config_with_its_classes(tmp_path: Path, own: di
     [
         (["MODEL.HIERA.SIZ", "base"], ["MODEL.HIERA.SIZ", "did you mean MODEL.HIERA.SIZE?"]),
         (["NO_SUCH_NODE.KEY", "1"], ["NO_SUCH_NODE"]),
+        (["SOLVER.MAX_ITER.MORE", "1"], ["SOLVER.MAX_ITER.MORE 1"]),
+        (["SOLVER.STEPS", "5"], ["SOLVER.STEPS 5"]),
         (["MODEL.HIERA.SIZE", "gigantic"], ["gigantic", "tiny, small, base, base_plus, large, huge"]),
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER"]),
         (["SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "no value"]),
@@ -91,6 +93,8 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, own: dict[str, str], opts
         ("_BASE_: missing.yaml", "missing.yaml"),
         ("_BASE_: config.yaml", "leads back"),
         ("SOLVER: 3", "SOLVER"),
+        ("", "where keys belong"),
+        ("just text", "where keys belong"),
         ("MODEL: !!python/object/apply:os.system ['true']", "not valid YAML"),
         (None, "no such file"),
     ],
@@ -104,6 +108,24 @@ def test_a_wrong_config_file_is_named(tmp_path: Path, text: str | None, says: st
     assert "\n" not in str(caught.value)
     assert "config.yaml" in str(caught.value)
     assert says in str(caught.value)
+
+
+def test_a_config_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(InputError, match=r"config\.yaml: not a text file"):
+        load_config(str(tmp_path / "config.yaml"))
+
+
+def test_workers_do_not_look_for_the_images_again(tmp_path: Path, own: dict[str, str]) -> None:
+    first = setup_config(arguments(tmp_path / "out", **own))
+    (Path(own["train_images"]) / "a.png").unlink()
+    worker = setup_config(arguments(tmp_path / "out", **own), check_files=False)
+    assert worker == first
+    assert "a.png" in refusal(arguments(tmp_path / "out", **own))
+
+
+def test_resuming_without_a_checkpoint_is_refused_before_workers_start(tmp_path: Path, own: dict[str, str]) -> None:
+    assert "--resume: no checkpoint in" in refusal(arguments(tmp_path / "out", resume=True, **own))
 
 
 def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path, own: dict[str, str]) -> None:

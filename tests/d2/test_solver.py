@@ -51,8 +51,17 @@ def test_the_named_optimizer_is_built(name: str, base: type) -> None:
     ],
 )
 def test_unknown_names_are_refused(opts: list[str], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=says) as caught:
         build_optimizer(load_config(BASE, opts), nn.Linear(2, 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    cfg = load_config(BASE, TINY)
+    model = build_model(cfg)
+    model.backbone.requires_grad_(False)
+    held = {p for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
+    assert held == {p for p in model.parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("detectron2")
 
-from hiera_det.datasets.shapes import ShapesPaths, write_shapes_dataset
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -37,9 +41,35 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> ShapesPaths:
-    return write_shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=4, val=2, size=64)
+#: Neither in a row nor from 1 on, so that an index taken for an id shows.
+CATEGORIES = {7: "fig", 42: "date"}
+
+
+def write_split(folder: Path, split: str, images: int) -> list[str | Path]:
+    """Images of 64x64 with a triangle and a rectangle each; returns the flags that name them."""
+    (folder / split).mkdir()
+    records, annotations = [], []
+    for index in range(images):
+        image, left = Image.new("RGB", (64, 64), "gray"), 4 + 2 * index
+        polygons = {7: [left, 4, left + 24, 4, left, 30], 42: [30, 32, 58, 32, 58, 56, 30, 56]}
+        for category, polygon in polygons.items():
+            ImageDraw.Draw(image).polygon(polygon, fill={7: "red", 42: "blue"}[category])
+            x, y = min(polygon[0::2]), min(polygon[1::2])
+            box = [x, y, max(polygon[0::2]) - x, max(polygon[1::2]) - y]
+            entry = {"id": len(annotations) + 1, "image_id": 100 + index, "category_id": category, "iscrowd": 0}
+            annotations.append(entry | {"bbox": box, "area": box[2] * box[3], "segmentation": [polygon]})
+        image.save(folder / split / f"{index}.png")
+        records.append({"id": 100 + index, "file_name": f"{index}.png", "width": 64, "height": 64})
+    categories = [{"id": id_, "name": name} for id_, name in CATEGORIES.items()]
+    path = folder / f"{split}.json"
+    path.write_text(json.dumps({"info": {}, "images": records, "annotations": annotations, "categories": categories}))
+    return [f"--{split}-json", path, f"--{split}-images", folder / split]
+
+
+def optimizer_steps(out: Path) -> set[int]:
+    """How many steps the optimizer of the final checkpoint has counted."""
+    saved = torch.load(out / "model_final.pth", map_location="cpu", weights_only=True)
+    return {int(state["step"]) for state in saved["trainer"]["_trainer"]["optimizer"]["state"].values()}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +80,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def flags(config: Path, shapes: ShapesPaths) -> list[str | Path]:
-    own = ["--train-json", shapes.train_json, "--train-images", shapes.train_images]
-    return ["--config-file", config, *own, "--val-json", shapes.val_json, "--val-images", shapes.val_images]
+def flags(config: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    folder = tmp_path_factory.mktemp("own")
+    return ["--config-file", config, *write_split(folder, "train", 3), *write_split(folder, "val", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +98,10 @@ def metrics(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
+def predictions(out: Path) -> list[dict[str, Any]]:
+    return json.loads((out / "inference" / "coco_instances_results.json").read_text())
+
+
 def test_training_leaves_what_detectron2s_users_look_for(trained: tuple[Path, str]) -> None:
     out, printed = trained
     for name in (
@@ -78,9 +112,19 @@ def test_training_leaves_what_detectron2s_users_look_for(trained: tuple[Path, st
         "inference/coco_instances_results.json",
     ):
         assert (out / name).is_file(), name
-    last = metrics(out)[-1]
-    assert {"bbox/AP", "segm/AP", "bbox/AP-star", "segm/AP-circle", "total_loss"} <= set(last)
+    # detectron2 writes the last step's losses, then the evaluation that follows it on a line of its own.
+    losses, evaluation = metrics(out)
+    assert losses["iteration"] == 1
+    assert math.isfinite(losses["total_loss"])
+    assert {"bbox/AP", "segm/AP", "bbox/AP-fig", "segm/AP-date"} <= set(evaluation)
     assert "Per-category bbox AP" in printed
+
+
+def test_predictions_carry_the_ids_of_the_users_json(trained: tuple[Path, str]) -> None:
+    found = predictions(trained[0])
+    assert found
+    assert {entry["category_id"] for entry in found} <= set(CATEGORIES)
+    assert {entry["image_id"] for entry in found} <= {100, 101}
 
 
 def test_the_paths_of_the_pictures_are_printed_last(trained: tuple[Path, str]) -> None:
@@ -88,7 +132,7 @@ def test_the_paths_of_the_pictures_are_printed_last(trained: tuple[Path, str]) -
     last = [line.rpartition("pictures: ")[2] for line in printed.splitlines()[-4:]]
     assert all(Path(path).is_file() for path in last)
     names = [Path(path).relative_to(out).as_posix() for path in last]
-    assert names == ["predictions/0_000000.jpg", "predictions/1_000001.jpg", "predictions.png", "curves.png"]
+    assert names == ["predictions/0_0.jpg", "predictions/1_1.jpg", "predictions.png", "curves.png"]
 
 
 def test_evaluating_the_checkpoint_gives_the_same_ap(
@@ -98,19 +142,35 @@ def test_evaluating_the_checkpoint_gives_the_same_ap(
     done = run("--eval-only", *flags, "MODEL.WEIGHTS", out / "model_final.pth", "OUTPUT_DIR", tmp_path / "eval")
     assert done.returncode == 0, done.stderr
     copypaste = re.compile(r"copypaste: (\d.*|nan.*)")
-    assert copypaste.findall(done.stdout) == copypaste.findall(printed)
-    first, second = (
-        json.loads((d / "inference/coco_instances_results.json").read_text()) for d in (out, tmp_path / "eval")
-    )
-    assert [entry["score"] for entry in first] == pytest.approx([entry["score"] for entry in second])
+    first, second = copypaste.findall(printed), copypaste.findall(done.stdout)
+    assert len(first) == 2  # boxes and masks
+    assert first == second
+    scores = [[entry["score"] for entry in predictions(folder)] for folder in (out, tmp_path / "eval")]
+    assert scores[0]
+    assert scores[0] == pytest.approx(scores[1])
 
 
-def test_resume_goes_on_where_it_stopped(trained: tuple[Path, str], flags: list[str | Path]) -> None:
+def test_resume_goes_on_where_it_stopped(trained: tuple[Path, str], flags: list[str | Path], tmp_path: Path) -> None:
     out, _ = trained
-    done = run("--resume", *flags, "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "4")
+    before = len(metrics(out))
+    # Another test reads the folder of the first training: go on in a copy.
+    shutil.copytree(out, tmp_path / "out")
+    done = run("--resume", *flags, "OUTPUT_DIR", tmp_path / "out", "SOLVER.MAX_ITER", "4", "TEST.PICTURES", "0")
     assert done.returncode == 0, done.stderr
     assert "Starting training from iteration 2" in done.stdout
-    assert metrics(out)[-1]["iteration"] == 3
+    assert [entry["iteration"] for entry in metrics(tmp_path / "out")[before:] if "total_loss" in entry] == [3]
+    assert optimizer_steps(out) == {2}
+    assert optimizer_steps(tmp_path / "out") == {4}  # 2 where the optimizer's state was lost
+
+
+def test_resuming_with_other_settings_ends_in_one_line(
+    trained: tuple[Path, str], flags: list[str | Path], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "out")
+    done = run("--resume", *flags, "OUTPUT_DIR", tmp_path / "out", "SOLVER.OPTIMIZER", "SGD")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: --resume: the checkpoint is of another SOLVER.OPTIMIZER" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -127,7 +187,8 @@ def test_a_mistake_ends_in_one_line(config: Path, tmp_path: Path, arguments: lis
     done = run(*first, *arguments, *end)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    (line,) = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert line.startswith("error: ")
     assert says in line
 
 

@@ -39,8 +39,9 @@ def test_a_trunk_of_early_stages_takes_its_blocks_only() -> None:
 
 
 def test_another_size_is_told_by_its_embed_dim() -> None:
-    with pytest.raises(InputError, match=r"a\.pth .* embed dim is 32, the model's is 16; set MODEL\.HIERA\.SIZE"):
+    with pytest.raises(InputError, match=r"a\.pth .* embed dim is 32, the model's is 16; set MODEL\.HIERA") as caught:
         select_trunk({"model_state": trunk_state(embed_dim=32)}, trunk_state(), "a.pth")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fault", ["missing", "mis-shaped", "unknown"])
@@ -54,5 +55,12 @@ def test_what_does_not_fit_is_counted_and_named(fault: str) -> None:
     else:
         name = "surprise.weight"
         file[name] = torch.zeros(1)
-    with pytest.raises(InputError, match=rf"1 {fault} tensors \({name}\)"):
+    with pytest.raises(InputError, match=rf"a\.pth .* 1 {fault} tensors \({name}\)") as caught:
         select_trunk({"model_state": file}, trunk_state(), "a.pth")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("pos_embed", "text"), ("patch_embed.proj.weight", 3), (7, torch.ones(1))])
+def test_an_entry_that_is_no_named_tensor_is_named(name: object, value: object) -> None:
+    with pytest.raises(InputError, match=rf"a\.pth: entry {name!r} is a {type(value).__name__}"):
+        select_trunk({"model_state": trunk_state() | {name: value}}, trunk_state(), "a.pth")
