@@ -20,6 +20,7 @@ from hiera_det.errors import run_tool
 
 try:
     # isort: split
+    from detectron2.config import CfgNode
     from detectron2.engine import default_argument_parser, default_setup, launch
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
@@ -52,15 +53,26 @@ def run(args: argparse.Namespace, check_files: bool) -> OrderedDict[str, Any] | 
     logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
+        return evaluate(cfg, resume=args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> OrderedDict[str, Any]:
+    """Evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint."""
+    model = Trainer.build_model(cfg)
+    checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if resume:
+        checkpointer.resume_or_load("", resume=True)
+    elif cfg.MODEL.WEIGHTS:
+        checkpointer.load_detector(cfg.MODEL.WEIGHTS)
+    else:
+        logging.getLogger("hiera_det").warning("MODEL.WEIGHTS is empty: random weights are evaluated")
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def _download(url: str) -> str:
 class HieraCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with the authors' layout, safe reading and atomic writing."""
 
-    #: Whether a file must fit the heads too, as when resuming; otherwise they may start fresh.
+    #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
     _whole_model = False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -101,13 +101,22 @@ class HieraCheckpointer(DetectionCheckpointer):
         if not resume:
             return super().resume_or_load(path, resume=False)
         path = last_checkpoint(self.save_dir)
-        self._whole_model = True
         try:
-            return self.load(path)
+            return self.load_detector(path)
         except InputError:
             raise
         except (ValueError, KeyError) as error:  # parameter groups that differ; mixed precision's scaler missing
             raise InputError(f"--resume: {path} does not fit the settings ({error}); resume with its own") from None
+
+    def load_detector(self, path: str) -> dict[str, Any]:
+        """Load a file that must fit the whole model, as for evaluation: nothing may stay random unseen.
+
+        Raises:
+            InputError: it is not a trained detector's file, or another model's.
+        """
+        self._whole_model = True
+        try:
+            return self.load(path)
         finally:
             self._whole_model = False
 
@@ -141,6 +150,11 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Read a file without unpickling code; the authors' layout is turned into the model's names."""
         loaded = read_weight_file(filename)
         if is_official(loaded):
+            if self._whole_model:
+                raise InputError(
+                    f"weight file {filename} holds a trunk and no detection heads: "
+                    "give a trained detector's file, for example MODEL.WEIGHTS output/model_final.pth"
+                )
             return {"model": self._from_official(loaded, filename)}
         checkpoint = loaded if "model" in loaded else {"model": loaded}
         require_tensors(checkpoint["model"], filename)
@@ -154,8 +168,8 @@ class HieraCheckpointer(DetectionCheckpointer):
         unfit += [key for key in incompatible.missing_keys if key.startswith(prefix)]
         if unfit and self._whole_model:
             raise InputError(
-                f"--resume: the checkpoint lacks {len(unfit)} tensors of the model or has them in another shape "
-                f"({', '.join(unfit[:3])}, ...): resume with the config and data that it was trained with"
+                f"the checkpoint lacks {len(unfit)} tensors of the model or has them in another shape "
+                f"({', '.join(unfit[:3])}, ...): use the config and data that it was trained with"
             )
         if unfit:
             raise InputError(

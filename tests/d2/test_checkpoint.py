@@ -173,3 +173,15 @@ def test_a_url_out_of_reach_names_the_file_and_its_place(tmp_path: Path, monkeyp
     assert list(place.parent.iterdir()) == []
     place.write_bytes(b"by hand")
     assert local_weights(url) == str(place)
+
+
+@pytest.mark.parametrize("fault", ["trunk only", "other classes"])
+def test_a_file_without_fitting_heads_is_not_evaluated(model: nn.Module, tmp_path: Path, fault: str) -> None:
+    if fault == "trunk only":
+        torch.save({"model_state": dict(model.backbone.trunk.state_dict())}, tmp_path / "weights.pth")
+    else:
+        other = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "7"]))
+        torch.save({"model": other.state_dict()}, tmp_path / "weights.pth")
+    HieraCheckpointer(model).load(str(tmp_path / "weights.pth"))  # to train on is fine
+    with pytest.raises(InputError, match="no detection heads" if fault == "trunk only" else "in another shape"):
+        HieraCheckpointer(model).load_detector(str(tmp_path / "weights.pth"))
