@@ -87,6 +87,8 @@ class HieraCheckpointer(DetectionCheckpointer):
 
     #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
     _whole_model = False
+    #: The file being loaded, for messages.
+    _filename = ""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model; see `local_weights` for what ``path`` may be."""
@@ -148,6 +150,7 @@ class HieraCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Read a file without unpickling code; the authors' layout is turned into the model's names."""
+        self._filename = filename
         loaded = read_weight_file(filename)
         if is_official(loaded):
             if self._whole_model:
@@ -168,12 +171,12 @@ class HieraCheckpointer(DetectionCheckpointer):
         unfit += [key for key in incompatible.missing_keys if key.startswith(prefix)]
         if unfit and self._whole_model:
             raise InputError(
-                f"the checkpoint lacks {len(unfit)} tensors of the model or has them in another shape "
+                f"checkpoint {self._filename} lacks {len(unfit)} tensors of the model or has them in another shape "
                 f"({', '.join(unfit[:3])}, ...): use the config and data that it was trained with"
             )
         if unfit:
             raise InputError(
-                f"the weight file lacks {len(unfit)} tensors of the trunk or has them in another shape "
+                f"weight file {self._filename} lacks {len(unfit)} tensors of the trunk or has them in another shape "
                 f"({', '.join(unfit[:3])}, ...): is MODEL.HIERA.SIZE the file's size?"
             )
         return incompatible
