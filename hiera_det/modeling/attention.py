@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiera_det.modeling.linear import TokenLinear
 from hiera_det.modeling.tokens import pool_tokens
 
 __all__ = ["MaskUnitAttention"]
@@ -34,8 +35,8 @@ class MaskUnitAttention(nn.Module):
         self.unit_tokens = unit_tokens
         self.q_stride = q_stride
         self.use_mask_unit_attn = use_mask_unit_attn
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
+        self.qkv = TokenLinear(dim, 3 * dim_out)
+        self.proj = TokenLinear(dim_out, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend.

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from hiera_det.errors import InputError
 from hiera_det.modeling.attention import MaskUnitAttention
 from hiera_det.modeling.drop_path import DropPath
+from hiera_det.modeling.linear import TokenLinear
 from hiera_det.modeling.position import PositionCache
 from hiera_det.modeling.tokens import pool_tokens, reroll, unroll
 from hiera_det.modeling.variants import get_variant
@@ -66,8 +67,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = TokenLinear(dim, hidden_dim)
+        self.fc2 = TokenLinear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` to tokens of the same shape."""
@@ -120,7 +121,7 @@ class HieraBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
         self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.proj = TokenLinear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, dim]`` to tokens ``[B, N / q_stride, dim_out]``, both mask-unit-major."""
@@ -215,6 +216,9 @@ class Hiera(nn.Module):
 
         Args:
             images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32.
+
+        Without gradients, blocks add and apply GELU in place where the buffer is their own: a forward hook that keeps
+        the output of a block or a norm is safe, one that keeps that of ``attn``, ``mlp`` or a linear layer must clone.
 
         Returns:
             dict from stage name to map ``[B, C, H/s, W/s]`` in the order of ``out_features``; the maps lie in memory
