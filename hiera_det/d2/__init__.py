@@ -5,10 +5,12 @@ from __future__ import annotations
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
+    if error.name not in (None, "detectron2"):  # installed, but one of its own needs is not: its message says which
+        raise
     raise ImportError(
         "hiera_det.d2 needs detectron2, which is not installed: run tools/install_detectron2.py of this project, or "
         "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
-    ) from error
+    ) from None
 
 from hiera_det.d2 import heads as _heads  # registers the heads
 from hiera_det.d2.backbone import (

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +74,8 @@ AP_CURVES = (
 )
 
 # What the Visualizer takes for one mask: polygons [x0, y0, x1, y1, ...] (none: no mask), or a binary map [H, W].
-Mask = list[npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
-Series = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+Mask: TypeAlias = list[npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
+Series: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)

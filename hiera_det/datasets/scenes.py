@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 __all__ = ["CLASS_NAMES", "Shape", "coverage", "draw_scene", "trace_polygons"]
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+Array: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
 
 #: Category id 1 is the first.
 CLASS_NAMES = ("circle", "triangle", "rectangle", "star", "cross")
@@ -174,7 +175,7 @@ def _blend(canvas: Array, colour: Array, cover: Array, texture: Array | float = 
 
 def _blurred(values: Array, radius: float) -> Array:
     """Gaussian blur of ``[H, W]`` values in 0..1."""
-    image = Image.fromarray(np.uint8(values * 255)).filter(ImageFilter.GaussianBlur(radius))
+    image = Image.fromarray((values * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
     return np.asarray(image, dtype=np.float64) / 255
 
 
@@ -189,7 +190,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Array:
         if rng.uniform() < 0.5:
             cover = _blurred(cover, rng.uniform(0.01, 0.04) * side)
         _blend(canvas, rng.uniform(20, 235, 3), rng.uniform(0.4, 1.0) * cover, _texture(rng, height, width))
-    picture = Image.fromarray(np.uint8(canvas.clip(0, 255)))
+    picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     _scribble(ImageDraw.Draw(picture), rng, height, width)
     return np.asarray(picture, dtype=np.float64)
 
@@ -243,9 +244,9 @@ def render(rng: np.random.Generator, shapes: list[Shape], height: int, width: in
         shadow = _blurred(coverage(shape.outline + light, height, width), 0.015 * side)
         _blend(canvas, np.zeros(3), rng.uniform(0.0, 0.5) * shadow)
         _blend(canvas, colour, shape.coverage, _texture(rng, height, width))
-    picture = Image.fromarray(np.uint8(canvas.clip(0, 255)))
+    picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     seen = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8))), dtype=np.float64)
-    return np.uint8((seen + rng.normal(scale=rng.uniform(1, 6), size=seen.shape)).clip(0, 255))
+    return (seen + rng.normal(scale=rng.uniform(1, 6), size=seen.shape)).clip(0, 255).astype(np.uint8)
 
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> tuple[NDArray[np.uint8], list[Shape]]:
