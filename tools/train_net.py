@@ -65,10 +65,8 @@ def evaluate(cfg: CfgNode, resume: bool) -> OrderedDict[str, Any]:
     checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     if resume:
         checkpointer.resume_or_load("", resume=True)
-    elif cfg.MODEL.WEIGHTS:
-        checkpointer.load_detector(cfg.MODEL.WEIGHTS)
     else:
-        logging.getLogger("hiera_det").warning("MODEL.WEIGHTS is empty: random weights are evaluated")
+        checkpointer.load_detector(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -116,6 +116,10 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
     if args.eval_only and not cfg.DATASETS.TEST:
         raise InputError("nothing to evaluate on: give --val-json and --val-images, or set DATASETS.TEST")
+    if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
+        raise InputError(
+            "--eval-only: MODEL.WEIGHTS is empty; give a trained file, MODEL.WEIGHTS output/model_final.pth"
+        )
     if args.resume:
         last_checkpoint(cfg.OUTPUT_DIR)
     else:

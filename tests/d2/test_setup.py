@@ -139,6 +139,11 @@ def test_nothing_to_train_or_evaluate_on_is_refused(tmp_path: Path) -> None:
     assert "--val-json" in refusal(arguments(tmp_path / "out", *empty, eval_only=True))
 
 
+def test_evaluating_without_weights_is_refused(tmp_path: Path, own: dict[str, str]) -> None:
+    validation = {"val_json": own["train_json"], "val_images": own["train_images"]}
+    assert "MODEL.WEIGHTS is empty" in refusal(arguments(tmp_path / "out", **validation, eval_only=True))
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, own: dict[str, str]) -> None:
     args = arguments(tmp_path / "out", "SOLVER.IMS_PER_BATCH", "4", num_machines=3, **own)
     assert "multiple of their number, 3" in refusal(args)
