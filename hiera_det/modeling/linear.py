@@ -31,6 +31,8 @@ def _onednn_pays(x: Tensor) -> bool:
 
     One thread's convolutions leave oneDNN; other types reach it through the linear layer; compilers choose themselves.
     """
+    if torch.compiler.is_compiling():  # asked first: the rest would break the graph
+        return False
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -39,5 +41,4 @@ def _onednn_pays(x: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and torch.get_num_threads() > 1
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )

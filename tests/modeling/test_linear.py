@@ -109,3 +109,10 @@ def test_exported_graph_holds_the_linear_layer() -> None:
     assert "linear" in exported.graph_module.code
     assert "conv2d" not in exported.graph_module.code
     torch.testing.assert_close(exported.module()(x), theirs(x))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_compiling_does_not_break_the_graph() -> None:
+    ours, theirs = layer_pair()
+    x = torch.randn(2, 7, 96)
+    torch.testing.assert_close(torch.compile(ours, backend="eager", fullgraph=True)(x), theirs(x))
