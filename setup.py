@@ -20,7 +20,7 @@ setup(
     package_data={"hiera_det": ["py.typed"]},
     install_requires=["torch>=2.4", "numpy", "safetensors"],
     extras_require={
-        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "hiera-transformer==0.1.4"],
+        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "hiera-transformer==0.1.4", "timm>=1.0.15"],
         "peers": ["hiera-transformer==0.1.4", "timm>=1.0.15"],
     },
 )

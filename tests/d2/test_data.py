@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("detectron2")
-
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.detection_utils import transform_instance_annotations
@@ -240,8 +238,6 @@ def test_evaluator_takes_a_json_without_info_area_iscrowd_and_with_id_0(own: dic
     cfg = get_cfg()
     own_data_config(cfg, **only(own, "val"))
     assert len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) == 2
-
-    torch = pytest.importorskip("torch")
     evaluator = COCOEvaluator(cfg.DATASETS.TEST[0], tasks=("bbox",), distributed=False, use_fast_impl=False)
     evaluator.reset()
     for image_id, boxes in ((1, [[2.0, 2.0, 10.0, 8.0]]), (2, [])):

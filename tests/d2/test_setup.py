@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from PIL import Image
 
 from hiera_det.d2.setup import load_config, setup_config

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hiera_det.datasets.coco_json import check_coco_json, complete_coco_json, same_classes
 from hiera_det.errors import InputError
-
-Image = pytest.importorskip("PIL.Image")
 
 WIDTH, HEIGHT = 16, 12
 

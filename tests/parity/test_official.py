@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import hiera
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,6 @@ from torch import Tensor, nn
 from hiera_det.modeling.hiera import STAGES, Hiera, build_hiera
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.variants import VARIANTS
-
-hiera = pytest.importorskip("hiera", reason="the peer package comes with the extra `test`")
 
 GRID = (56, 56)
 

@@ -17,8 +17,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_peers_are_compared_on_equal_weights(tmp_path: Path) -> None:
-    pytest.importorskip("hiera")
-    pytest.importorskip("timm")
     rows_file = tmp_path / "rows.json"
     done = run("--size", "tiny", "--cases", "64x96x1", "--rounds", "1", "--warmup", "0", "--json", str(rows_file))
     assert done.returncode == 0, done.stderr

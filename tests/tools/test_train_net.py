@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
