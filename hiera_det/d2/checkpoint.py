@@ -164,20 +164,21 @@ class HieraCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: Any) -> Any:
-        """Load, then refuse a file that left parts of the trunk (resuming: of the model) as they were."""
+        """Load, then refuse a file that left parts of the trunk (resuming or evaluating: of the model) as they were."""
         incompatible = super()._load_model(checkpoint)
         prefix = "" if self._whole_model else self._trunk()[0]
         unfit = [key for key, *_ in incompatible.incorrect_shapes if key.startswith(prefix)]
         unfit += [key for key in incompatible.missing_keys if key.startswith(prefix)]
+        named = ", ".join(unfit[:3]) + (", ..." if len(unfit) > 3 else "")
         if unfit and self._whole_model:
             raise InputError(
                 f"checkpoint {self._filename} lacks {len(unfit)} tensors of the model or has them in another shape "
-                f"({', '.join(unfit[:3])}, ...): use the config and data that it was trained with"
+                f"({named}): use the config and data that it was trained with"
             )
         if unfit:
             raise InputError(
                 f"weight file {self._filename} lacks {len(unfit)} tensors of the trunk or has them in another shape "
-                f"({', '.join(unfit[:3])}, ...): is MODEL.HIERA.SIZE the file's size?"
+                f"({named}): is MODEL.HIERA.SIZE the file's size?"
             )
         return incompatible
 

@@ -214,11 +214,11 @@ class Hiera(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute the stage maps.
 
-        Args:
-            images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32.
-
         Without gradients, blocks add and apply GELU in place where the buffer is their own: a forward hook that keeps
         the output of a block or a norm is safe, one that keeps that of ``attn``, ``mlp`` or a linear layer must clone.
+
+        Args:
+            images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32.
 
         Returns:
             dict from stage name to map ``[B, C, H/s, W/s]`` in the order of ``out_features``; the maps lie in memory

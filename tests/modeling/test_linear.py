@@ -55,8 +55,9 @@ def test_convolution_path_equals_linear(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     with Operations() as operations:
         y = ours(x)
-    assert "convolution" in operations.names
-    assert "addmm" not in operations.names
+    if torch.backends.mkldnn.is_available():  # not in every build of PyTorch
+        assert "convolution" in operations.names
+        assert "addmm" not in operations.names
     assert y.is_contiguous()
     for got, expected in zip(backward(ours, x), backward(theirs, x), strict=True):
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()

@@ -59,6 +59,23 @@ def test_stage_maps_equal_the_official_ones(size: str, height: int, width: int) 
     assert_maps_equal(expected, maps)
 
 
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (256, 384)])
+def test_float32_gradients_of_the_first_stage_equal_the_official_ones(height: int, width: int) -> None:
+    # The first stage pools nothing: no near-tie can turn, and the float32 path of training is compared as it runs.
+    official, ours = make_pair("base", height, width)
+    images = torch.randn(2, 3, height, width)
+    expected = official(images, return_intermediates=True)[1][0]
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (ours(images)["stage1"] * weight.permute(0, 3, 1, 2)).sum().backward()
+    theirs = dict(official.named_parameters())
+    compared = {name: p for name, p in ours.named_parameters() if p.grad is not None and name != "pos_embed"}
+    assert {name.split(".")[0] for name in compared} == {"patch_embed", "blocks"}
+    for name, parameter in compared.items():
+        expected_grad = theirs[name].grad
+        assert (parameter.grad - expected_grad).abs().max() <= 1e-4 * expected_grad.abs().max(), name
+
+
 @pytest.mark.parametrize(
     ("size", "height", "width"), [("tiny", 224, 224), ("base", 224, 224), ("base_plus", 224, 224), ("base", 256, 384)]
 )
