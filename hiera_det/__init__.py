@@ -12,31 +12,45 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hiera_det.d2 import HieraBackbone, add_hiera_config
     from hiera_det.errors import InputError
-    from hiera_det.modeling.hiera import (
-        Hiera,
+    from hiera_det.modeling.build import (
         build_hiera,
+        build_hieradet,
         hiera_base,
         hiera_base_plus,
         hiera_huge,
         hiera_large,
         hiera_small,
+        hiera_small_abswin,
         hiera_tiny,
+        hieradet_base_plus,
+        hieradet_large,
+        hieradet_small,
+        hieradet_tiny,
     )
+    from hiera_det.modeling.hiera import Hiera
     from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
-    from hiera_det.modeling.variants import VARIANTS, HieraVariant
+    from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS, HieraDetVariant, HieraVariant
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Hiera": "modeling.hiera",
-    "build_hiera": "modeling.hiera",
-    "hiera_base": "modeling.hiera",
-    "hiera_base_plus": "modeling.hiera",
-    "hiera_huge": "modeling.hiera",
-    "hiera_large": "modeling.hiera",
-    "hiera_small": "modeling.hiera",
-    "hiera_tiny": "modeling.hiera",
+    "build_hiera": "modeling.build",
+    "build_hieradet": "modeling.build",
+    "hiera_base": "modeling.build",
+    "hiera_base_plus": "modeling.build",
+    "hiera_huge": "modeling.build",
+    "hiera_large": "modeling.build",
+    "hiera_small": "modeling.build",
+    "hiera_small_abswin": "modeling.build",
+    "hiera_tiny": "modeling.build",
+    "hieradet_base_plus": "modeling.build",
+    "hieradet_large": "modeling.build",
+    "hieradet_small": "modeling.build",
+    "hieradet_tiny": "modeling.build",
     "HieraVariant": "modeling.variants",
+    "HieraDetVariant": "modeling.variants",
+    "HIERADET_VARIANTS": "modeling.variants",
     "VARIANTS": "modeling.variants",
     "FPN": "modeling.pyramid",
     "SimpleFeaturePyramid": "modeling.pyramid",
@@ -47,20 +61,28 @@ _HOME = {
 
 __all__ = [
     "FPN",
+    "HIERADET_VARIANTS",
     "VARIANTS",
     "Hiera",
     "HieraBackbone",
+    "HieraDetVariant",
     "HieraVariant",
     "InputError",
     "SimpleFeaturePyramid",
     "add_hiera_config",
     "build_hiera",
+    "build_hieradet",
     "hiera_base",
     "hiera_base_plus",
     "hiera_huge",
     "hiera_large",
     "hiera_small",
+    "hiera_small_abswin",
     "hiera_tiny",
+    "hieradet_base_plus",
+    "hieradet_large",
+    "hieradet_small",
+    "hieradet_tiny",
 ]
 
 

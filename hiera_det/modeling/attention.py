@@ -1,4 +1,4 @@
-"""Mask-unit and global attention with query pooling (Ryali et al. 2023, section 3.2 and Figure 5)."""
+"""Mask-unit, windowed and global attention with query pooling (Ryali et al. 2023, section 3.2 and Figure 5)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from hiera_det.modeling.linear import TokenLinear
 from hiera_det.modeling.tokens import pool_tokens
+from hiera_det.modeling.windows import join_windows, split_windows
 
 __all__ = ["MaskUnitAttention"]
 
 
 class MaskUnitAttention(nn.Module):
-    """Self-attention inside each mask unit, or over the whole image; optionally with max-pooled queries.
+    """Self-attention inside mask units or windows of them, or over the whole image; optionally max-pooled queries.
 
-    The units are folded into the batch, so that every case is one 4-D fused call: a 5-D one misses the fused kernels
+    The windows are folded into the batch, so that every case is one 4-D fused call: a 5-D one misses the fused kernels
     and materialises the attention matrix.
 
     Args:
@@ -23,37 +24,43 @@ class MaskUnitAttention(nn.Module):
         num_heads: attention heads.
         unit_tokens: tokens per mask unit at the input.
         q_stride: flattened pooling stride of the queries (4 for 2x2); 1 for none.
-        use_mask_unit_attn: attend inside each mask unit; otherwise over all tokens of the image.
+        window: the attention window's side in mask units; 1 is the unit itself, 0 the whole image.
     """
 
-    def __init__(
-        self, dim: int, dim_out: int, num_heads: int, unit_tokens: int, q_stride: int, use_mask_unit_attn: bool
-    ) -> None:
+    def __init__(self, dim: int, dim_out: int, num_heads: int, unit_tokens: int, q_stride: int, window: int) -> None:
         super().__init__()
         self.dim_out = dim_out
         self.num_heads = num_heads
         self.unit_tokens = unit_tokens
         self.q_stride = q_stride
-        self.use_mask_unit_attn = use_mask_unit_attn
+        self.window = window
         self.qkv = TokenLinear(dim, 3 * dim_out)
         self.proj = TokenLinear(dim_out, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, units: tuple[int, int]) -> Tensor:
         """Attend.
 
         Args:
             x: tokens ``[B, N, dim]``, mask-unit-major.
+            units: rows and columns of mask units in the image; only windows of several units look at it.
 
         Returns:
             tokens ``[B, N / q_stride, dim_out]``.
         """
+        if self.window > 1:
+            x = self._attend(split_windows(x, units, self.window), 0)
+            return self.proj(join_windows(x, units, self.window))
+        return self.proj(self._attend(x, self.window * self.unit_tokens))
+
+    def _attend(self, x: Tensor, span: int) -> Tensor:
+        """Attention among each ``span`` tokens in a row (0: all of a batch entry's), before the output projection."""
         batch, tokens, _ = x.shape
-        window = self.unit_tokens if self.use_mask_unit_attn else tokens
+        span = span or tokens
         head_dim = self.dim_out // self.num_heads
-        qkv = self.qkv(x).view(-1, window, 3, self.num_heads, head_dim)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each [windows, heads, window, head_dim]
+        qkv = self.qkv(x).view(-1, span, 3, self.num_heads, head_dim)
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # each [windows, heads, span, head_dim]
         if self.q_stride > 1:
             pooled = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
-            q = pooled.view(-1, window // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
+            q = pooled.view(-1, span // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
         x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(batch, tokens // self.q_stride, self.dim_out))
+        return x.transpose(1, 2).reshape(batch, tokens // self.q_stride, self.dim_out)

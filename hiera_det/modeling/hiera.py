@@ -1,8 +1,9 @@
 """The Hiera trunk (Ryali et al. 2023, "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles").
 
-Four stages at strides 4, 8, 16, 32; attention inside mask units in the first two and over the whole image in the last
-two; queries max-pooled between stages. Parameters are named as in the authors' files. Letters: B images, H and W in
-pixels unless said, N tokens per image, C channels.
+Four stages at strides 4, 8, 16, 32; attention inside mask units in the first two and over the whole image, or in larger
+windows, in the last two; queries max-pooled between stages. Parameters are named as in the authors' files; SAM 2's
+HieraDet, timm's variations and the video models are settings of the same trunk (`hiera_det.modeling.build`). Letters:
+B images, T frames and H, W pixels unless said, N tokens per image, C channels.
 """
 
 from __future__ import annotations
@@ -16,29 +17,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.attention import MaskUnitAttention
-from hiera_det.modeling.drop_path import DropPath
-from hiera_det.modeling.linear import TokenLinear
-from hiera_det.modeling.position import PositionCache
-from hiera_det.modeling.tokens import pool_tokens, reroll, unroll
-from hiera_det.modeling.variants import get_variant
+from hiera_det.modeling.block import HieraBlock
+from hiera_det.modeling.position import PositionCache, absolute_win_embed, resize_pos_embed, separable_embed
+from hiera_det.modeling.tokens import reroll, unroll
 
-__all__ = [
-    "Feature",
-    "Hiera",
-    "build_hiera",
-    "hiera_base",
-    "hiera_base_plus",
-    "hiera_huge",
-    "hiera_large",
-    "hiera_small",
-    "hiera_tiny",
-]
+__all__ = ["POS_EMBEDS", "STAGES", "Feature", "Hiera"]
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
+POS_EMBEDS = ("interpolate", "absolute_win")
 PATCH_STRIDE = 4
 Q_STRIDE = (2, 2)
-NORM_EPS = 1e-6
+#: Side of a mask unit in tokens, in stages 1-4.
+UNIT_SIDES = (8, 4, 2, 1)
+#: Frames per token of a video trunk.
+FRAME_STRIDE = 2
 
 
 @dataclass(frozen=True)
@@ -51,87 +43,20 @@ class Feature:
 
 
 class PatchEmbed(nn.Module):
-    """The stem: one convolution, kernel 7, stride 4, padding 3."""
+    """The stem: one convolution, kernel 7, stride 4, padding 3; for video 3, 2 and 1 in time besides."""
 
-    def __init__(self, in_channels: int, embed_dim: int) -> None:
+    def __init__(self, in_channels: int, embed_dim: int, video: bool) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=7, stride=PATCH_STRIDE, padding=3)
+        if video:
+            self.proj: nn.Conv2d | nn.Conv3d = nn.Conv3d(
+                in_channels, embed_dim, (3, 7, 7), stride=(FRAME_STRIDE, PATCH_STRIDE, PATCH_STRIDE), padding=(1, 3, 3)
+            )
+        else:
+            self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=7, stride=PATCH_STRIDE, padding=3)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B, in_channels, H, W]`` to a map ``[B, C, H/4, W/4]``."""
+        """Images ``[B, in_channels, H, W]`` to a map ``[B, C, H/4, W/4]``; clips to ``[B, C, T/2, H/4, W/4]``."""
         return self.proj(images)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = TokenLinear(dim, hidden_dim)
-        self.fc2 = TokenLinear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, N, C]`` to tokens of the same shape."""
-        x = self.fc1(x)
-        # In place where autograd allows it: a fresh buffer of this size costs more than the GELU itself.
-        x = nn.functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
-        return self.fc2(x)
-
-
-def _add_branch(x: Tensor, branch: Tensor) -> Tensor:
-    """Residual sum ``x + branch``; into the branch where autograd and autocast allow it.
-
-    Never into ``x``: that is the previous block's output, which a forward hook may have kept.
-    """
-    if torch.is_grad_enabled() or x.dtype != branch.dtype:
-        return x + branch
-    return branch.add_(x)
-
-
-class HieraBlock(nn.Module):
-    """A transformer block; the first of a stage widens the channels and pools the tokens.
-
-    Args:
-        dim: input channels.
-        dim_out: output channels; where it differs from ``dim`` the shortcut is projected and pooled.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of the MLP over ``dim_out``.
-        drop_path: probability of dropping a residual branch, per image.
-        unit_tokens: tokens per mask unit at the input.
-        q_stride: flattened stride of the q-pool, 1 for none.
-        use_mask_unit_attn: attention inside mask units instead of global.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        num_heads: int,
-        mlp_ratio: float,
-        drop_path: float,
-        unit_tokens: int,
-        q_stride: int,
-        use_mask_unit_attn: bool,
-    ) -> None:
-        super().__init__()
-        self.unit_tokens = unit_tokens
-        self.q_stride = q_stride
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = MaskUnitAttention(dim, dim_out, num_heads, unit_tokens, q_stride, use_mask_unit_attn)
-        self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
-        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-        self.proj = TokenLinear(dim, dim_out) if dim != dim_out else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, N, dim]`` to tokens ``[B, N / q_stride, dim_out]``, both mask-unit-major."""
-        normed = self.norm1(x)
-        if self.proj is not None:
-            x = self.proj(normed)
-            if self.q_stride > 1:
-                x = pool_tokens(x, self.unit_tokens, self.q_stride)
-        x = _add_branch(x, self.drop_path(self.attn(normed)))
-        return _add_branch(x, self.drop_path(self.mlp(self.norm2(x))))
 
 
 class Hiera(nn.Module):
@@ -146,8 +71,18 @@ class Hiera(nn.Module):
         in_channels: channels of the images.
         mlp_ratio: hidden width of the MLPs over their channels.
         drop_path_rate: stochastic depth, 0 at the first block and this at the last.
-        pretrain_size: image side in pixels that the position embedding is learned at.
+        pretrain_size: image side, or height and width, in pixels that the position embedding is learned at.
         use_checkpoint: recompute each block in the backward pass instead of keeping its activations.
+        pos_embed: ``interpolate`` for one table that is resampled, ``absolute_win`` for a part that repeats with the
+            mask unit plus a resampled one (see `hiera_det.modeling.position`).
+        pos_grid: height and width in tokens of the resampled part of ``absolute_win``.
+        pos_antialias: resample that part with antialiasing, as timm's weights expect; SAM 2's expect none.
+        window_size: sides of the attention windows of stages 1-4 in tokens, 0 for global attention. The first block
+            of a stage attends as the stage before, then pools.
+        global_blocks: blocks, counted from 0 over all stages, that attend globally whatever their stage's window.
+        layer_scale: scale the residual branches by learned factors.
+        project_shortcut: see `HieraBlock`.
+        frames: length in frames of the clips that a video trunk's position embedding is learned at; 0 for images.
 
     Raises:
         InputError: a value that cannot be used, named with the choices.
@@ -170,17 +105,30 @@ class Hiera(nn.Module):
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
-        pretrain_size: int = 224,
+        pretrain_size: int | Sequence[int] = 224,
         use_checkpoint: bool = False,
+        pos_embed: str = "interpolate",
+        pos_grid: Sequence[int] = (7, 7),
+        pos_antialias: bool = False,
+        window_size: Sequence[int] = (8, 4, 0, 0),
+        global_blocks: Sequence[int] = (),
+        layer_scale: bool = False,
+        project_shortcut: bool = True,
+        frames: int = 0,
     ) -> None:
         super().__init__()
-        _check_arguments(embed_dim, num_heads, depths, out_features, drop_path_rate, pretrain_size)
+        _check_sizes(embed_dim, num_heads, depths, out_features, drop_path_rate)
+        _check_positions(pretrain_size, pos_embed, pos_grid, frames)
+        _check_windows(depths, window_size, global_blocks, frames)
         self.out_features = tuple(out_features)
         self.in_channels = in_channels
         self.use_checkpoint = use_checkpoint
         self.q_strides = (Q_STRIDE,) * (len(STAGES) - 1)
-        self.pos_grid = (pretrain_size // PATCH_STRIDE, pretrain_size // PATCH_STRIDE)
-        self.size_divisibility = PATCH_STRIDE * math.prod(y for y, _ in self.q_strides)
+        self.size_divisibility = PATCH_STRIDE * UNIT_SIDES[0]
+        self.frames = frames
+        self.pos_mode = pos_embed
+        self.pos_antialias = pos_antialias
+        self.depths = tuple(depths)
 
         last_stage = max(STAGES.index(name) for name in self.out_features)
         self.stage_ends = tuple(sum(depths[: i + 1]) - 1 for i in range(last_stage + 1))
@@ -188,19 +136,40 @@ class Hiera(nn.Module):
             Feature(name, embed_dim << STAGES.index(name), PATCH_STRIDE << STAGES.index(name))
             for name in self.out_features
         )
-        self.patch_embed = PatchEmbed(in_channels, embed_dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.pos_grid), embed_dim))
-        self.blocks = nn.ModuleList(
-            _build_blocks(embed_dim, num_heads, depths, mlp_ratio, drop_path_rate)[: self.stage_ends[-1] + 1]
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, video=frames > 0)
+        self._build_positions(embed_dim, pretrain_size, pos_grid)
+        attention_windows = _block_windows(depths, window_size, global_blocks)
+        blocks = _build_blocks(
+            embed_dim, num_heads, depths, mlp_ratio, drop_path_rate, attention_windows, layer_scale, project_shortcut
         )
+        self.blocks = nn.ModuleList(blocks[: self.stage_ends[-1] + 1])
         self._positions = PositionCache()
         self.reset_parameters()
 
+    def _build_positions(self, embed_dim: int, pretrain_size: int | Sequence[int], pos_grid: Sequence[int]) -> None:
+        """Add the parameters of the position embedding."""
+        height, width = (pretrain_size, pretrain_size) if isinstance(pretrain_size, int) else pretrain_size
+        self.pos_grid = (height // PATCH_STRIDE, width // PATCH_STRIDE)
+        if self.pos_mode == "absolute_win":
+            self.pos_grid = (pos_grid[0], pos_grid[1])
+            self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *self.pos_grid))
+            self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, UNIT_SIDES[0], UNIT_SIDES[0]))
+        elif self.frames:
+            self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.pos_grid), embed_dim))
+            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.frames // FRAME_STRIDE, embed_dim))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.pos_grid), embed_dim))
+
+    def _position_parameters(self) -> dict[str, nn.Parameter]:
+        """The position embedding's parameters by name."""
+        return {name: parameter for name, parameter in self._parameters.items() if parameter is not None}
+
     def reset_parameters(self) -> None:
         """Initialise as the authors do: truncated normal 0.02 for weights, 0.02 for linear and norm biases."""
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for parameter in self._position_parameters().values():
+            nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 nn.init.constant_(module.bias, 0.02)
@@ -209,7 +178,7 @@ class Hiera(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should leave alone, besides norms."""
-        return {"pos_embed"}
+        return set(self._position_parameters())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute the stage maps.
@@ -218,43 +187,67 @@ class Hiera(nn.Module):
         the output of a block or a norm is safe, one that keeps that of ``attn``, ``mlp`` or a linear layer must clone.
 
         Args:
-            images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32.
+            images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32. For a video trunk clips
+                ``[B, in_channels, T, H, W]``, T even.
 
         Returns:
-            dict from stage name to map ``[B, C, H/s, W/s]`` in the order of ``out_features``; the maps lie in memory
-            channels-last, as the tokens do.
+            dict from stage name to map ``[B, C, H/s, W/s]``, for clips ``[B, C, T/2, H/s, W/s]``, in the order of
+            ``out_features``; the maps lie in memory channels-last, as the tokens do.
 
         Raises:
             InputError: H or W is not a multiple of 32, or the channels are not ``in_channels``.
         """
         self._check_images(images)
         x, size = self._embed(images)
+        units = (size[-2] // UNIT_SIDES[0], size[-1] // UNIT_SIDES[0])
         maps: dict[str, Tensor] = {}
         stage = 0
         for i, block in enumerate(self.blocks):
             if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, units, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, units)
             if i == self.stage_ends[stage]:
                 if STAGES[stage] in self.out_features:
-                    stage_size = (size[0] >> stage, size[1] >> stage)
-                    maps[STAGES[stage]] = reroll(x, stage_size, self.q_strides[stage:]).permute(0, 3, 1, 2)
+                    maps[STAGES[stage]] = self._to_map(x, size, stage)
                 stage += 1
         return {name: maps[name] for name in self.out_features}
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Images to tokens ``[B, N, C]`` with their position embedding, and the map's size in tokens."""
         patches = self.patch_embed(images)
-        size = (patches.shape[2], patches.shape[3])
-        positions = self._positions.tokens(self.pos_embed, self.pos_grid, size, self.q_strides)
-        x = unroll(patches.permute(0, 2, 3, 1), self.q_strides).view(images.shape[0], -1, patches.shape[1])
+        size = tuple(patches.shape[2:])
+        positions = self._positions.tokens(
+            tuple(self._position_parameters().values()), size, self.q_strides, lambda: self._make_positions(size)
+        )
+        patches = patches.movedim(1, -1)
+        if self.frames:
+            patches = patches.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
+        x = unroll(patches, self.q_strides).view(images.shape[0], -1, patches.shape[-1])
         return x + positions, size
+
+    def _make_positions(self, size: tuple[int, ...]) -> Tensor:
+        """The position embedding ``[T or 1, H, W, C]`` for a map of ``size`` tokens."""
+        height, width = size[-2:]
+        if self.pos_mode == "absolute_win":
+            return absolute_win_embed(self.pos_embed, self.pos_embed_window, (height, width), self.pos_antialias)
+        if self.frames:
+            spatial, temporal = self.pos_embed_spatial, self.pos_embed_temporal
+            return separable_embed(spatial, temporal, self.pos_grid, size[0], (height, width))
+        return resize_pos_embed(self.pos_embed, self.pos_grid, (height, width))
+
+    def _to_map(self, x: Tensor, size: tuple[int, ...], stage: int) -> Tensor:
+        """A stage's tokens as a map, channels first."""
+        maps = reroll(x, (size[-2] >> stage, size[-1] >> stage), self.q_strides[stage:])
+        return maps.view(x.shape[0], *size[:-2], *maps.shape[1:]).movedim(-1, 1)
 
     def _check_images(self, images: Tensor) -> None:
         """Refuse images that the trunk cannot take."""
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise InputError(f"images {list(images.shape)}: expected [B, {self.in_channels}, H, W]")
+        shape = f"[B, {self.in_channels}, {'T, ' if self.frames else ''}H, W]"
+        if images.ndim != (5 if self.frames else 4) or images.shape[1] != self.in_channels:
+            raise InputError(f"images {list(images.shape)}: expected {shape}")
+        if self.frames and (images.shape[2] % FRAME_STRIDE or not images.shape[2]):
+            raise InputError(f"clip of {images.shape[2]} frames: the number must be a multiple of {FRAME_STRIDE}")
         height, width = images.shape[-2:]
         step = self.size_divisibility
         for side, pixels in (("height", height), ("width", width)):
@@ -266,15 +259,10 @@ class Hiera(nn.Module):
                 )
 
 
-def _check_arguments(
-    embed_dim: int,
-    num_heads: int,
-    depths: Sequence[int],
-    out_features: Sequence[str],
-    drop_path_rate: float,
-    pretrain_size: int,
+def _check_sizes(
+    embed_dim: int, num_heads: int, depths: Sequence[int], out_features: Sequence[str], drop_path_rate: float
 ) -> None:
-    """Refuse a trunk that cannot be built."""
+    """Refuse sizes that cannot be built."""
     unknown = [name for name in out_features if name not in STAGES]
     if isinstance(out_features, str) or unknown or not out_features or len(set(out_features)) != len(out_features):
         raise InputError(f"out_features {out_features!r}: give one or more of {', '.join(STAGES)}, each once")
@@ -284,26 +272,72 @@ def _check_arguments(
         raise InputError(f"embed_dim {embed_dim}: must be a positive multiple of num_heads {num_heads}")
     if not 0.0 <= drop_path_rate < 1.0:
         raise InputError(f"drop_path_rate {drop_path_rate}: must be at least 0 and below 1")
-    if pretrain_size < 1 or pretrain_size % PATCH_STRIDE:
-        raise InputError(f"pretrain_size {pretrain_size}: must be a positive multiple of {PATCH_STRIDE}")
+
+
+def _check_positions(pretrain_size: int | Sequence[int], pos_embed: str, pos_grid: Sequence[int], frames: int) -> None:
+    """Refuse a position embedding that cannot be built."""
+    sides = (pretrain_size, pretrain_size) if isinstance(pretrain_size, int) else tuple(pretrain_size)
+    if len(sides) != 2 or any(side < 1 or side % PATCH_STRIDE for side in sides):
+        raise InputError(f"pretrain_size {pretrain_size}: must be a positive multiple of {PATCH_STRIDE}, or two")
+    if pos_embed not in POS_EMBEDS:
+        raise InputError(f"pos_embed {pos_embed!r}: choose one of {', '.join(POS_EMBEDS)}")
+    if len(pos_grid) != 2 or any(side < 1 for side in pos_grid):
+        raise InputError(f"pos_grid {tuple(pos_grid)}: give height and width in tokens")
+    if frames < 0 or frames % FRAME_STRIDE:
+        raise InputError(f"frames {frames}: must be 0 for images, or a positive multiple of {FRAME_STRIDE}")
+    if frames and pos_embed != "interpolate":
+        raise InputError(f'pos_embed {pos_embed!r}: a video trunk (frames {frames}) has "interpolate" only')
+
+
+def _check_windows(
+    depths: Sequence[int], window_size: Sequence[int], global_blocks: Sequence[int], frames: int
+) -> None:
+    """Refuse windows that cannot be cut."""
+    if len(window_size) != len(STAGES) or any(
+        size < 0 or size % unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)
+    ):
+        raise InputError(
+            f"window_size {tuple(window_size)}: give four sides in tokens, multiples of {UNIT_SIDES}, 0 for global"
+        )
+    if frames and any(size > unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)):
+        raise InputError(f"window_size {tuple(window_size)}: a video trunk (frames {frames}) has no larger windows")
+    pooling = [sum(depths[:stage]) for stage in range(1, len(STAGES))]
+    for block in global_blocks:
+        if not 0 <= block < sum(depths) or (block in pooling and window_size[pooling.index(block)]):
+            raise InputError(
+                f"global_blocks {tuple(global_blocks)}: {block} must be in 0 to {sum(depths) - 1} and not the first of "
+                f"a stage ({', '.join(map(str, pooling))})"
+            )
+
+
+def _block_windows(depths: Sequence[int], window_size: Sequence[int], global_blocks: Sequence[int]) -> list[int]:
+    """Each block's window side in mask units, 0 for global; a stage's first block has the window of the one before."""
+    sides = [size // unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)]
+    windows = [
+        sides[stage - 1 if stage and i == 0 else stage] for stage, depth in enumerate(depths) for i in range(depth)
+    ]
+    return [0 if block in global_blocks else window for block, window in enumerate(windows)]
 
 
 def _build_blocks(
-    embed_dim: int, num_heads: int, depths: Sequence[int], mlp_ratio: float, drop_path_rate: float
+    embed_dim: int,
+    num_heads: int,
+    depths: Sequence[int],
+    mlp_ratio: float,
+    drop_path_rate: float,
+    windows: Sequence[int],
+    layer_scale: bool,
+    project_shortcut: bool,
 ) -> list[HieraBlock]:
-    """All blocks of the four stages.
-
-    The first block of a stage pools and widens, and still attends as the stage before did (mask units or global).
-    """
+    """All blocks of the four stages; the first of a stage pools and widens."""
     rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
     pool = math.prod(Q_STRIDE)
-    unit_tokens = pool ** (len(STAGES) - 1)
+    unit_tokens = UNIT_SIDES[0] ** 2
     dim = embed_dim
     blocks: list[HieraBlock] = []
     for stage, depth in enumerate(depths):
         for i in range(depth):
             pools = stage > 0 and i == 0
-            attn_stage = stage - 1 if pools else stage
             dim_out = embed_dim << stage
             blocks.append(
                 HieraBlock(
@@ -314,59 +348,12 @@ def _build_blocks(
                     rates[len(blocks)],
                     unit_tokens,
                     pool if pools else 1,
-                    use_mask_unit_attn=attn_stage < 2,
+                    windows[len(blocks)],
+                    layer_scale,
+                    project_shortcut,
                 )
             )
             dim = dim_out
             if pools:
                 unit_tokens //= pool
     return blocks
-
-
-def build_hiera(size: str, **overrides: object) -> Hiera:
-    """Build the trunk of a published size.
-
-    Args:
-        size: ``tiny``, ``small``, ``base``, ``base_plus``, ``large`` or ``huge``.
-        overrides: any argument of `Hiera`, the size's own fields included.
-
-    Raises:
-        InputError: unknown size, or a value that cannot be used.
-    """
-    variant = get_variant(size)
-    fields: dict[str, object] = {
-        "embed_dim": variant.embed_dim,
-        "num_heads": variant.num_heads,
-        "depths": variant.depths,
-    }
-    return Hiera(**(fields | overrides))  # type: ignore[arg-type]
-
-
-def hiera_tiny(**overrides: object) -> Hiera:
-    """Hiera-T: 27 M parameters. Keywords as in `Hiera`."""
-    return build_hiera("tiny", **overrides)
-
-
-def hiera_small(**overrides: object) -> Hiera:
-    """Hiera-S: 34 M parameters. Keywords as in `Hiera`."""
-    return build_hiera("small", **overrides)
-
-
-def hiera_base(**overrides: object) -> Hiera:
-    """Hiera-B: 51 M parameters. Keywords as in `Hiera`."""
-    return build_hiera("base", **overrides)
-
-
-def hiera_base_plus(**overrides: object) -> Hiera:
-    """Hiera-B+: 69 M parameters. Keywords as in `Hiera`."""
-    return build_hiera("base_plus", **overrides)
-
-
-def hiera_large(**overrides: object) -> Hiera:
-    """Hiera-L: 213 M parameters. Keywords as in `Hiera`."""
-    return build_hiera("large", **overrides)
-
-
-def hiera_huge(**overrides: object) -> Hiera:
-    """Hiera-H: 671 M parameters. Keywords as in `Hiera`."""
-    return build_hiera("huge", **overrides)

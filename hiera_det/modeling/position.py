@@ -1,8 +1,14 @@
-"""Position embeddings for any image size (Ryali et al. 2023: one absolute embedding, learned at 224 x 224)."""
+"""Position embeddings for any image size.
+
+- One table, learned at 224 x 224 and resampled (Ryali et al. 2023): `resize_pos_embed`.
+- A window part that repeats with the mask unit and a global part that is resampled (Bolya et al. 2024, "Window
+  Attention is Bugged: How not to Interpolate Position Embeddings", section 3; used by SAM 2): `absolute_win_embed`.
+- For video a spatial table and one over time, added (Ryali et al. 2023, appendix on video): `separable_embed`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +16,7 @@ from torch import Tensor
 
 from hiera_det.modeling.tokens import Stride, unroll
 
-__all__ = ["PositionCache", "resize_pos_embed"]
+__all__ = ["PositionCache", "absolute_win_embed", "resize_pos_embed", "separable_embed"]
 
 
 def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -30,17 +36,62 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, 
     grid_map = pos_embed.reshape(1, *grid, -1)
     if size == grid:
         return grid_map
+    return _resample(grid_map.permute(0, 3, 1, 2), size, antialias=False).permute(0, 2, 3, 1)
+
+
+def absolute_win_embed(pos_embed: Tensor, window: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """Repeat the window part over the map and add the resampled global part.
+
+    Args:
+        pos_embed: the global part ``[1, C, grid_h, grid_w]``.
+        window: the part ``[1, C, 8, 8]`` that repeats with the mask unit.
+        size: height and width wanted, in tokens; multiples of the window's.
+        antialias: resample as timm's Hiera does; SAM 2 does not.
+
+    Returns:
+        map ``[1, H, W, C]``.
+    """
+    tiles = (1, 1, size[0] // window.shape[2], size[1] // window.shape[3])
+    return (_resample(pos_embed, size, antialias) + window.tile(tiles)).permute(0, 2, 3, 1)
+
+
+def separable_embed(
+    spatial: Tensor, temporal: Tensor, grid: tuple[int, int], frames: int, size: tuple[int, int]
+) -> Tensor:
+    """Add the spatial and the temporal part; each is resampled where the clip has another size or length.
+
+    Args:
+        spatial: ``[1, grid_h * grid_w, C]``.
+        temporal: ``[1, T, C]``.
+        grid: height and width that the spatial part was learned at, in tokens.
+        frames: length wanted, in tokens.
+        size: height and width wanted, in tokens.
+
+    Returns:
+        maps ``[frames, H, W, C]``.
+    """
+    if temporal.shape[1] != frames:
+        temporal = resize_temporal_embed(temporal, frames)
+    return resize_pos_embed(spatial, grid, size) + temporal.view(frames, 1, 1, -1)
+
+
+def resize_temporal_embed(temporal: Tensor, frames: int) -> Tensor:
+    """Resample ``[1, T, C]`` to ``[1, frames, C]``, linearly."""
+    return F.interpolate(temporal.transpose(1, 2), size=frames, mode="linear", align_corners=False).transpose(1, 2)
+
+
+def _resample(grid_map: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """``[1, C, h, w]`` to ``[1, C, *size]``, bicubic."""
     # Cubic weights in half precision would move the embedding by more than its resampling does.
-    resized = F.interpolate(
-        grid_map.permute(0, 3, 1, 2).float(), size=size, mode="bicubic", align_corners=False, antialias=False
-    )
-    return resized.permute(0, 2, 3, 1).to(pos_embed.dtype)
+    exact = grid_map.float() if grid_map.dtype in (torch.float16, torch.bfloat16) else grid_map
+    resized = F.interpolate(exact, size=size, mode="bicubic", align_corners=False, antialias=antialias)
+    return resized.to(grid_map.dtype)
 
 
 class PositionCache:
     """The position embedding of the last image size, in token order.
 
-    It is used only where no gradient is recorded, and made anew whenever the parameter has changed in any way.
+    It is used only where no gradient is recorded, and made anew whenever a parameter has changed in any way.
     """
 
     def __init__(self) -> None:
@@ -48,15 +99,32 @@ class PositionCache:
         self._tokens: Tensor | None = None
 
     def tokens(
-        self, pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, int], q_strides: Sequence[Stride]
+        self,
+        parameters: Sequence[Tensor],
+        size: tuple[int, ...],
+        q_strides: Sequence[Stride],
+        make: Callable[[], Tensor],
     ) -> Tensor:
-        """Position embedding ``[1, H * W, C]`` for a map of ``size``, in the order of `unroll`."""
-        usable = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or pos_embed.is_inference())
-        key = (size, pos_embed.data_ptr(), pos_embed._version, pos_embed.dtype, pos_embed.device) if usable else None
+        """Position embedding ``[1, N, C]`` for a map of ``size``, in the order of `unroll`.
+
+        Args:
+            parameters: what it is made from.
+            size: the map's size, which with the parameters decides the values.
+            q_strides: the trunk's pooling strides.
+            make: gives the maps ``[frames or 1, H, W, C]``.
+        """
+        usable = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        usable = usable and not any(parameter.is_inference() for parameter in parameters)
+        key = (size, *(_identity(parameter) for parameter in parameters)) if usable else None
         if key is not None and key == self._key and self._tokens is not None:
             return self._tokens
-        resized = resize_pos_embed(pos_embed, grid, size)
-        tokens = unroll(resized, q_strides).reshape(1, size[0] * size[1], -1)
+        maps = make()
+        tokens = unroll(maps, q_strides).reshape(1, -1, maps.shape[-1])
         if key is not None:
             self._key, self._tokens = key, tokens
         return tokens
+
+
+def _identity(parameter: Tensor) -> tuple[object, ...]:
+    """What changes whenever the parameter's values may have."""
+    return parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hiera_det.errors import InputError
 
-__all__ = ["pool_tokens", "reroll", "unroll"]
+__all__ = ["average_tokens", "pool_tokens", "reroll", "unroll"]
 
 Stride = tuple[int, int]
 
@@ -94,3 +94,10 @@ def pool_tokens(x: Tensor, unit_tokens: int, stride: int) -> Tensor:
     batch, tokens, channels = x.shape
     x = x.reshape(-1, stride, unit_tokens // stride, channels)
     return torch.amax(x, dim=1).view(batch, tokens // stride, channels)
+
+
+def average_tokens(x: Tensor, unit_tokens: int, stride: int) -> Tensor:
+    """Average tokens inside their mask units; arguments and result as of `pool_tokens`."""
+    batch, tokens, channels = x.shape
+    x = x.reshape(-1, stride, unit_tokens // stride, channels)
+    return x.mean(dim=1).view(batch, tokens // stride, channels)

@@ -1,4 +1,4 @@
-"""The published Hiera sizes as data (Ryali et al. 2023, "Hiera", Table 2 and appendix)."""
+"""The published Hiera sizes as data (Ryali et al. 2023, "Hiera", Table 2 and appendix; SAM 2's configurations)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hiera_det.errors import InputError
 
-__all__ = ["VARIANTS", "HieraVariant", "get_variant"]
+__all__ = ["HIERADET_VARIANTS", "VARIANTS", "HieraDetVariant", "HieraVariant", "get_hieradet_variant", "get_variant"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,34 @@ VARIANTS: dict[str, HieraVariant] = {
 }
 
 
+@dataclass(frozen=True)
+class HieraDetVariant:
+    """What SAM 2's HieraDet of one size has besides that size's own fields.
+
+    Attributes:
+        name: the size, as in `HieraVariant`.
+        window_size: side of the attention windows of stages 1-4, in tokens.
+        global_blocks: blocks that attend over the whole image, counted from 0 over all stages.
+        pos_grid: height and width of the position embedding's global part.
+    """
+
+    name: str
+    window_size: tuple[int, int, int, int]
+    global_blocks: tuple[int, ...]
+    pos_grid: tuple[int, int]
+
+
+HIERADET_VARIANTS: dict[str, HieraDetVariant] = {
+    variant.name: variant
+    for variant in (
+        HieraDetVariant("tiny", (8, 4, 14, 7), (5, 7, 9), (7, 7)),
+        HieraDetVariant("small", (8, 4, 14, 7), (7, 10, 13), (7, 7)),
+        HieraDetVariant("base_plus", (8, 4, 14, 7), (12, 16, 20), (14, 14)),
+        HieraDetVariant("large", (8, 4, 16, 8), (23, 33, 43), (7, 7)),
+    )
+}
+
+
 def get_variant(name: str) -> HieraVariant:
     """Look a size up by name.
 
@@ -49,3 +77,15 @@ def get_variant(name: str) -> HieraVariant:
         return VARIANTS[name]
     except KeyError:
         raise InputError(f"unknown Hiera size {name!r}: choose one of {', '.join(VARIANTS)}") from None
+
+
+def get_hieradet_variant(name: str) -> HieraDetVariant:
+    """Look a size of SAM 2's HieraDet up by name.
+
+    Raises:
+        InputError: no such size; the message lists the four.
+    """
+    try:
+        return HIERADET_VARIANTS[name]
+    except KeyError:
+        raise InputError(f"unknown HieraDet size {name!r}: choose one of {', '.join(HIERADET_VARIANTS)}") from None

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiera_det.modeling.hiera import STAGES, Hiera, build_hiera
+from hiera_det import build_hiera
+from hiera_det.modeling.hiera import STAGES, Hiera
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.variants import VARIANTS
 

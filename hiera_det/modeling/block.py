@@ -1,0 +1,122 @@
+"""The transformer block of Hiera (Ryali et al. 2023, section 3 and Figure 5), and SAM 2's and timm's variations of it.
+
+Letters: B images, N tokens per image, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hiera_det.modeling.attention import MaskUnitAttention
+from hiera_det.modeling.drop_path import DropPath
+from hiera_det.modeling.linear import TokenLinear
+from hiera_det.modeling.tokens import average_tokens, pool_tokens
+
+__all__ = ["HieraBlock", "LayerScale", "Mlp"]
+
+NORM_EPS = 1e-6
+#: Start of the learned scale of a branch: small, so that a deep trunk starts near the identity.
+LAYER_SCALE_INIT = 1e-5
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = TokenLinear(dim, hidden_dim)
+        self.fc2 = TokenLinear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens ``[B, N, C]`` to tokens of the same shape."""
+        x = self.fc1(x)
+        # In place where autograd allows it: a fresh buffer of this size costs more than the GELU itself.
+        x = nn.functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+        return self.fc2(x)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (Touvron et al. 2021, "Going deeper with transformers")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE_INIT))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens ``[B, N, C]`` to tokens of the same shape."""
+        return x * self.gamma
+
+
+def _add_branch(x: Tensor, branch: Tensor) -> Tensor:
+    """Residual sum ``x + branch``; into the branch where autograd and autocast allow it.
+
+    Never into ``x``: that is the previous block's output, which a forward hook may have kept.
+    """
+    if torch.is_grad_enabled() or x.dtype != branch.dtype:
+        return x + branch
+    return branch.add_(x)
+
+
+class HieraBlock(nn.Module):
+    """A transformer block; the first of a stage widens the channels and pools the tokens.
+
+    Args:
+        dim: input channels.
+        dim_out: output channels; where it differs from ``dim`` the shortcut is widened and pooled.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over ``dim_out``.
+        drop_path: probability of dropping a residual branch, per image.
+        unit_tokens: tokens per mask unit at the input.
+        q_stride: flattened stride of the q-pool, 1 for none.
+        window: side of the attention window in mask units; 1 is the unit itself, 0 the whole image.
+        layer_scale: scale both branches by learned factors.
+        project_shortcut: widen the shortcut by a linear layer on the normed input, then max-pool it; otherwise the
+            input's maximum and mean are put side by side, which doubles the channels without one (timm's
+            ``use_expand_proj=False``).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        unit_tokens: int,
+        q_stride: int,
+        window: int,
+        layer_scale: bool = False,
+        project_shortcut: bool = True,
+    ) -> None:
+        super().__init__()
+        self.unit_tokens = unit_tokens
+        self.q_stride = q_stride
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = MaskUnitAttention(dim, dim_out, num_heads, unit_tokens, q_stride, window)
+        self.ls1 = LayerScale(dim_out) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
+        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio))
+        self.ls2 = LayerScale(dim_out) if layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+        self.widens = dim != dim_out
+        self.proj = TokenLinear(dim, dim_out) if self.widens and project_shortcut else None
+
+    def forward(self, x: Tensor, units: tuple[int, int]) -> Tensor:
+        """Tokens ``[B, N, dim]`` to tokens ``[B, N / q_stride, dim_out]``, both mask-unit-major.
+
+        ``units`` are the image's rows and columns of mask units.
+        """
+        normed = self.norm1(x)
+        if self.widens:
+            x = self._shortcut(x, normed)
+        x = _add_branch(x, self.drop_path(self.ls1(self.attn(normed, units))))
+        return _add_branch(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
+
+    def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
+        """The residual, widened and pooled."""
+        if self.proj is None:
+            pooled = pool_tokens(x, self.unit_tokens, self.q_stride)
+            return torch.cat([pooled, average_tokens(x, self.unit_tokens, self.q_stride)], dim=-1)
+        x = self.proj(normed)
+        return pool_tokens(x, self.unit_tokens, self.q_stride) if self.q_stride > 1 else x
