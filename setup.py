@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "hiera_det" / "__init__.py").read_text(), re.MULTILINE)[1]
 
+PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
+
 setup(
     name="hiera_det",
     version=VERSION,
@@ -20,7 +22,8 @@ setup(
     package_data={"hiera_det": ["py.typed"]},
     install_requires=["torch>=2.4", "numpy", "safetensors"],
     extras_require={
-        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "hiera-transformer==0.1.4", "timm>=1.0.15"],
-        "peers": ["hiera-transformer==0.1.4", "timm>=1.0.15"],
+        "hub": ["huggingface_hub>=0.30"],
+        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "huggingface_hub>=0.30", *PEERS],
+        "peers": PEERS,
     },
 )

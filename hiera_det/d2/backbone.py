@@ -12,7 +12,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera, build_hiera
+from hiera_det.modeling.build import build_hiera
+from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
 
 __all__ = [
@@ -96,6 +97,13 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
         mlp_ratio=hiera.MLP_RATIO,
         drop_path_rate=hiera.DROP_PATH_RATE,
         pretrain_size=hiera.PRETRAIN_SIZE,
+        pos_embed=hiera.POS_EMBED,
+        pos_grid=tuple(hiera.POS_GRID),
+        pos_antialias=hiera.POS_ANTIALIAS,
+        window_size=tuple(hiera.WINDOW_SIZE),
+        global_blocks=tuple(hiera.GLOBAL_BLOCKS),
+        layer_scale=hiera.LAYER_SCALE,
+        project_shortcut=hiera.PROJECT_SHORTCUT,
         use_checkpoint=hiera.USE_CHECKPOINT,
         **{field: value for field, value in own_fields.items() if value},
     )

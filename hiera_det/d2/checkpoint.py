@@ -1,22 +1,23 @@
-"""Checkpoints: the authors' weights in, a detector's own in and out; nothing unpickled, nothing half-written."""
+"""Checkpoints: published weights in, a detector's own in and out; nothing unpickled, nothing half-written."""
 
 from __future__ import annotations
 
 import logging
 import os
-import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import Hiera
-from hiera_det.weights.layouts import is_official, require_tensors, select_trunk
+from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, parse
+from hiera_det.weights.download import locate
+from hiera_det.weights.load import LoadReport, fit
 from hiera_det.weights.sources import read_weight_file
 
 __all__ = ["HieraCheckpointer", "last_checkpoint", "local_weights"]
@@ -28,7 +29,8 @@ def local_weights(weights: str) -> str:
     """Bring ``MODEL.WEIGHTS`` to this machine.
 
     Args:
-        weights: a path, an http(s) URL (kept in the cache), or "" for none.
+        weights: anything that `hiera_det.weights.download.locate` takes, an address that detectron2's path manager
+            knows, or "" for none.
 
     Returns:
         a local path, or "".
@@ -38,12 +40,13 @@ def local_weights(weights: str) -> str:
     """
     if not weights:
         return ""
-    if not weights.startswith(("http://", "https://")):
-        path = DetectionCheckpointer(nn.Module()).path_manager.get_local_path(weights)
-        if not os.path.isfile(path):
-            raise InputError(f'MODEL.WEIGHTS {weights}: no such file; MODEL.WEIGHTS "" trains from scratch')
-        return path
-    return _download(weights)
+    manager = DetectionCheckpointer(nn.Module()).path_manager
+    if weights.startswith(("detectron2://", "catalog://", "s3://")):
+        return manager.get_local_path(weights)
+    try:
+        return str(locate(weights))
+    except InputError as error:
+        raise InputError(f'MODEL.WEIGHTS: {error}; MODEL.WEIGHTS "" trains from scratch') from None
 
 
 def last_checkpoint(folder: str) -> str:
@@ -62,33 +65,13 @@ def last_checkpoint(folder: str) -> str:
     return str(path)
 
 
-def _download(url: str) -> str:
-    """The cached file of a URL, downloaded where there is none yet."""
-    from torch.hub import download_url_to_file, get_dir
-
-    cached = Path(get_dir()) / "checkpoints" / os.path.basename(url)
-    if cached.is_file():
-        return str(cached)
-    logger.info("downloading %s to %s", url, cached)
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(url, str(cached), progress=comm.is_main_process())
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(
-            f"cannot download {url} ({reason}): download it by hand to {cached}, "
-            'or give another file as MODEL.WEIGHTS; MODEL.WEIGHTS "" trains from scratch'
-        ) from None
-    return str(cached)
-
-
 class HieraCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer with the authors' layout, safe reading and atomic writing."""
+    """detectron2's checkpointer with every published layout, safe reading and atomic writing."""
 
     #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
     _whole_model = False
-    #: The file being loaded, for messages.
-    _filename = ""
+    #: What became of the trunk's tensors in the file being loaded.
+    _report: LoadReport
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model; see `local_weights` for what ``path`` may be."""
@@ -149,57 +132,56 @@ class HieraCheckpointer(DetectionCheckpointer):
         os.replace(partial, tag)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """Read a file without unpickling code; the authors' layout is turned into the model's names."""
-        self._filename = filename
+        """Read a file without unpickling code; every known layout is turned into the model's names."""
         loaded = read_weight_file(filename)
-        if is_official(loaded):
-            if self._whole_model:
-                raise InputError(
-                    f"weight file {filename} holds a trunk and no detection heads: "
-                    "give a trained detector's file, for example MODEL.WEIGHTS output/model_final.pth"
-                )
-            return {"model": self._from_official(loaded, filename)}
-        checkpoint = loaded if "model" in loaded else {"model": loaded}
-        require_tensors(checkpoint["model"], filename)
-        return checkpoint
+        contents = parse(loaded, filename)
+        if self._whole_model and not contents.is_detector:
+            raise InputError(
+                f"weight file {filename} holds a trunk and no detection heads: "
+                "give a trained detector's file, for example MODEL.WEIGHTS output/model_final.pth"
+            )
+        prefix, trunk = self._trunk()
+        tensors, report = fit(contents, trunk)
+        model = {prefix + name: tensor for name, tensor in tensors.items()}
+        if not contents.is_detector:
+            self._report = report
+            # The rest of the model as it is: to fvcore it is then nothing that the file lacks.
+            return {"model": {**self._unwrapped().state_dict(), **model}}
+        around = contents.prefix.removesuffix(DETECTOR_PREFIX)  # "module." where several GPUs saved it
+        others = {name.removeprefix(around): tensor for name, tensor in contents.others.items()}
+        self._report = replace(report, loaded=(*report.loaded, *others), dropped=())
+        checkpoint = loaded if contents.container else {}
+        return {**checkpoint, "model": {**others, **model}}
 
     def _load_model(self, checkpoint: Any) -> Any:
-        """Load, then refuse a file that left parts of the trunk (resuming or evaluating: of the model) as they were."""
+        """Load, say what became of the tensors, and refuse what leaves a detector to be evaluated partly random."""
         incompatible = super()._load_model(checkpoint)
-        prefix = "" if self._whole_model else self._trunk()[0]
-        unfit = [key for key, *_ in incompatible.incorrect_shapes if key.startswith(prefix)]
-        unfit += [key for key in incompatible.missing_keys if key.startswith(prefix)]
-        named = ", ".join(unfit[:3]) + (", ..." if len(unfit) > 3 else "")
-        if unfit and self._whole_model:
+        reshaped = [key for key, *_ in incompatible.incorrect_shapes]
+        fresh = [*reshaped, *(key for key in incompatible.missing_keys if key not in reshaped)]
+        if fresh and self._whole_model:
+            named = ", ".join(fresh[:3]) + (", ..." if len(fresh) > 3 else "")
             raise InputError(
-                f"checkpoint {self._filename} lacks {len(unfit)} tensors of the model or has them in another shape "
-                f"({named}): use the config and data that it was trained with"
+                f"checkpoint {self._report.source} lacks {len(fresh)} tensors of the model or has them in another "
+                f"shape ({named}): use the config and data that it was trained with"
             )
-        if unfit:
-            raise InputError(
-                f"weight file {self._filename} lacks {len(unfit)} tensors of the trunk or has them in another shape "
-                f"({named}): is MODEL.HIERA.SIZE the file's size?"
-            )
+        dropped = (*self._report.dropped, *reshaped, *incompatible.unexpected_keys)
+        loaded = tuple(name for name in self._report.loaded if name not in dropped)
+        if self._report.kind != DETECTOR:
+            fresh = self._beside_the_trunk()
+        logger.info("%s", replace(self._report, loaded=loaded, dropped=dropped, initialised=tuple(fresh)))
         return incompatible
 
-    def _from_official(self, loaded: dict[str, Any], filename: str) -> dict[str, Any]:
-        """The model's state dict with the trunk's tensors replaced by the file's."""
-        prefix, trunk = self._trunk()
-        weights = select_trunk(loaded, trunk.state_dict(), filename)
-        logger.info(
-            "%s: %d tensors loaded into the trunk, %d without a place in a detector left out; "
-            "neck and heads start fresh",
-            filename,
-            len(weights.tensors),
-            len(weights.dropped),
-        )
-        unwrapped = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        return unwrapped.state_dict() | {prefix + name: tensor for name, tensor in weights.tensors.items()}
+    def _unwrapped(self) -> nn.Module:
+        """The model without its wrapper for several GPUs."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def _beside_the_trunk(self) -> list[str]:
+        """Names of the model's tensors that are not the trunk's."""
+        return [name for name in self._unwrapped().state_dict() if not name.startswith(self._trunk()[0])]
 
     def _trunk(self) -> tuple[str, Hiera]:
         """The Hiera trunk inside the model and the prefix of its parameters' names."""
-        unwrapped = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        for name, module in unwrapped.named_modules():
+        for name, module in self._unwrapped().named_modules():
             if isinstance(module, Hiera):
                 return f"{name}." if name else "", module
         raise InputError("the model has no Hiera trunk: set MODEL.BACKBONE.NAME to one of build_hiera_*")

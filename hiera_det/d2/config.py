@@ -25,6 +25,19 @@ def add_hiera_config(cfg: CfgNode) -> None:
     hiera.DROP_PATH_RATE = 0.0
     # Image side in pixels that the position embedding is learned at
     hiera.PRETRAIN_SIZE = 224
+    # "interpolate": one table, resampled. "absolute_win": a part that repeats with the mask unit plus a resampled one
+    hiera.POS_EMBED = "interpolate"
+    # Height and width in tokens of the resampled part of "absolute_win", and whether it is resampled with antialiasing
+    hiera.POS_GRID = [7, 7]
+    hiera.POS_ANTIALIAS = False
+    # Sides of the attention windows of stages 1-4 in tokens, 0 for global; [8, 4, 14, 7] as in SAM 2's HieraDet
+    hiera.WINDOW_SIZE = [8, 4, 0, 0]
+    # Blocks, counted from 0 over all stages, that attend globally whatever their stage's window
+    hiera.GLOBAL_BLOCKS = []
+    # Learned factors on the residual branches
+    hiera.LAYER_SCALE = False
+    # Widen the shortcuts between stages by a linear layer; False: the input's maximum and mean side by side (timm)
+    hiera.PROJECT_SHORTCUT = True
     # Stages that the bare trunk returns and that the FPN stands on
     hiera.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
     # Stage that the simple feature pyramid starts from

@@ -21,7 +21,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         InputError: ``SOLVER.OPTIMIZER`` is neither ADAMW nor SGD.
     """
     solver = cfg.SOLVER
-    # detectron2 matches a parameter's own name, the last part: the trunk's only position embedding is "pos_embed".
+    # detectron2 matches a parameter's own name, the last part.
+    positions = ("pos_embed", "pos_embed_window", "pos_embed_spatial", "pos_embed_temporal")
     params = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
@@ -29,7 +30,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        overrides={"pos_embed": {"weight_decay": solver.WEIGHT_DECAY_POS_EMBED}},
+        overrides={name: {"weight_decay": solver.WEIGHT_DECAY_POS_EMBED} for name in positions},
     )
     if solver.OPTIMIZER == "ADAMW":
         optimizer = _with_clipping(cfg, torch.optim.AdamW)

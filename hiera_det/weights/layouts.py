@@ -1,99 +1,213 @@
-"""Recognising a weight file's layout by its keys and selecting the trunk's tensors from it."""
+"""The layouts that published Hiera weights come in: recognised by the names of their tensors, renamed both ways.
+
+Our own names are the authors' (facebookresearch/hiera), with SAM 2's ``pos_embed_window`` and timm's ``ls1.gamma``
+where a trunk has them. All layouts hold the same tensors in the same shapes: q, k and v stay fused in this order, and
+nothing is transposed, so that renaming is all there is (compared in tests/parity/test_weights.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor
+__all__ = [
+    "HF",
+    "HIERA_DET",
+    "LAYOUTS",
+    "OFFICIAL",
+    "SAM2",
+    "SAM2_HF",
+    "TIMM",
+    "TIMM_ABSWIN",
+    "Layout",
+    "is_trunk_name",
+]
 
-from hiera_det.errors import InputError
-
-__all__ = ["TrunkWeights", "is_official", "require_tensors", "select_trunk"]
-
-#: Tensors of the authors' files that a detection trunk has no place for: classifier, MAE decoder.
-OFFICIAL_EXTRAS = (
-    "norm.",
-    "head.",
-    "encoder_norm.",
+#: The parts of a file that are no trunk, by the first words of our names.
+HEADS = (
+    "norm",
+    "head.projection",
+    "encoder_norm",
     "mask_token",
-    "decoder_",
-    "multi_scale_fusion_heads.",
+    "decoder_pos_embed",
+    "decoder_embed",
+    "decoder_blocks",
+    "decoder_norm",
+    "decoder_pred",
+    "multi_scale_fusion_heads",
+)
+TRUNK = (
+    "patch_embed.proj",
+    "pos_embed",
+    "pos_embed_window",
+    "pos_embed_spatial",
+    "pos_embed_temporal",
+    "blocks",
+)
+BLOCK_PARTS = ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "proj", "ls1.gamma", "ls2.gamma")
+
+_OUR_BLOCK = re.compile(r"(blocks|decoder_blocks)\.(\d+)\.(.+)")
+
+
+def is_trunk_name(name: str) -> bool:
+    """Whether our name belongs to the trunk, not to a classifier or decoder."""
+    return _starts_with_one_of(name, TRUNK)
+
+
+def _starts_with_one_of(name: str, words: Sequence[str]) -> bool:
+    return any(name == word or name.startswith(f"{word}.") for word in words)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How one package names the tensors.
+
+    Attributes:
+        name: the word for its package on a command line.
+        title: what people call it.
+        parts: our name to theirs, for words outside the blocks; those not listed are equal.
+        block_parts: our name to theirs inside a block; those not listed are equal.
+        block: a trunk block's name, with ``{block}``, or with ``{stage}`` and ``{layer}`` inside the stage.
+        decoder_block: a decoder block's name, with ``{block}``.
+        in_prefix: the words of theirs that stand behind the trunk's prefix; empty for all.
+        ignored: words of theirs for tensors that a Hiera never uses.
+    """
+
+    name: str
+    title: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+    block_parts: Mapping[str, str] = field(default_factory=dict)
+    block: str = "blocks.{block}"
+    decoder_block: str = "decoder_blocks.{block}"
+    in_prefix: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def from_ours(self, name: str, depths: Sequence[int]) -> str:
+        """Their name for ours, without a prefix.
+
+        Args:
+            name: our name of a tensor.
+            depths: blocks per stage, which some layouts count by.
+        """
+        match = _OUR_BLOCK.fullmatch(name)
+        if match is None:
+            return _rename(name, self.parts)
+        kind, block, part = match[1], int(match[2]), _rename(match[3], self.block_parts)
+        if kind == "decoder_blocks":
+            return f"{self.decoder_block.format(block=block)}.{part}"
+        stage, layer = _stage_and_layer(block, depths)
+        return f"{self.block.format(block=block, stage=stage, layer=layer)}.{part}"
+
+    def to_ours(self, name: str, depths: Sequence[int]) -> str | None:
+        """Our name for theirs, or None where we know none.
+
+        Args:
+            name: their name of a tensor, its prefix removed.
+            depths: blocks per stage, which some layouts count by.
+        """
+        match = _pattern(self.block).fullmatch(name)
+        if match is not None:
+            found = match.groupdict()
+            block = int(found["block"]) if "block" in found else _block_number(found, depths)
+            return self._block_name("blocks", block, found["part"])
+        match = _pattern(self.decoder_block).fullmatch(name)
+        if match is not None:
+            return self._block_name("decoder_blocks", int(match["block"]), match["part"])
+        ours = _rename(name, {theirs: our for our, theirs in self.parts.items()})
+        known = _starts_with_one_of(ours, (*TRUNK, *HEADS)) and not ours.startswith(("blocks", "decoder_blocks"))
+        # A word that this layout calls by another name is not ours by accident.
+        return ours if known and self.from_ours(ours, depths) == name else None
+
+    def _block_name(self, kind: str, block: int, part: str) -> str | None:
+        ours = _rename(part, {theirs: our for our, theirs in self.block_parts.items()})
+        known = _starts_with_one_of(ours, BLOCK_PARTS) and _rename(ours, self.block_parts) == part
+        return f"{kind}.{block}.{ours}" if known else None
+
+    def depths(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Blocks per stage where the names tell: None where blocks are counted over all stages."""
+        if "{stage}" not in self.block:
+            return None
+        found = (_pattern(self.block).fullmatch(name) for name in names)
+        places = [(int(match["stage"]), int(match["layer"])) for match in found if match is not None]
+        stages = 1 + max((stage for stage, _ in places), default=-1)
+        return tuple(1 + max((layer for at, layer in places if at == stage), default=-1) for stage in range(stages))
+
+    @property
+    def signature(self) -> tuple[str, str]:
+        """Two of their names that together give the layout away: the stem's, and one in the first block."""
+        return self.from_ours("patch_embed.proj.weight", ()), self.from_ours("blocks.0.mlp.fc1.weight", ())
+
+
+def _rename(name: str, words: Mapping[str, str]) -> str:
+    """Replace the longest of the given first words of a name."""
+    for word in sorted(words, key=len, reverse=True):
+        if name == word or name.startswith(f"{word}."):
+            return words[word] + name[len(word) :]
+    return name
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What recognises a block's tensor by its template."""
+    escaped = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(template))
+    return re.compile(rf"{escaped}\.(?P<part>.+)")
+
+
+def _stage_and_layer(block: int, depths: Sequence[int]) -> tuple[int, int]:
+    """Stage and place in it, both from 0, of a block counted over all stages."""
+    for stage, depth in enumerate(depths):
+        if block < depth:
+            return stage, block
+        block -= depth
+    return len(depths), block
+
+
+def _block_number(found: Mapping[str, str], depths: Sequence[int]) -> int:
+    """A block's number over all stages."""
+    return sum(depths[: int(found["stage"])]) + int(found["layer"])
+
+
+OFFICIAL = Layout("official", "the authors' Hiera")
+HIERA_DET = Layout("hiera_det", "hiera_det")
+TIMM = Layout("timm", "timm's Hiera", parts={"norm": "head.norm", "head.projection": "head.fc"})
+TIMM_ABSWIN = Layout(
+    "timm",
+    "timm's absolute-window Hiera",
+    parts={"norm": "head.norm", "head.projection": "head.fc", "pos_embed_window": "pos_embed_win"},
+)
+SAM2 = Layout("official", "SAM 2's HieraDet", block_parts={"mlp.fc1": "mlp.layers.0", "mlp.fc2": "mlp.layers.1"})
+SAM2_HF = Layout(
+    "hf",
+    "transformers' Sam2HieraDet",
+    parts={"patch_embed.proj": "patch_embed.projection"},
+    block_parts={
+        "norm1": "layer_norm1",
+        "norm2": "layer_norm2",
+        "mlp.fc1": "mlp.proj_in",
+        "mlp.fc2": "mlp.proj_out",
+    },
+)
+HF = Layout(
+    "hf",
+    "transformers' Hiera",
+    parts={
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "pos_embed": "embeddings.position_embeddings",
+        "norm": "pooler.layernorm",
+        "head.projection": "classifier",
+        "mask_token": "decoder.mask_token",
+        "decoder_pos_embed": "decoder.decoder_position_embeddings",
+        "decoder_embed": "decoder.decoder_embeddings",
+        "decoder_norm": "decoder.decoder_norm",
+        "decoder_pred": "decoder.decoder_pred",
+        "multi_scale_fusion_heads": "multiscale_fusion.multi_scale_fusion_heads",
+    },
+    block_parts={"norm1": "layernorm_before", "norm2": "layernorm_after"},
+    block="encoder.stages.{stage}.layers.{layer}",
+    decoder_block="decoder.decoder_block.layers.{block}",
+    in_prefix=("embeddings", "encoder", "pooler"),
+    ignored=("hidden_states_norms",),
 )
 
-
-@dataclass(frozen=True)
-class TrunkWeights:
-    """The tensors for a trunk, and the names of those that were left out."""
-
-    tensors: dict[str, Tensor]
-    dropped: tuple[str, ...]
-
-
-def is_official(loaded: Mapping[str, Any]) -> bool:
-    """Whether a file is in the authors' layout: a dict under ``model_state``."""
-    return isinstance(loaded.get("model_state"), dict)
-
-
-def require_tensors(state: Any, source: str) -> None:
-    """Refuse what is no state dict: names and their tensors, nothing else.
-
-    Raises:
-        InputError: the first entry that is something else, in one line.
-    """
-    if not isinstance(state, dict):
-        raise InputError(f"weight file {source} holds a {type(state).__name__} where a dict of tensors is expected")
-    for name, value in state.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise InputError(
-                f"weight file {source}: entry {name!r} is a {type(value).__name__}, not a named tensor; "
-                'save the state dict itself, or a dict that holds it under "model"'
-            )
-
-
-def select_trunk(loaded: Mapping[str, Any], expected: Mapping[str, Tensor], source: str) -> TrunkWeights:
-    """Take the trunk's tensors from a file in the authors' layout.
-
-    Args:
-        loaded: the file's content.
-        expected: the trunk's own state dict, for names and shapes.
-        source: the file's name, for messages.
-
-    Raises:
-        InputError: tensors of the trunk are missing or of another shape, there are some that we do not know, or an
-            entry is no tensor.
-    """
-    state: dict[str, Tensor] = loaded["model_state"]
-    require_tensors(state, source)
-    missing = [name for name in expected if name not in state]
-    wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
-    extra = [name for name in state if name not in expected]
-    # A trunk that returns early stages only is built without the later blocks.
-    unknown = [name for name in extra if not name.startswith((*OFFICIAL_EXTRAS, "blocks."))]
-    if missing or wrong or unknown:
-        reason = _describe(state, expected, missing, wrong, unknown)
-        raise InputError(f"weight file {source} does not fit the model: {reason}")
-    return TrunkWeights({name: state[name] for name in expected}, tuple(extra))
-
-
-def _describe(
-    state: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-    missing: list[str],
-    wrong: list[str],
-    unknown: list[str],
-) -> str:
-    """What does not fit, in one line, with the likely cause."""
-    stem = "patch_embed.proj.weight"
-    if stem in state and state[stem].shape[0] != expected[stem].shape[0]:
-        return (
-            f"its embed dim is {state[stem].shape[0]}, the model's is {expected[stem].shape[0]}; "
-            "set MODEL.HIERA.SIZE to the file's size"
-        )
-    parts = [
-        f"{len(names)} {word} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for word, names in (("missing", missing), ("mis-shaped", wrong), ("unknown", unknown))
-        if names
-    ]
-    return "; ".join(parts) + "; is MODEL.HIERA.SIZE the file's size?"
+#: One layout for each pair of names that gives a file away; the authors' pair is timm's and ours too.
+LAYOUTS = (OFFICIAL, SAM2, SAM2_HF, HF)

@@ -12,6 +12,7 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from hiera_det import build_hieradet
 from hiera_det.d2.backbone import HieraBackbone
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
@@ -100,6 +101,21 @@ def test_detector_has_the_papers_parameters(size: str, millions: float) -> None:
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("config", "size"), [("t", "tiny"), ("s", "small"), ("bplus", "base_plus"), ("l", "large")], ids=lambda value: value
+)
+def test_hieradet_configs_build_sam2s_trunks(config: str, size: str) -> None:
+    with torch.device("meta"):
+        cfg = load_config(str(CONFIGS / f"mask_rcnn_hieradet_{config}.yaml"), ["MODEL.DEVICE", "meta"])
+        trunk, expected = build_backbone(cfg).trunk, build_hieradet(size)
+    assert {name: p.shape for name, p in trunk.named_parameters()} == {
+        name: p.shape for name, p in expected.named_parameters()
+    }
+    windows = [[block.attn.window for block in model.blocks] for model in (trunk, expected)]
+    assert windows[0] == windows[1]
+    assert cfg.MODEL.WEIGHTS.endswith(f"sam2.1_hiera_{size}.pt")
+
+
 @pytest.mark.parametrize("name", ["build_hiera_fpn_backbone", "build_hiera_simple_fpn_backbone"])
 def test_a_training_step_reaches_every_parameter_of_trunk_and_neck(name: str) -> None:
     model = build_model(tiny_config("MODEL.BACKBONE.NAME", name))
@@ -111,7 +127,7 @@ def test_a_training_step_reaches_every_parameter_of_trunk_and_neck(name: str) ->
     assert all(p.grad is not None for p in model.backbone.parameters())
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("mask_rcnn_hiera_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("mask_rcnn_hiera*.yaml")), ids=lambda path: path.stem)
 def test_every_config_trains_and_infers(path: Path) -> None:
     model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"]))
     with EventStorage():

@@ -19,8 +19,9 @@ BASE = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
 TINY = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
 
 
-def test_every_parameter_is_in_one_group_with_its_weight_decay() -> None:
-    cfg = load_config(BASE, [*TINY, "SOLVER.WEIGHT_DECAY", "0.3"])
+@pytest.mark.parametrize("positions", ["interpolate", "absolute_win"])
+def test_every_parameter_is_in_one_group_with_its_weight_decay(positions: str) -> None:
+    cfg = load_config(BASE, [*TINY, "SOLVER.WEIGHT_DECAY", "0.3", "MODEL.HIERA.POS_EMBED", positions])
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -28,7 +29,9 @@ def test_every_parameter_is_in_one_group_with_its_weight_decay() -> None:
     assert set(decay) == set(model.parameters())
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            spared = name == "pos_embed" or isinstance(module, nn.LayerNorm | LayerNorm2d | nn.GroupNorm)
+            spared = name in ("pos_embed", "pos_embed_window") or isinstance(
+                module, nn.LayerNorm | LayerNorm2d | nn.GroupNorm
+            )
             assert decay[parameter] == (0.0 if spared else 0.3), (module, name)
 
 

@@ -180,3 +180,96 @@ def test_the_example_of_the_readme() -> None:
         "stage3": (384, 4, 4),
         "stage4": (768, 2, 2),
     }
+
+
+DET = {"pos_embed": "absolute_win", "window_size": (8, 4, 4, 2), "depths": (1, 2, 4, 2), "global_blocks": (5,)}
+
+
+def test_a_stages_first_block_has_the_window_of_the_stage_before() -> None:
+    windows = [block.attn.window for block in small(**DET).blocks]  # sides in mask units of 8, 4, 2 and 1 tokens
+    assert windows == [1, 1, 1, 1, 2, 0, 2, 2, 2]
+    plain = [block.attn.window for block in small(depths=(1, 2, 2, 2)).blocks]
+    assert plain == [1, 1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("fields", [DET, {"layer_scale": True, "project_shortcut": False}, {"frames": 4}])
+def test_every_parameter_of_a_variation_gets_a_gradient(fields: dict[str, object]) -> None:
+    trunk = small(**fields)
+    images = torch.randn(2, 3, 4, 64, 96) if "frames" in fields else torch.randn(2, 3, 64, 96)
+    maps = trunk(images)
+    sum((map_ * torch.randn_like(map_)).sum() for map_ in maps.values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trunk.parameters())
+    assert trunk.no_weight_decay() == {name for name, _ in trunk.named_parameters() if "pos_embed" in name}
+
+
+def test_windows_that_cover_the_image_give_what_global_attention_gives() -> None:
+    windowed, plain = small(window_size=(8, 4, 4, 2)).eval(), small().eval()
+    plain.load_state_dict(windowed.state_dict())
+    images = torch.randn(1, 3, 64, 64)  # 4 x 4 tokens in stage 3, 2 x 2 in stage 4
+    for name, map_ in windowed(images).items():
+        torch.testing.assert_close(map_, plain(images)[name])
+
+
+def test_checkpointing_a_windowed_trunk_changes_nothing() -> None:
+    trunk = small(**DET)
+    images = torch.randn(1, 3, 64, 96)
+    results = []
+    for use in (False, True):
+        trunk.use_checkpoint = use
+        trunk.zero_grad()
+        sum(map_.square().sum() for map_ in trunk(images).values()).backward()
+        results.append({name: p.grad.clone() for name, p in trunk.named_parameters()})
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("fields", [{}, DET])
+def test_cached_positions_follow_their_parameters(fields: dict[str, object]) -> None:
+    trunk = small(**fields).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = trunk(images)["stage1"]
+        for name in trunk.no_weight_decay():
+            getattr(trunk, name).add_(1.0)
+            after = trunk(images)["stage1"]
+            assert (after - before).abs().max() > 1e-3, name
+            before = after
+
+
+def test_video_maps_have_the_stated_shapes() -> None:
+    trunk = small(frames=4)
+    maps = trunk(torch.randn(2, 3, 6, 64, 96))  # longer than it was built for
+    for feature in trunk.feature_info:
+        assert maps[feature.name].shape == (2, feature.channels, 3, 64 // feature.stride, 96 // feature.stride)
+
+
+def test_a_rectangular_position_table_is_used_as_it_is() -> None:
+    trunk = small(pretrain_size=(64, 96))
+    assert trunk.pos_embed.shape == (1, 16 * 24, 16)
+    assert torch.equal(trunk._make_positions((16, 24)).flatten(1, 2), trunk.pos_embed)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"pos_embed": "absolut"}, "pos_embed 'absolut': choose one of interpolate, absolute_win"),
+        ({"pos_embed": "absolute_win", "pos_grid": (7,)}, r"pos_grid \(7,\): give height and width"),
+        ({"pretrain_size": (64, 30)}, r"pretrain_size \(64, 30\)"),
+        ({"window_size": (8, 4, 7, 7)}, r"window_size \(8, 4, 7, 7\): .* multiples of"),
+        ({"window_size": (8, 4)}, r"window_size \(8, 4\): give four"),
+        ({"window_size": (8, 4, 14, 7), "global_blocks": (3,)}, r"global_blocks \(3,\): 3 must .* not the first"),
+        ({"window_size": (8, 4, 14, 7), "global_blocks": (6,)}, r"global_blocks \(6,\): 6 must be in 0 to 5"),
+        ({"frames": 3}, "frames 3: must be 0 for images"),
+        ({"frames": 4, "pos_embed": "absolute_win"}, "video trunk"),
+        ({"frames": 4, "window_size": (8, 4, 14, 7)}, "video trunk"),
+    ],
+)
+def test_a_variation_that_cannot_be_built_is_named(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        small(**fields)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 3, 5, 64, 64)])
+def test_a_clip_of_another_shape_is_named(shape: tuple[int, ...]) -> None:
+    says = r"expected \[B, 3, T, H, W\]" if len(shape) == 4 else "clip of 5 frames: .* multiple of 2"
+    with pytest.raises(InputError, match=says):
+        small(frames=4)(torch.zeros(shape))

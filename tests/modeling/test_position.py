@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from hiera_det.modeling.position import resize_pos_embed
+from hiera_det.modeling.position import absolute_win_embed, resize_pos_embed, separable_embed
 
 
 def test_pos_embed_at_pretrain_size_is_unchanged() -> None:
@@ -19,3 +19,35 @@ def test_pos_embed_at_another_size_is_bicubic_without_antialias() -> None:
     for size in ((64, 96), (24, 16)):
         expected = F.interpolate(image, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
         assert torch.equal(resize_pos_embed(table, (56, 56), size), expected)
+
+
+def test_absolute_win_repeats_the_window_part_and_resamples_the_rest() -> None:
+    rest, window = torch.randn(1, 4, 7, 7), torch.randn(1, 4, 8, 8)
+    flat = absolute_win_embed(torch.full_like(rest, 2.0), window, (16, 24), antialias=False)
+    torch.testing.assert_close(flat - 2.0, window.permute(0, 2, 3, 1).repeat(1, 2, 3, 1))
+    alone = absolute_win_embed(rest, torch.zeros_like(window), (16, 24), antialias=False)
+    expected = F.interpolate(rest, size=(16, 24), mode="bicubic").permute(0, 2, 3, 1)
+    assert torch.equal(alone, expected)
+    smoothed = absolute_win_embed(rest, torch.zeros_like(window), (16, 24), antialias=True)
+    assert (smoothed - expected).abs().max() > 0.01
+
+
+def test_half_precision_is_resampled_in_float32() -> None:
+    table = torch.randn(1, 16, 4)
+    expected = resize_pos_embed(table.bfloat16().float(), (4, 4), (7, 9))
+    assert torch.equal(resize_pos_embed(table.bfloat16(), (4, 4), (7, 9)), expected.bfloat16())
+
+
+def test_separable_positions_add_time_and_space() -> None:
+    spatial, temporal = torch.randn(1, 6, 4), torch.randn(1, 3, 4)
+    maps = separable_embed(spatial, temporal, (2, 3), 3, (2, 3))
+    for t in range(3):
+        for y in range(2):
+            for x in range(3):
+                assert torch.equal(maps[t, y, x], spatial[0, 3 * y + x] + temporal[0, t])
+
+
+def test_a_shorter_clip_gets_positions_in_between() -> None:
+    temporal = torch.arange(4.0).view(1, 4, 1)
+    maps = separable_embed(torch.zeros(1, 1, 1), temporal, (1, 1), 2, (1, 1))
+    assert maps.flatten().tolist() == [0.5, 2.5]

@@ -1,0 +1,228 @@
+"""Writing a Hiera's tensors in another package's layout, as far as that package can hold them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hiera_det.errors import InputError
+from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
+from hiera_det.weights.contents import Contents
+from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TIMM, TIMM_ABSWIN, Layout
+
+__all__ = ["TARGETS", "Converted", "convert", "write"]
+
+#: The words of ``tools/convert_weights.py --to``.
+TARGETS = ("hiera_det", "official", "hf", "timm")
+SAFETENSORS = ".safetensors"
+SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file's tensors in another layout.
+
+    Attributes:
+        layout: whose layout it is.
+        tensors: the tensors under that layout's names.
+        container: the key that a file of theirs keeps them under, "" for none.
+        config: transformers' ``config.json``, where the layout has one and the model is a published size.
+        dropped: our names of what the layout cannot hold, and what in the file is no Hiera.
+    """
+
+    layout: Layout
+    tensors: dict[str, Tensor]
+    container: str
+    config: dict[str, Any] | None
+    dropped: tuple[str, ...]
+
+
+def convert(contents: Contents, to: str) -> Converted:
+    """Rename a file's tensors for another package.
+
+    Args:
+        contents: the file.
+        to: one of `TARGETS`; ``official`` is facebookresearch/hiera for a Hiera, facebookresearch/sam2 for a HieraDet.
+
+    Raises:
+        InputError: unknown target, or one that cannot hold the model; nothing is left out of the trunk unsaid.
+    """
+    if to not in TARGETS:
+        raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}")
+    if contents.unknown:
+        names = ", ".join(contents.unknown[:3])
+        raise InputError(f"weight file {contents.source} has {len(contents.unknown)} tensors no Hiera has ({names})")
+    layout = _target(contents, to)
+    heads = {name: tensor for name, tensor in contents.heads.items() if _has_head(layout, name)}
+    dropped = tuple(name for name in contents.heads if name not in heads)
+    if layout in (TIMM, TIMM_ABSWIN) and "encoder_norm.weight" in contents.heads:
+        # timm keeps the encoder's last norm where it keeps a classifier's.
+        heads |= {f"norm.{leaf}": contents.heads[f"encoder_norm.{leaf}"] for leaf in ("weight", "bias")}
+        dropped = tuple(name for name in dropped if not name.startswith("encoder_norm."))
+    prefix = _prefix(layout, heads)
+    tensors = {}
+    for name, tensor in (contents.trunk | heads).items():
+        theirs = layout.from_ours(name, contents.depths)
+        inside = not layout.in_prefix or theirs.split(".")[0] in layout.in_prefix
+        tensors[(prefix if inside else "") + theirs] = tensor
+    container = {OFFICIAL: "model_state", SAM2: "model"}.get(layout, "")
+    return Converted(layout, tensors, container, _config(contents, layout, heads), (*dropped, *contents.others))
+
+
+def _target(contents: Contents, to: str) -> Layout:
+    """The layout of a package that can hold the model.
+
+    Raises:
+        InputError: that package has no such model.
+    """
+    plain_det = contents.is_absolute_win and contents.has_projected_shortcut
+    if to == "hiera_det":
+        return HIERA_DET
+    if to == "timm":
+        return TIMM_ABSWIN if contents.layout is TIMM_ABSWIN or (contents.is_absolute_win and not plain_det) else TIMM
+    if plain_det and not contents.has_layer_scale:
+        return SAM2 if to == "official" else SAM2_HF
+    if contents.is_absolute_win or contents.has_layer_scale:
+        raise InputError(f"--to {to}: only timm and hiera_det have {contents.model_name} with scaled branches")
+    if to == "hf" and contents.is_video:
+        raise InputError("--to hf: transformers has no video Hiera; choose official, timm or hiera_det")
+    return OFFICIAL if to == "official" else HF
+
+
+def _has_head(layout: Layout, name: str) -> bool:
+    """Whether a layout's models have this tensor outside the trunk."""
+    if layout in (SAM2, SAM2_HF):
+        return False
+    return layout not in (TIMM, TIMM_ABSWIN) or name.startswith(("norm.", "head."))
+
+
+def _prefix(layout: Layout, heads: Mapping[str, Tensor]) -> str:
+    """What the layout's own model of these contents puts before the trunk's names."""
+    if layout is SAM2:
+        return "image_encoder.trunk."
+    with_head = "head.projection.weight" in heads or "mask_token" in heads
+    return "hiera." if layout is HF and with_head else ""
+
+
+def _config(contents: Contents, layout: Layout, heads: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """The configuration for transformers; None for other layouts and for sizes whose heads are not known."""
+    size = contents.model_name.removeprefix("hieradet_").removeprefix("hiera_")
+    if layout not in (HF, SAM2_HF) or size not in VARIANTS:
+        return None
+    num_heads = [VARIANTS[size].num_heads << stage for stage in range(4)]
+    if layout is SAM2_HF:
+        return _sam2_config(contents, size, num_heads)
+    side = round(contents.trunk["pos_embed"].shape[1] ** 0.5) * 4
+    config: dict[str, Any] = {
+        "model_type": "hiera",
+        "architectures": ["HieraModel"],
+        "embed_dim": contents.embed_dim,
+        "depths": list(contents.depths),
+        "num_heads": num_heads,
+        "num_channels": contents.stem.shape[1],
+        "image_size": [side, side],
+    }
+    if "mask_token" in heads:
+        blocks = {name.split(".")[1] for name in heads if name.startswith("decoder_blocks.")}
+        width = heads["mask_token"].shape[-1]
+        config |= {
+            "architectures": ["HieraForPreTraining"],
+            "num_query_pool": 2,  # the authors' decoders start from stride 16
+            "decoder_hidden_size": width,
+            "decoder_depth": len(blocks),
+            "decoder_num_heads": width // 32,
+        }
+    elif "head.projection.weight" in heads:
+        labels = {str(index): f"LABEL_{index}" for index in range(heads["head.projection.weight"].shape[0])}
+        config |= {"architectures": ["HieraForImageClassification"], "id2label": labels}
+        config |= {"label2id": {label: int(index) for index, label in labels.items()}}
+    return config
+
+
+def _sam2_config(contents: Contents, size: str, num_heads: list[int]) -> dict[str, Any]:
+    """The configuration of transformers' Sam2HieraDetModel."""
+    variant = HIERADET_VARIANTS[size]
+    return {
+        "model_type": "sam2_hiera_det_model",
+        "architectures": ["Sam2HieraDetModel"],
+        "hidden_size": contents.embed_dim,
+        "num_attention_heads": num_heads[0],
+        "num_channels": contents.stem.shape[1],
+        "blocks_per_stage": list(contents.depths),
+        "embed_dim_per_stage": [contents.embed_dim << stage for stage in range(4)],
+        "num_attention_heads_per_stage": num_heads,
+        "window_size_per_stage": list(variant.window_size),
+        "global_attention_blocks": list(variant.global_blocks),
+        "window_positional_embedding_background_size": list(contents.trunk["pos_embed"].shape[2:]),
+    }
+
+
+def write(converted: Converted, out: str | Path, overwrite: bool = False) -> list[Path]:
+    """Write what `convert` gave, in one step per file: a reader sees an old file or a whole new one.
+
+    Args:
+        converted: the tensors.
+        out: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file; or, for transformers, a folder, which gets
+            ``model.safetensors`` and ``config.json`` and can be given to ``from_pretrained``.
+        overwrite: replace files that are there.
+
+    Returns:
+        the files written.
+
+    Raises:
+        InputError: the name cannot be used, or a file is there and ``overwrite`` was not said.
+    """
+    path = Path(out)
+    files = {path: converted.container}
+    if path.suffix not in SUFFIXES:
+        if converted.layout not in (HF, SAM2_HF):
+            raise InputError(f"{path}: name a file that ends in one of {', '.join(SUFFIXES)}")
+        if converted.config is None:
+            raise InputError(f"{path}: config.json needs a published size; name a file, such as {path}.safetensors")
+        files = {path / "model.safetensors": ""}
+    targets = [*files, *([path / "config.json"] if path not in files else [])]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise InputError(f"{target} is there already: name another, or say --overwrite")
+    try:
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        _write_tensors(converted, targets[0])
+        if len(targets) > 1:
+            _replace(targets[1], lambda partial: partial.write_text(json.dumps(converted.config, indent=2) + "\n"))
+    except OSError as error:
+        raise InputError(f"{targets[0]}: cannot be written ({error.strerror or error})") from None
+    return targets
+
+
+def _write_tensors(converted: Converted, target: Path) -> None:
+    """One weight file; safetensors files have no container."""
+    tensors = {name: tensor.contiguous() for name, tensor in converted.tensors.items()}
+    if target.suffix == SAFETENSORS:
+        from safetensors.torch import save_file
+
+        # It refuses tensors that share memory, as slices of one larger tensor do.
+        tensors = {
+            name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+            for name, tensor in tensors.items()
+        }
+        _replace(target, lambda partial: save_file(tensors, partial, metadata={"format": "pt"}))
+    else:
+        content = {converted.container: tensors} if converted.container else tensors
+        _replace(target, lambda partial: torch.save(content, partial))
+
+
+def _replace(target: Path, write_to: Any) -> None:
+    """Write beside the target, then rename."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        write_to(partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,254 @@
+"""Loading a published file into a trunk: every tensor is loaded, resampled, dropped by name, or an error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed
+from hiera_det.weights.contents import Contents, parse, variant_name
+from hiera_det.weights.download import locate
+from hiera_det.weights.layouts import TIMM_ABSWIN
+from hiera_det.weights.sources import read_weight_file
+
+__all__ = ["LoadReport", "fit", "load_weights", "read_contents"]
+
+logger = logging.getLogger("hiera_det.weights")
+
+STEM = "patch_embed.proj.weight"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's tensors.
+
+    Attributes:
+        source: the file.
+        model: the model it is of, ``hiera_base`` and the like.
+        layout: whose layout it is in.
+        kind: what it was made for.
+        loaded: names of the trunk's tensors that came from the file, those of the next two included.
+        resampled: position embeddings of another size, with both sizes.
+        adapted: first convolutions for other channels, with how.
+        dropped: the file's tensors that the model has no place for.
+        initialised: the model's tensors that the file does not have; they stay as they were.
+    """
+
+    source: str
+    model: str
+    layout: str
+    kind: str
+    loaded: tuple[str, ...]
+    resampled: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    initialised: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        parts = [
+            f"{len(self.loaded)} tensors loaded",
+            _counted("resampled", self.resampled, self.resampled),
+            *(["first convolution adapted: " + self.adapted[0]] if self.adapted else []),
+            _counted("dropped", self.dropped, _groups(self.dropped)),
+            _counted("newly initialised", self.initialised, _groups(self.initialised)),
+        ]
+        return f"{self.source}: {self.model} in {self.layout} layout ({self.kind}): {'; '.join(parts)}"
+
+
+def _counted(word: str, names: Sequence[str], shown: Sequence[str]) -> str:
+    """``3 dropped (a, b)``."""
+    return f"{len(names)} {word}" + (f" ({', '.join(shown)})" if names else "")
+
+
+def _groups(names: Sequence[str]) -> list[str]:
+    """Names by their first word, with how many there are of each; the fullest six."""
+    counts = Counter(name.split(".")[0] for name in names)
+    shown = [f"{word} {count}" if count > 1 else word for word, count in counts.most_common(6)]
+    return shown + (["..."] if len(counts) > len(shown) else [])
+
+
+def load_weights(trunk: Hiera, source: str) -> LoadReport:
+    """Load a file into a trunk and log what became of its tensors.
+
+    Args:
+        trunk: the model; its tensors are overwritten, all of them or, on an error, none.
+        source: a file or folder, ``https://...``, ``hf://owner/name`` or ``timm://name``, in any known layout.
+
+    Returns:
+        the report, which is also logged.
+
+    Raises:
+        InputError: the file cannot be had or read, is no Hiera, or does not fit the trunk.
+    """
+    tensors, report = fit(read_contents(source), trunk)
+    trunk.load_state_dict(tensors)
+    logger.info("%s", report)
+    return report
+
+
+def read_contents(source: str) -> Contents:
+    """Find, read and recognise a weight file; ``source`` as in `load_weights`."""
+    path = locate(source)
+    return parse(read_weight_file(path), str(path))
+
+
+def fit(contents: Contents, trunk: Hiera) -> tuple[dict[str, Tensor], LoadReport]:
+    """Give a file's trunk the shapes of a model, without changing the model.
+
+    Args:
+        contents: the file.
+        trunk: the model to load it into.
+
+    Returns:
+        the tensors under the model's names, and the report.
+
+    Raises:
+        InputError: another model's file; or tensors are missing, mis-shaped or unknown; in one line, with the cause.
+    """
+    _check_model(contents, trunk)
+    expected = trunk.state_dict()
+    tensors = dict(contents.trunk)
+    adapted = _adapt_stem(tensors, expected[STEM])
+    resampled = _resample_positions(contents, tensors, expected, trunk)
+    # A trunk that returns early stages only is built without the later blocks.
+    later = [name for name in tensors if name not in expected and name.startswith("blocks.")]
+    unused = later if len(trunk.stage_ends) < len(trunk.depths) else []
+    _check_names(contents, {name: tensor for name, tensor in tensors.items() if name not in unused}, expected)
+    report = LoadReport(
+        contents.source,
+        contents.model_name,
+        contents.layout.title,
+        contents.kind,
+        tuple(expected),
+        resampled,
+        adapted,
+        (*contents.heads, *contents.others, *unused),
+    )
+    return {name: tensors[name] for name in expected}, report
+
+
+def _check_model(contents: Contents, trunk: Hiera) -> None:
+    """Refuse another model's file, naming both."""
+    family = "hieradet" if trunk.pos_mode == "absolute_win" else "hiera"
+    model_dim = trunk.patch_embed.proj.out_channels
+    theirs, ours = contents.model_name, variant_name(family, model_dim, trunk.depths)
+    mismatch = ""
+    if contents.embed_dim != model_dim:
+        mismatch = f"this file is {theirs}: embed dim {contents.embed_dim}; the model is {ours}: {model_dim}"
+    elif contents.depths != trunk.depths and len(contents.depths) == len(trunk.depths):
+        mismatch = f"this file is {theirs}: depths {contents.depths}; the model is {ours}: {trunk.depths}"
+    if mismatch:
+        raise InputError(f"weight file {contents.source} does not fit: {mismatch}; choose the model of the file's size")
+    _check_family(contents, trunk)
+
+
+def _check_family(contents: Contents, trunk: Hiera) -> None:
+    """Refuse a file whose trunk works in another way, and say what to build instead."""
+    way_out = ""
+    if contents.is_video and not trunk.frames:
+        way_out = "it is a video model: build the trunk with frames=16, or take the image model's file"
+    elif trunk.frames and not contents.is_video:
+        way_out = "it is an image model, and the trunk is for video: build it without frames"
+    elif contents.is_absolute_win and trunk.pos_mode != "absolute_win":
+        way_out = (
+            f"it is {contents.model_name}, whose position embedding has a window part: build it with "
+            f"hiera_det.{_function(contents)}(), or take its config (MODEL.HIERA.POS_EMBED absolute_win)"
+        )
+    elif trunk.pos_mode == "absolute_win" and not contents.is_absolute_win:
+        way_out = "its position embedding is one table: build the trunk with pos_embed interpolate (a plain hiera)"
+    elif contents.layout is TIMM_ABSWIN and not trunk.pos_antialias:
+        way_out = "timm's absolute-window positions are resampled with antialiasing: set pos_antialias True"
+    elif contents.has_layer_scale and not any("ls1" in name for name in trunk.state_dict()):
+        way_out = "its residual branches are scaled: set layer_scale True"
+    if way_out:
+        raise InputError(f"weight file {contents.source} does not fit: {way_out}")
+
+
+def _function(contents: Contents) -> str:
+    """The function that builds a file's model, where it is a published one."""
+    return contents.model_name if " " not in contents.model_name else "Hiera"
+
+
+def _adapt_stem(tensors: dict[str, Tensor], expected: Tensor) -> tuple[str, ...]:
+    """Make the first convolution take the model's channels, as timm does; says how, or nothing."""
+    weight = tensors[STEM]
+    have, want = weight.shape[1], expected.shape[1]
+    if have == want or weight.ndim != expected.ndim:
+        return ()
+    if want == 1:  # grey images: what the file would give for the same grey in each channel
+        tensors[STEM] = weight.sum(dim=1, keepdim=True)
+        return (f"{have} channels to 1, summed",)
+    repeated = weight.repeat(1, math.ceil(want / have), *(1,) * (weight.ndim - 2))
+    tensors[STEM] = repeated[:, :want] * (have / want)
+    return (f"{have} channels to {want}, repeated and scaled by {have / want:.3g}",)
+
+
+def _resample_positions(
+    contents: Contents, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
+) -> tuple[str, ...]:
+    """Bring position embeddings to the model's sizes; says which and how, or nothing."""
+    done = []
+    for name in [name for name in tensors if name.startswith("pos_embed") and name in expected]:
+        table, target = tensors[name], expected[name]
+        if table.shape == target.shape or table.ndim != target.ndim or name == "pos_embed_window":
+            continue
+        if name == "pos_embed_temporal":
+            tensors[name] = resize_temporal_embed(table, target.shape[1])
+            done.append(f"{name} {table.shape[1]} to {target.shape[1]}")
+            continue
+        grid = _grid(table, name, contents.source)
+        flat = table if table.ndim == 3 else table.flatten(2).transpose(1, 2)
+        resized = resize_pos_embed(flat, grid, trunk.pos_grid)
+        tensors[name] = resized.flatten(1, 2) if table.ndim == 3 else resized.permute(0, 3, 1, 2)
+        done.append(f"{name} {grid[0]}x{grid[1]} to {trunk.pos_grid[0]}x{trunk.pos_grid[1]}")
+    return tuple(done)
+
+
+def _grid(table: Tensor, name: str, source: str) -> tuple[int, int]:
+    """Height and width in tokens of a position embedding.
+
+    Raises:
+        InputError: the number of tokens is no square, so that nothing in the file tells height from width.
+    """
+    if table.ndim == 4:
+        return table.shape[2], table.shape[3]
+    side = math.isqrt(table.shape[1])
+    if side * side != table.shape[1]:
+        raise InputError(
+            f"weight file {source}: {name} has {table.shape[1]} positions, which is no square; build the trunk with "
+            "pretrain_size=(height, width) of the file"
+        )
+    return side, side
+
+
+def _check_names(contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse a file that lacks something, has something that no Hiera has, or has another shape."""
+    wrong = {
+        "missing": [name for name in expected if name not in tensors],
+        "mis-shaped": [
+            f"{name} {list(tensors[name].shape)} for {list(shape.shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape.shape
+        ],
+        "unexpected": [*(name for name in tensors if name not in expected), *contents.unknown],
+        "with NaN or infinite values": [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()],
+    }
+    parts = [
+        f"{len(names)} {word} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        for word, names in wrong.items()
+        if names
+    ]
+    if parts:
+        raise InputError(
+            f"weight file {contents.source} does not fit: {'; '.join(parts)}; it was read as {contents.model_name} in "
+            f"the layout of {contents.layout.title}"
+        )

@@ -1,0 +1,211 @@
+"""Loading: every tensor is loaded, resampled, dropped by name, or an error that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hiera
+import pytest
+import torch
+from torch import Tensor
+
+from hiera_det import Hiera, build_hiera, build_hieradet, hiera_base, hiera_small_abswin
+from hiera_det.errors import InputError
+from hiera_det.modeling.position import resize_pos_embed
+from hiera_det.weights.load import LoadReport, load_weights
+
+SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 2, 2, 1)}
+
+
+def small(**fields: object) -> Hiera:
+    return build_hiera("tiny", **(SMALL | fields))
+
+
+def randomised(trunk: Hiera) -> dict[str, Tensor]:
+    return {name: torch.randn_like(tensor) for name, tensor in trunk.state_dict().items()}
+
+
+def load(state: object, trunk: Hiera, folder: Path) -> LoadReport:
+    torch.save(state, folder / "file.pth")
+    return load_weights(trunk, str(folder / "file.pth"))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "MAE"])
+def test_a_published_file_leaves_nothing_of_the_trunk_random(kind: str, tmp_path: Path) -> None:
+    theirs = (hiera.hiera_tiny_224 if kind == "classifier" else hiera.mae_hiera_tiny_224)().state_dict()
+    trunk = build_hiera("tiny")
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.fill_(torch.nan)
+    report = load({"model_state": theirs}, trunk, tmp_path)
+    loaded = trunk.state_dict()
+    assert set(report.loaded) == set(loaded)
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert set(report.dropped) == set(theirs) - set(loaded)
+    assert len(report.loaded) + len(report.dropped) == len(theirs)
+    assert not report.resampled
+    assert not report.initialised
+
+
+def test_the_report_is_one_line_with_counts_and_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "hiera_det.weights"):
+        load({"model_state": hiera.mae_hiera_tiny_224().state_dict()}, build_hiera("tiny"), tmp_path)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"{tmp_path / 'file.pth'}: hiera_tiny in the authors' Hiera layout (MAE pretraining, with its decoder): "
+        "153 tensors loaded; 0 resampled; 110 dropped (decoder_blocks 96, multi_scale_fusion_heads 4, encoder_norm 2, "
+        "decoder_embed 2, decoder_norm 2, decoder_pred 2, ...); 0 newly initialised"
+    )
+
+
+def test_weights_by_keyword_are_those_of_the_file(tmp_path: Path) -> None:
+    state = randomised(small())
+    torch.save(state, tmp_path / "file.pth")
+    trunk = build_hiera("tiny", weights=str(tmp_path / "file.pth"), **SMALL)
+    torch.testing.assert_close(dict(trunk.state_dict()), state, rtol=0, atol=0)
+
+
+def test_half_precision_files_fill_a_float32_trunk(tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in randomised(small()).items()}
+    trunk = small()
+    load(state, trunk, tmp_path)
+    assert all(p.dtype == torch.float32 for p in trunk.parameters())
+    assert torch.equal(trunk.pos_embed, state["pos_embed"].float())
+
+
+# ------------------------------------------------------------------------------------------ what is adapted on the way
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_a_stem_for_other_channels_is_adapted_and_said(channels: int, tmp_path: Path) -> None:
+    state, trunk = randomised(small()), small(in_channels=channels)
+    report = load(state, trunk, tmp_path)
+    weight, ours = state["patch_embed.proj.weight"], trunk.patch_embed.proj.weight
+    if channels == 1:
+        torch.testing.assert_close(ours, weight.sum(1, keepdim=True))
+    else:
+        torch.testing.assert_close(ours, torch.cat([weight, weight], 1)[:, :channels] * (3 / channels))
+    assert f"3 channels to {channels}" in str(report)
+    assert len(report.loaded) == len(state)
+
+
+def test_an_adapted_stem_answers_grey_as_before(tmp_path: Path) -> None:
+    full, grey, six = small(), small(in_channels=1), small(in_channels=6)
+    for trunk in (grey, six):
+        load(full.state_dict(), trunk, tmp_path)
+    image = torch.randn(1, 1, 64, 64)
+    expected = full(image.expand(-1, 3, -1, -1))["stage4"]
+    torch.testing.assert_close(grey(image)["stage4"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(six(image.expand(-1, 6, -1, -1))["stage4"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_of_another_size_are_resampled_and_said(tmp_path: Path) -> None:
+    state, trunk = randomised(small(pretrain_size=128)), small()
+    report = load(state, trunk, tmp_path)
+    expected = resize_pos_embed(state["pos_embed"], (32, 32), (56, 56)).flatten(1, 2)
+    assert torch.equal(trunk.pos_embed, expected)
+    assert report.resampled == ("pos_embed 32x32 to 56x56",)
+
+
+def test_both_parts_of_a_video_models_positions_are_resampled(tmp_path: Path) -> None:
+    state, trunk = randomised(small(frames=8, pretrain_size=64)), small(frames=4)
+    report = load(state, trunk, tmp_path)
+    assert report.resampled == ("pos_embed_spatial 16x16 to 56x56", "pos_embed_temporal 4 to 2")
+    temporal = state["pos_embed_temporal"]
+    torch.testing.assert_close(trunk.pos_embed_temporal, (temporal[:, ::2] + temporal[:, 1::2]) / 2)
+
+
+def test_the_global_part_of_absolute_window_positions_is_resampled(tmp_path: Path) -> None:
+    state = randomised(small(pos_embed="absolute_win", pos_grid=(14, 14)))
+    trunk = small(pos_embed="absolute_win", pos_grid=(7, 7))
+    report = load(state, trunk, tmp_path)
+    assert report.resampled == ("pos_embed 14x14 to 7x7",)
+    assert torch.equal(trunk.pos_embed_window, state["pos_embed_window"])
+
+
+def test_a_rectangular_table_needs_its_size(tmp_path: Path) -> None:
+    state = randomised(small(pretrain_size=(64, 96)))
+    with pytest.raises(InputError, match=r"384 positions, which is no square; .* pretrain_size=\(height, width\)"):
+        load(state, small(), tmp_path)
+    trunk = small(pretrain_size=(64, 96))
+    assert not load(state, trunk, tmp_path).resampled
+    assert torch.equal(trunk.pos_embed, state["pos_embed"])
+
+
+def test_a_trunk_of_early_stages_takes_its_blocks_only(tmp_path: Path) -> None:
+    state, early = randomised(small()), small(out_features=("stage1", "stage2"))
+    report = load(state, early, tmp_path)
+    assert set(report.loaded) == set(early.state_dict())
+    assert all(name.startswith("blocks.") for name in report.dropped)
+    assert len(report.loaded) + len(report.dropped) == len(state)
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("fault", ["missing", "mis-shaped", "unexpected", "NaN"])
+def test_what_does_not_fit_is_counted_and_named_and_nothing_is_loaded(fault: str, tmp_path: Path) -> None:
+    state, trunk = randomised(small()), small()
+    before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+    name = "blocks.1.attn.qkv.weight"
+    if fault == "missing":
+        del state[name]
+    elif fault == "mis-shaped":
+        state[name] = state[name][:-1]
+    elif fault == "NaN":
+        state[name][0, 0] = torch.nan
+    else:
+        name = "blocks.0.attn.rel_pos_h"
+        state[name] = torch.zeros(1)
+    says = "with NaN or infinite values" if fault == "NaN" else fault
+    with pytest.raises(InputError, match=rf"file\.pth does not fit: 1 {says} \({name}.*\); it was read as") as caught:
+        load(state, trunk, tmp_path)
+    assert "\n" not in str(caught.value)
+    torch.testing.assert_close(dict(trunk.state_dict()), before, rtol=0, atol=0)
+
+
+def test_another_size_is_told_by_both_names(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        large = build_hiera("large").state_dict()
+    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in large.items()}
+    says = "this file is hiera_large: embed dim 144; the model is hiera_base: 96; choose the model of the file's size"
+    with pytest.raises(InputError, match=says):
+        load(state, hiera_base(), tmp_path)
+
+
+def test_sizes_of_equal_width_are_told_apart_by_their_depths(tmp_path: Path) -> None:
+    says = r"this file is hiera_tiny: depths \(1, 2, 7, 2\); the model is hiera_base: \(2, 3, 16, 3\)"
+    with pytest.raises(InputError, match=says):
+        load(build_hiera("tiny").state_dict(), hiera_base(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "says"),
+    [
+        ({"frames": 16}, {}, "it is a video model: build the trunk with frames=16"),
+        ({}, {"frames": 16}, "it is an image model, and the trunk is for video"),
+        ({}, {"pos_embed": "absolute_win"}, "its position embedding is one table"),
+        ({"pos_embed": "absolute_win"}, {}, "whose position embedding has a window part"),
+        ({"layer_scale": True}, {}, "its residual branches are scaled: set layer_scale True"),
+        ({}, {"layer_scale": True}, r"12 missing \(blocks\.0\.ls1\.gamma, "),
+    ],
+)
+def test_a_trunk_of_another_kind_is_told_what_to_build(
+    file: dict[str, object], model: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        load(small(**file).state_dict(), small(**model), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hieradet_file_names_the_function_that_builds_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"it is hieradet_tiny, .* hiera_det\.hieradet_tiny\(\), or .* its config"):
+        load(build_hieradet("tiny").state_dict(), build_hiera("tiny"), tmp_path)
+
+
+def test_timms_resampling_is_asked_for(tmp_path: Path) -> None:
+    state = hiera_small_abswin().state_dict()
+    state["pos_embed_win"] = state.pop("pos_embed_window")
+    with pytest.raises(InputError, match="set pos_antialias True"):
+        load(state, hiera_small_abswin(pos_antialias=False), tmp_path)
