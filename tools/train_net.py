@@ -27,7 +27,7 @@ try:
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: registers backbones and heads, says how to install detectron2
-    from hiera_det.d2.checkpoint import HieraCheckpointer
+    from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights
     from hiera_det.d2.setup import setup_config
     from hiera_det.d2.trainer import Trainer
 except ImportError as error:
@@ -78,7 +78,7 @@ def main() -> None:
     args = argument_parser().parse_args()
     workers = args.num_gpus > 1 or args.num_machines > 1
     if workers:
-        setup_config(args)  # once here, where a mistake ends in one line instead of one per process
+        check_weights(setup_config(args))  # once here, where a mistake ends in one line instead of one per process
     launch(
         run,
         args.num_gpus,

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,7 +22,7 @@ from hiera_det.weights.download import locate
 from hiera_det.weights.load import LoadReport, fit
 from hiera_det.weights.sources import read_weight_file
 
-__all__ = ["HieraCheckpointer", "last_checkpoint", "local_weights"]
+__all__ = ["HieraCheckpointer", "check_weights", "last_checkpoint", "local_weights"]
 
 logger = logging.getLogger("hiera_det.checkpoint")
 
@@ -40,13 +42,26 @@ def local_weights(weights: str) -> str:
     """
     if not weights:
         return ""
-    manager = DetectionCheckpointer(nn.Module()).path_manager
     if weights.startswith(("detectron2://", "catalog://", "s3://")):
-        return manager.get_local_path(weights)
+        return DetectionCheckpointer(nn.Module()).path_manager.get_local_path(weights)
     try:
         return str(locate(weights))
     except InputError as error:
         raise InputError(f'MODEL.WEIGHTS: {error}; MODEL.WEIGHTS "" trains from scratch') from None
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Refuse a ``MODEL.WEIGHTS`` that does not fit the trunk, before workers start and each would say so.
+
+    Raises:
+        InputError: see `hiera_det.weights.load.load_weights`.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        return
+    contents = parse(read_weight_file(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+    with torch.device("meta"):  # shapes only
+        backbone = build_backbone(cfg)
+    fit(contents, _find_trunk(backbone)[1])
 
 
 def last_checkpoint(folder: str) -> str:
@@ -181,7 +196,12 @@ class HieraCheckpointer(DetectionCheckpointer):
 
     def _trunk(self) -> tuple[str, Hiera]:
         """The Hiera trunk inside the model and the prefix of its parameters' names."""
-        for name, module in self._unwrapped().named_modules():
-            if isinstance(module, Hiera):
-                return f"{name}." if name else "", module
-        raise InputError("the model has no Hiera trunk: set MODEL.BACKBONE.NAME to one of build_hiera_*")
+        return _find_trunk(self._unwrapped())
+
+
+def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:
+    """The Hiera trunk inside a model and the prefix of its parameters' names."""
+    for name, module in model.named_modules():
+        if isinstance(module, Hiera):
+            return f"{name}." if name else "", module
+    raise InputError("the model has no Hiera trunk: set MODEL.BACKBONE.NAME to one of build_hiera_*")

@@ -17,7 +17,7 @@ from torch import nn
 
 import hiera_det.d2  # noqa: F401  registers
 from hiera_det import build_hiera
-from hiera_det.d2.checkpoint import HieraCheckpointer, local_weights
+from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights, local_weights
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
 
@@ -25,6 +25,8 @@ BASE = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
 SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 1, 1, 1)}
 OPTS = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
 OPTS += ["MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.CONV_DIM", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"]
+
+WIDER = ["MODEL.HIERA.EMBED_DIM", "32"]
 
 IN_ANOTHER_PROCESS = """
 import sys, torch
@@ -145,6 +147,17 @@ def test_a_detector_saved_by_several_gpus_is_loaded_whole(model: nn.Module, tmp_
     torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "model.pth")
     HieraCheckpointer(model).load_detector(str(tmp_path / "model.pth"))
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+
+
+def test_weights_are_checked_without_building_the_model(tmp_path: Path) -> None:
+    torch.save(build_hiera("tiny", **SMALL).state_dict(), tmp_path / "small.pth")
+    fitting, other = [[*OPTS, "MODEL.WEIGHTS", str(tmp_path / "small.pth"), *more] for more in ([], WIDER)]
+    check_weights(load_config(BASE, fitting))
+    check_weights(load_config(BASE, [*OPTS, "MODEL.WEIGHTS", ""]))
+    with pytest.raises(
+        InputError, match=r"small\.pth does not fit: this file is .* embed dim 16; the model is .*: 32;"
+    ):
+        check_weights(load_config(BASE, other))
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

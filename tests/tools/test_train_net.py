@@ -11,9 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hiera
 import pytest
 import torch
 from PIL import Image, ImageDraw
+
+from hiera_det.weights.convert import convert, write
+from hiera_det.weights.load import read_contents
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -97,6 +101,22 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 def predictions(out: Path) -> list[dict[str, Any]]:
     return json.loads((out / "inference" / "coco_instances_results.json").read_text())
+
+
+def test_training_starts_from_the_weights_whatever_package_wrote_them(flags: list[str | Path], tmp_path: Path) -> None:
+    theirs = hiera.Hiera(embed_dim=16, num_heads=1, stages=(1, 1, 1, 1))
+    torch.save({"model_state": theirs.state_dict()}, tmp_path / "official.pth")
+    write(convert(read_contents(str(tmp_path / "official.pth")), "hf"), tmp_path / "hf.safetensors")
+    losses = {}
+    for weights in ("", "official.pth", "hf.safetensors"):
+        out = tmp_path / f"out_{weights}"
+        path = str(tmp_path / weights) if weights else ""
+        done = run(*flags, "SEED", "7", "SOLVER.MAX_ITER", "1", "MODEL.WEIGHTS", path, "OUTPUT_DIR", out)
+        assert done.returncode == 0, done.stderr
+        losses[weights] = metrics(out)[0]["total_loss"]
+        assert ("57 tensors loaded; 0 resampled; 4 dropped (norm 2, head 2)" in done.stdout) == bool(weights)
+    assert losses["official.pth"] == losses["hf.safetensors"]
+    assert losses["official.pth"] != losses[""]
 
 
 def test_training_leaves_what_detectron2s_users_look_for(trained: tuple[Path, str]) -> None:
