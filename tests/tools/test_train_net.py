@@ -114,7 +114,7 @@ def test_training_starts_from_the_weights_whatever_package_wrote_them(flags: lis
         done = run(*flags, "SEED", "7", "SOLVER.MAX_ITER", "1", "MODEL.WEIGHTS", path, "OUTPUT_DIR", out)
         assert done.returncode == 0, done.stderr
         losses[weights] = metrics(out)[0]["total_loss"]
-        assert ("57 tensors loaded; 0 resampled; 4 dropped (norm 2, head 2)" in done.stdout) == bool(weights)
+        assert ("57 tensors loaded; 0 resampled; 4 dropped (" in done.stdout) == bool(weights)
     assert losses["official.pth"] == losses["hf.safetensors"]
     assert losses["official.pth"] != losses[""]
 
