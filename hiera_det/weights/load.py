@@ -161,7 +161,7 @@ def _check_family(contents: Contents, trunk: Hiera) -> None:
     elif contents.is_absolute_win and trunk.pos_mode != "absolute_win":
         way_out = (
             f"it is {contents.model_name}, whose position embedding has a window part: build it with "
-            f"hiera_det.{_function(contents)}(), or take its config (MODEL.HIERA.POS_EMBED absolute_win)"
+            f"hiera_det.{_function(contents)}(), or take its config (configs/mask_rcnn_hieradet_*.yaml)"
         )
     elif trunk.pos_mode == "absolute_win" and not contents.is_absolute_win:
         way_out = "its position embedding is one table: build the trunk with pos_embed interpolate (a plain hiera)"
