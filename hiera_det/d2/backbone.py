@@ -102,9 +102,10 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
         pos_antialias=hiera.POS_ANTIALIAS,
         window_size=tuple(hiera.WINDOW_SIZE),
         global_blocks=tuple(hiera.GLOBAL_BLOCKS),
+        window_padding=hiera.WINDOW_PADDING,
         layer_scale=hiera.LAYER_SCALE,
         project_shortcut=hiera.PROJECT_SHORTCUT,
-        use_checkpoint=hiera.USE_CHECKPOINT,
+        use_checkpoint=tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT,
         **{field: value for field, value in own_fields.items() if value},
     )
 

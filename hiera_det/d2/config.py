@@ -25,7 +25,8 @@ def add_hiera_config(cfg: CfgNode) -> None:
     hiera.DROP_PATH_RATE = 0.0
     # Image side in pixels that the position embedding is learned at
     hiera.PRETRAIN_SIZE = 224
-    # "interpolate": one table, resampled. "absolute_win": a part that repeats with the mask unit plus a resampled one
+    # "interpolate": one table, resampled. "tile": the same, repeated. "absolute_win": a part that repeats with the mask
+    # unit plus a resampled one
     hiera.POS_EMBED = "interpolate"
     # Height and width in tokens of the resampled part of "absolute_win", and whether it is resampled with antialiasing
     hiera.POS_GRID = [7, 7]
@@ -34,6 +35,9 @@ def add_hiera_config(cfg: CfgNode) -> None:
     hiera.WINDOW_SIZE = [8, 4, 0, 0]
     # Blocks, counted from 0 over all stages, that attend globally whatever their stage's window
     hiera.GLOBAL_BLOCKS = []
+    # What windows that reach over the image's edge do with the missing tokens: "zero" attends to them, as SAM 2's
+    # weights expect; "mask" leaves them out
+    hiera.WINDOW_PADDING = "zero"
     # Learned factors on the residual branches
     hiera.LAYER_SCALE = False
     # Widen the shortcuts between stages by a linear layer; False: the input's maximum and mean side by side (timm)
@@ -42,8 +46,9 @@ def add_hiera_config(cfg: CfgNode) -> None:
     hiera.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
     # Stage that the simple feature pyramid starts from
     hiera.PYRAMID_FEATURE = "stage3"
-    # Recompute each block in the backward pass: less memory, about a third more time
+    # Recompute each block in the backward pass: less memory, about a third more time; in all stages or in those named
     hiera.USE_CHECKPOINT = False
+    hiera.CHECKPOINT_STAGES = []
     # Pad images at the bottom and right to squares of this side in pixels; 0 pads to multiples of 32 only
     hiera.SQUARE_PAD = 0
 

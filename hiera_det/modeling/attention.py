@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiera_det.modeling.linear import TokenLinear
-from hiera_det.modeling.tokens import pool_tokens
-from hiera_det.modeling.windows import join_windows, split_windows
+from hiera_det.modeling.tokens import UnitGrid, pool_tokens
+from hiera_det.modeling.windows import join_windows, padding_mask, split_windows
 
 __all__ = ["MaskUnitAttention"]
 
@@ -25,34 +25,48 @@ class MaskUnitAttention(nn.Module):
         unit_tokens: tokens per mask unit at the input.
         q_stride: flattened pooling stride of the queries (4 for 2x2); 1 for none.
         window: the attention window's side in mask units; 1 is the unit itself, 0 the whole image.
+        mask_padding: keep the padding of windows that reach over the image's edge out of the attention.
     """
 
-    def __init__(self, dim: int, dim_out: int, num_heads: int, unit_tokens: int, q_stride: int, window: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        num_heads: int,
+        unit_tokens: int,
+        q_stride: int,
+        window: int,
+        mask_padding: bool = False,
+    ) -> None:
         super().__init__()
         self.dim_out = dim_out
         self.num_heads = num_heads
         self.unit_tokens = unit_tokens
         self.q_stride = q_stride
         self.window = window
+        self.mask_padding = mask_padding
         self.qkv = TokenLinear(dim, 3 * dim_out)
         self.proj = TokenLinear(dim_out, dim_out)
 
-    def forward(self, x: Tensor, units: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, grid: UnitGrid) -> Tensor:
         """Attend.
 
         Args:
             x: tokens ``[B, N, dim]``, mask-unit-major.
-            units: rows and columns of mask units in the image; only windows of several units look at it.
+            grid: how the image's mask units lie; only windows of several units look at it.
 
         Returns:
             tokens ``[B, N / q_stride, dim_out]``.
         """
-        if self.window > 1:
-            x = self._attend(split_windows(x, units, self.window), 0)
-            return self.proj(join_windows(x, units, self.window))
-        return self.proj(self._attend(x, self.window * self.unit_tokens))
+        if self.window > 1 and self.window != grid.group:
+            mask = None
+            if self.mask_padding:
+                mask = padding_mask(grid, self.window, self.unit_tokens, x.shape[0], x.device)
+            x = self._attend(split_windows(x, grid, self.window), 0, mask)
+            return self.proj(join_windows(x, grid, self.window))
+        return self.proj(self._attend(x, self.window**2 * self.unit_tokens))
 
-    def _attend(self, x: Tensor, span: int) -> Tensor:
+    def _attend(self, x: Tensor, span: int, mask: Tensor | None = None) -> Tensor:
         """Attention among each ``span`` tokens in a row (0: all of a batch entry's), before the output projection."""
         batch, tokens, _ = x.shape
         span = span or tokens
@@ -62,5 +76,5 @@ class MaskUnitAttention(nn.Module):
         if self.q_stride > 1:
             pooled = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
             q = pooled.view(-1, span // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return x.transpose(1, 2).reshape(batch, tokens // self.q_stride, self.dim_out)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hiera_det.modeling.attention import MaskUnitAttention
 from hiera_det.modeling.drop_path import DropPath
 from hiera_det.modeling.linear import TokenLinear
-from hiera_det.modeling.tokens import average_tokens, pool_tokens
+from hiera_det.modeling.tokens import UnitGrid, average_tokens, pool_tokens
 
 __all__ = ["HieraBlock", "LayerScale", "Mlp"]
 
@@ -71,6 +71,7 @@ class HieraBlock(nn.Module):
         q_stride: flattened stride of the q-pool, 1 for none.
         window: side of the attention window in mask units; 1 is the unit itself, 0 the whole image.
         layer_scale: scale both branches by learned factors.
+        mask_padding: see `MaskUnitAttention`.
         project_shortcut: widen the shortcut by a linear layer on the normed input, then max-pool it; otherwise the
             input's maximum and mean are put side by side, which doubles the channels without one (timm's
             ``use_expand_proj=False``).
@@ -86,6 +87,7 @@ class HieraBlock(nn.Module):
         unit_tokens: int,
         q_stride: int,
         window: int,
+        mask_padding: bool = False,
         layer_scale: bool = False,
         project_shortcut: bool = True,
     ) -> None:
@@ -93,7 +95,7 @@ class HieraBlock(nn.Module):
         self.unit_tokens = unit_tokens
         self.q_stride = q_stride
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = MaskUnitAttention(dim, dim_out, num_heads, unit_tokens, q_stride, window)
+        self.attn = MaskUnitAttention(dim, dim_out, num_heads, unit_tokens, q_stride, window, mask_padding)
         self.ls1 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
         self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio))
@@ -102,15 +104,15 @@ class HieraBlock(nn.Module):
         self.widens = dim != dim_out
         self.proj = TokenLinear(dim, dim_out) if self.widens and project_shortcut else None
 
-    def forward(self, x: Tensor, units: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, grid: UnitGrid) -> Tensor:
         """Tokens ``[B, N, dim]`` to tokens ``[B, N / q_stride, dim_out]``, both mask-unit-major.
 
-        ``units`` are the image's rows and columns of mask units.
+        ``grid`` says how the image's mask units lie.
         """
         normed = self.norm1(x)
         if self.widens:
             x = self._shortcut(x, normed)
-        x = _add_branch(x, self.drop_path(self.ls1(self.attn(normed, units))))
+        x = _add_branch(x, self.drop_path(self.ls1(self.attn(normed, grid))))
         return _add_branch(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
 
     def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:

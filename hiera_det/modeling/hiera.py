@@ -9,7 +9,7 @@ B images, T frames and H, W pixels unless said, N tokens per image, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,20 @@ from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock
-from hiera_det.modeling.position import PositionCache, absolute_win_embed, resize_pos_embed, separable_embed
-from hiera_det.modeling.tokens import reroll, unroll
+from hiera_det.modeling.position import (
+    PositionCache,
+    absolute_win_embed,
+    resize_pos_embed,
+    separable_embed,
+    tile_pos_embed,
+)
+from hiera_det.modeling.tokens import UnitGrid, reroll, unroll
 
 __all__ = ["POS_EMBEDS", "STAGES", "Feature", "Hiera"]
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-POS_EMBEDS = ("interpolate", "absolute_win")
+POS_EMBEDS = ("interpolate", "tile", "absolute_win")
+WINDOW_PADDINGS = ("zero", "mask")
 PATCH_STRIDE = 4
 Q_STRIDE = (2, 2)
 #: Side of a mask unit in tokens, in stages 1-4.
@@ -72,14 +79,17 @@ class Hiera(nn.Module):
         mlp_ratio: hidden width of the MLPs over their channels.
         drop_path_rate: stochastic depth, 0 at the first block and this at the last.
         pretrain_size: image side, or height and width, in pixels that the position embedding is learned at.
-        use_checkpoint: recompute each block in the backward pass instead of keeping its activations.
-        pos_embed: ``interpolate`` for one table that is resampled, ``absolute_win`` for a part that repeats with the
-            mask unit plus a resampled one (see `hiera_det.modeling.position`).
+        use_checkpoint: recompute each block in the backward pass instead of keeping its activations; or the stages
+            whose blocks are recomputed, such as ``("stage1", "stage2")``, where most of the memory is.
+        pos_embed: ``interpolate`` for one table that is resampled, ``tile`` for one that is repeated, ``absolute_win``
+            for a part that repeats with the mask unit plus a resampled one (see `hiera_det.modeling.position`).
         pos_grid: height and width in tokens of the resampled part of ``absolute_win``.
         pos_antialias: resample that part with antialiasing, as timm's weights expect; SAM 2's expect none.
         window_size: sides of the attention windows of stages 1-4 in tokens, 0 for global attention. The first block
             of a stage attends as the stage before, then pools.
         global_blocks: blocks, counted from 0 over all stages, that attend globally whatever their stage's window.
+        window_padding: what windows that reach over the image's edge do with the missing tokens: ``zero`` attends to
+            them, as SAM 2's weights expect; ``mask`` leaves them out.
         layer_scale: scale the residual branches by learned factors.
         project_shortcut: see `HieraBlock`.
         frames: length in frames of the clips that a video trunk's position embedding is learned at; 0 for images.
@@ -106,12 +116,13 @@ class Hiera(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         pretrain_size: int | Sequence[int] = 224,
-        use_checkpoint: bool = False,
+        use_checkpoint: bool | Sequence[str] = False,
         pos_embed: str = "interpolate",
         pos_grid: Sequence[int] = (7, 7),
         pos_antialias: bool = False,
         window_size: Sequence[int] = (8, 4, 0, 0),
         global_blocks: Sequence[int] = (),
+        window_padding: str = "zero",
         layer_scale: bool = False,
         project_shortcut: bool = True,
         frames: int = 0,
@@ -119,10 +130,10 @@ class Hiera(nn.Module):
         super().__init__()
         _check_sizes(embed_dim, num_heads, depths, out_features, drop_path_rate)
         _check_positions(pretrain_size, pos_embed, pos_grid, frames)
-        _check_windows(depths, window_size, global_blocks, frames)
+        _check_windows(depths, window_size, global_blocks, window_padding, frames)
         self.out_features = tuple(out_features)
         self.in_channels = in_channels
-        self.use_checkpoint = use_checkpoint
+        self.checkpoint_stages = _checkpoint_stages(use_checkpoint)
         self.q_strides = (Q_STRIDE,) * (len(STAGES) - 1)
         self.size_divisibility = PATCH_STRIDE * UNIT_SIDES[0]
         self.frames = frames
@@ -138,10 +149,15 @@ class Hiera(nn.Module):
         )
         self.patch_embed = PatchEmbed(in_channels, embed_dim, video=frames > 0)
         self._build_positions(embed_dim, pretrain_size, pos_grid)
-        attention_windows = _block_windows(depths, window_size, global_blocks)
-        blocks = _build_blocks(
-            embed_dim, num_heads, depths, mlp_ratio, drop_path_rate, attention_windows, layer_scale, project_shortcut
-        )
+        windows = _block_windows(depths, window_size, global_blocks)
+        #: Side in units of the squares of units that are kept together, so that windows of that size are views.
+        self.unit_group = _common_window(windows[: self.stage_ends[-1] + 1])
+        options = {
+            "mask_padding": window_padding == "mask",
+            "layer_scale": layer_scale,
+            "project_shortcut": project_shortcut,
+        }
+        blocks = _build_blocks(embed_dim, num_heads, depths, mlp_ratio, drop_path_rate, windows, options)
         self.blocks = nn.ModuleList(blocks[: self.stage_ends[-1] + 1])
         self._positions = PositionCache()
         self.reset_parameters()
@@ -198,33 +214,37 @@ class Hiera(nn.Module):
             InputError: H or W is not a multiple of 32, or the channels are not ``in_channels``.
         """
         self._check_images(images)
-        x, size = self._embed(images)
-        units = (size[-2] // UNIT_SIDES[0], size[-1] // UNIT_SIDES[0])
+        x, size, grid = self._embed(images)
         maps: dict[str, Tensor] = {}
         stage = 0
         for i, block in enumerate(self.blocks):
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, units, use_reentrant=False)
+            if STAGES[stage] in self.checkpoint_stages and torch.is_grad_enabled():
+                x = checkpoint(block, x, grid, use_reentrant=False)
             else:
-                x = block(x, units)
+                x = block(x, grid)
             if i == self.stage_ends[stage]:
                 if STAGES[stage] in self.out_features:
-                    maps[STAGES[stage]] = self._to_map(x, size, stage)
+                    maps[STAGES[stage]] = self._to_map(x, size, stage, grid.group)
                 stage += 1
         return {name: maps[name] for name in self.out_features}
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Images to tokens ``[B, N, C]`` with their position embedding, and the map's size in tokens."""
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, ...], UnitGrid]:
+        """Images to tokens ``[B, N, C]`` with their position embedding, the map's size in tokens, and their order."""
         patches = self.patch_embed(images)
         size = tuple(patches.shape[2:])
+        rows, cols = size[-2] // UNIT_SIDES[0], size[-1] // UNIT_SIDES[0]
+        divides = self.unit_group > 1 and not (rows % self.unit_group or cols % self.unit_group)
+        grid = UnitGrid(rows, cols, self.unit_group if divides else 1)
         positions = self._positions.tokens(
-            tuple(self._position_parameters().values()), size, self.q_strides, lambda: self._make_positions(size)
+            tuple(self._position_parameters().values()),
+            (*size, grid.group),
+            lambda: unroll(self._make_positions(size), self.q_strides, grid.group),
         )
         patches = patches.movedim(1, -1)
         if self.frames:
             patches = patches.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
-        x = unroll(patches, self.q_strides).view(images.shape[0], -1, patches.shape[-1])
-        return x + positions, size
+        x = unroll(patches, self.q_strides, grid.group).view(images.shape[0], -1, patches.shape[-1])
+        return x + positions, size, grid
 
     def _make_positions(self, size: tuple[int, ...]) -> Tensor:
         """The position embedding ``[T or 1, H, W, C]`` for a map of ``size`` tokens."""
@@ -234,11 +254,13 @@ class Hiera(nn.Module):
         if self.frames:
             spatial, temporal = self.pos_embed_spatial, self.pos_embed_temporal
             return separable_embed(spatial, temporal, self.pos_grid, size[0], (height, width))
+        if self.pos_mode == "tile":
+            return tile_pos_embed(self.pos_embed, self.pos_grid, (height, width))
         return resize_pos_embed(self.pos_embed, self.pos_grid, (height, width))
 
-    def _to_map(self, x: Tensor, size: tuple[int, ...], stage: int) -> Tensor:
+    def _to_map(self, x: Tensor, size: tuple[int, ...], stage: int, group: int) -> Tensor:
         """A stage's tokens as a map, channels first."""
-        maps = reroll(x, (size[-2] >> stage, size[-1] >> stage), self.q_strides[stage:])
+        maps = reroll(x, (size[-2] >> stage, size[-1] >> stage), self.q_strides[stage:], group)
         return maps.view(x.shape[0], *size[:-2], *maps.shape[1:]).movedim(-1, 1)
 
     def _check_images(self, images: Tensor) -> None:
@@ -289,10 +311,25 @@ def _check_positions(pretrain_size: int | Sequence[int], pos_embed: str, pos_gri
         raise InputError(f'pos_embed {pos_embed!r}: a video trunk (frames {frames}) has "interpolate" only')
 
 
+def _checkpoint_stages(use_checkpoint: bool | Sequence[str]) -> tuple[str, ...]:
+    """The stages whose blocks are recomputed in the backward pass."""
+    if isinstance(use_checkpoint, bool):
+        return STAGES if use_checkpoint else ()
+    if isinstance(use_checkpoint, str) or any(name not in STAGES for name in use_checkpoint):
+        raise InputError(f"use_checkpoint {use_checkpoint!r}: give True, False or some of {', '.join(STAGES)}")
+    return tuple(use_checkpoint)
+
+
 def _check_windows(
-    depths: Sequence[int], window_size: Sequence[int], global_blocks: Sequence[int], frames: int
+    depths: Sequence[int],
+    window_size: Sequence[int],
+    global_blocks: Sequence[int],
+    window_padding: str,
+    frames: int,
 ) -> None:
     """Refuse windows that cannot be cut."""
+    if window_padding not in WINDOW_PADDINGS:
+        raise InputError(f"window_padding {window_padding!r}: choose one of {', '.join(WINDOW_PADDINGS)}")
     if len(window_size) != len(STAGES) or any(
         size < 0 or size % unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)
     ):
@@ -319,6 +356,12 @@ def _block_windows(depths: Sequence[int], window_size: Sequence[int], global_blo
     return [0 if block in global_blocks else window for block, window in enumerate(windows)]
 
 
+def _common_window(windows: Sequence[int]) -> int:
+    """The side in units of all windows of several units, where they are alike; otherwise 1."""
+    larger = {window for window in windows if window > 1}
+    return larger.pop() if len(larger) == 1 else 1
+
+
 def _build_blocks(
     embed_dim: int,
     num_heads: int,
@@ -326,8 +369,7 @@ def _build_blocks(
     mlp_ratio: float,
     drop_path_rate: float,
     windows: Sequence[int],
-    layer_scale: bool,
-    project_shortcut: bool,
+    options: Mapping[str, bool],
 ) -> list[HieraBlock]:
     """All blocks of the four stages; the first of a stage pools and widens."""
     rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
@@ -349,8 +391,7 @@ def _build_blocks(
                     unit_tokens,
                     pool if pools else 1,
                     windows[len(blocks)],
-                    layer_scale,
-                    project_shortcut,
+                    **options,
                 )
             )
             dim = dim_out

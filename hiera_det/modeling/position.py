@@ -1,6 +1,7 @@
 """Position embeddings for any image size.
 
 - One table, learned at 224 x 224 and resampled (Ryali et al. 2023): `resize_pos_embed`.
+- The same table repeated, the recursive form of the next (Bolya et al. 2024, appendix): `tile_pos_embed`.
 - A window part that repeats with the mask unit and a global part that is resampled (Bolya et al. 2024, "Window
   Attention is Bugged: How not to Interpolate Position Embeddings", section 3; used by SAM 2): `absolute_win_embed`.
 - For video a spatial table and one over time, added (Ryali et al. 2023, appendix on video): `separable_embed`.
@@ -14,9 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.tokens import Stride, unroll
-
-__all__ = ["PositionCache", "absolute_win_embed", "resize_pos_embed", "separable_embed"]
+__all__ = [
+    "PositionCache",
+    "absolute_win_embed",
+    "resize_pos_embed",
+    "resize_temporal_embed",
+    "separable_embed",
+    "tile_pos_embed",
+]
 
 
 def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -37,6 +43,21 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, 
     if size == grid:
         return grid_map
     return _resample(grid_map.permute(0, 3, 1, 2), size, antialias=False).permute(0, 2, 3, 1)
+
+
+def tile_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Repeat a learned position embedding over the map, cut off at the bottom and right.
+
+    Args:
+        pos_embed: ``[1, grid_h * grid_w, C]``, tokens in row-major order.
+        grid: height and width it was learned at, in tokens.
+        size: height and width wanted, in tokens.
+
+    Returns:
+        map ``[1, H, W, C]``.
+    """
+    repeats = (1, -(-size[0] // grid[0]), -(-size[1] // grid[1]), 1)
+    return pos_embed.reshape(1, *grid, -1).tile(repeats)[:, : size[0], : size[1]]
 
 
 def absolute_win_embed(pos_embed: Tensor, window: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
@@ -101,25 +122,23 @@ class PositionCache:
     def tokens(
         self,
         parameters: Sequence[Tensor],
-        size: tuple[int, ...],
-        q_strides: Sequence[Stride],
+        layout: tuple[int, ...],
         make: Callable[[], Tensor],
     ) -> Tensor:
-        """Position embedding ``[1, N, C]`` for a map of ``size``, in the order of `unroll`.
+        """Position embedding ``[1, N, C]``, in the tokens' order.
 
         Args:
             parameters: what it is made from.
-            size: the map's size, which with the parameters decides the values.
-            q_strides: the trunk's pooling strides.
-            make: gives the maps ``[frames or 1, H, W, C]``.
+            layout: the map's size and the order of its tokens, which with the parameters decide the values.
+            make: gives the embedding in that order, ``[..., C]``.
         """
         usable = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         usable = usable and not any(parameter.is_inference() for parameter in parameters)
-        key = (size, *(_identity(parameter) for parameter in parameters)) if usable else None
+        key = (layout, *(_identity(parameter) for parameter in parameters)) if usable else None
         if key is not None and key == self._key and self._tokens is not None:
             return self._tokens
-        maps = make()
-        tokens = unroll(maps, q_strides).reshape(1, -1, maps.shape[-1])
+        tokens = make()
+        tokens = tokens.reshape(1, -1, tokens.shape[-1])
         if key is not None:
             self._key, self._tokens = key, tokens
         return tokens

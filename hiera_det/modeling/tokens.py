@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
 
-__all__ = ["average_tokens", "pool_tokens", "reroll", "unroll"]
+__all__ = ["UnitGrid", "average_tokens", "pool_tokens", "reroll", "unroll"]
 
 Stride = tuple[int, int]
 
@@ -26,7 +27,21 @@ def _unit_size(q_strides: Sequence[Stride]) -> Stride:
     return math.prod(y for y, _ in q_strides), math.prod(x for _, x in q_strides)
 
 
-def unroll(x: Tensor, q_strides: Sequence[Stride]) -> Tensor:
+class UnitGrid(NamedTuple):
+    """How an image's mask units lie in a row of tokens.
+
+    Attributes:
+        rows: units from top to bottom.
+        cols: units from left to right.
+        group: side of the squares of units that are contiguous; 1 for none. Squares, and units in them, are row-major.
+    """
+
+    rows: int
+    cols: int
+    group: int
+
+
+def unroll(x: Tensor, q_strides: Sequence[Stride], group: int = 1) -> Tensor:
     """Reorder an image map so that each mask unit's tokens are contiguous.
 
     Every later q-pool is then a max over a leading axis, and local attention a plain reshape. One copy.
@@ -34,49 +49,49 @@ def unroll(x: Tensor, q_strides: Sequence[Stride]) -> Tensor:
     Args:
         x: map ``[B, H, W, C]``, any memory layout; H and W must be multiples of the product of the strides.
         q_strides: pooling strides (y, x) in the order in which they are used.
+        group: side in units of larger windows whose units are to be contiguous too; must divide the units.
 
     Returns:
-        tokens ``[B * U, unit_tokens, C]``, units in row-major order.
+        tokens ``[B * U, unit_tokens, C]``, units in row-major order, or in groups as `UnitGrid` says.
 
     Raises:
         ValueError: H or W does not divide; the message gives both numbers.
     """
     batch, height, width, channels = x.shape
     unit_h, unit_w = _unit_size(q_strides)
-    if height % unit_h or width % unit_w:
-        raise InputError(f"map {height}x{width}: height and width must be multiples of the mask unit {unit_h}x{unit_w}")
-    # A coordinate splits into (unit, last stride's offset, ..., first stride's offset): neighbours pool first.
-    split_h = [height // unit_h, *(y for y, _ in reversed(q_strides))]
-    split_w = [width // unit_w, *(x for _, x in reversed(q_strides))]
+    if height % (unit_h * group) or width % (unit_w * group):
+        unit = f"{unit_h * group}x{unit_w * group}"
+        raise InputError(f"map {height}x{width}: height and width must be multiples of the mask unit {unit}")
+    # A coordinate splits into (group, unit, last stride's offset, ..., first stride's offset): neighbours pool first.
+    split_h = [height // (unit_h * group), group, *(y for y, _ in reversed(q_strides))]
+    split_w = [width // (unit_w * group), group, *(x for _, x in reversed(q_strides))]
     x = x.reshape(batch, *split_h, *split_w, channels)
-    n = len(q_strides)
-    y_axes, x_axes = range(1, n + 2), range(n + 2, 2 * n + 3)
-    inner = [axis for i in range(n, 0, -1) for axis in (y_axes[i], x_axes[i])]
-    x = x.permute(0, y_axes[0], x_axes[0], *inner, 2 * n + 3)
+    n = len(split_h)
+    inner = [axis for i in range(n, 2, -1) for axis in (i, i + n)]
+    x = x.permute(0, 1, 1 + n, 2, 2 + n, *inner, 2 * n + 1)
     return x.reshape(-1, unit_h * unit_w, channels)
 
 
-def reroll(x: Tensor, size: tuple[int, int], q_strides: Sequence[Stride]) -> Tensor:
+def reroll(x: Tensor, size: tuple[int, int], q_strides: Sequence[Stride], group: int = 1) -> Tensor:
     """Put mask-unit-major tokens back into an image map: the inverse of `unroll`.
 
     Args:
         x: tokens ``[B, N, C]`` or ``[B * U, N / U, C]``, in the order of `unroll` with the poolings still to come.
         size: height and width of the map in tokens.
         q_strides: the pooling strides not used yet, in their order; empty after the last pooling.
+        group: as in `unroll`.
 
     Returns:
-        map ``[B, H, W, C]``, contiguous; a view of ``x`` when no strides are left and ``x`` is contiguous.
+        map ``[B, H, W, C]``, contiguous; a view of ``x`` when no strides or groups are left and ``x`` is contiguous.
     """
     height, width = size
     channels = x.shape[-1]
     unit_h, unit_w = _unit_size(q_strides)
-    n = len(q_strides)
-    inner = [step for stride in q_strides for step in stride]
-    x = x.reshape(-1, height // unit_h, width // unit_w, *inner, channels)
-    # Axes 3, 5, ... are the y offsets and 4, 6, ... the x offsets, the first (finest) stride's first.
-    y_axes = [3 + 2 * i for i in range(n - 1, -1, -1)]
-    x_axes = [4 + 2 * i for i in range(n - 1, -1, -1)]
-    x = x.permute(0, 1, *y_axes, 2, *x_axes, 3 + 2 * n)
+    inner = [step for stride in ((group, group), *q_strides) for step in stride]
+    x = x.reshape(-1, height // (unit_h * group), width // (unit_w * group), *inner, channels)
+    # Axes 3 and 4 are the place in the group; then come the y and x offsets of the first (finest) stride, and so on.
+    finest_last = range(3 + 2 * len(q_strides), 4, -2)
+    x = x.permute(0, 1, 3, *finest_last, 2, 4, *(axis + 1 for axis in finest_last), x.ndim - 1)
     return x.reshape(-1, height, width, channels)
 
 

@@ -2,53 +2,80 @@
 
 A window is a square of whole mask units. Tokens stay mask-unit-major, and only whole units move: the order inside a
 window makes no difference to attention. Letters: B images, N tokens per image, t tokens per unit, C channels.
+
+Where the windows do not divide the image, the missing units at the bottom and right are padded with zeros. SAM 2 lets
+them take part in the attention, with the bias as their key and value, and its weights expect that (its ``hieradet``
+pads after the first norm, without a mask). Masked, each window attends among the units that it has.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["join_windows", "split_windows"]
+from hiera_det.modeling.tokens import UnitGrid
+
+__all__ = ["join_windows", "padding_mask", "split_windows"]
 
 
-def split_windows(x: Tensor, units: tuple[int, int], window: int) -> Tensor:
+def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     """Gather the tokens of each window.
-
-    Where the windows do not divide the image, zeros stand in for the missing units at the bottom and right, and they
-    take part in the attention: SAM 2's weights were trained so (its ``hieradet`` pads after the first norm, no mask).
 
     Args:
         x: tokens ``[B, N, C]``, units in row-major order.
-        units: rows and columns of mask units in the image.
+        grid: rows and columns of mask units in the image.
         window: the window's side in units.
 
     Returns:
-        tokens ``[B * windows, window * window * t, C]``.
+        tokens ``[B * windows, window * window * t, C]``, zeros where the image has no unit.
     """
-    rows, cols = units
     batch, tokens, channels = x.shape
-    unit = tokens // (rows * cols) * channels
-    x = F.pad(x.view(batch, rows, cols, unit), (0, 0, 0, -cols % window, 0, -rows % window))
-    down, across = -(-rows // window), -(-cols // window)
+    unit = tokens // (grid.rows * grid.cols) * channels
+    x = F.pad(x.view(batch, grid.rows, grid.cols, unit), (0, 0, 0, -grid.cols % window, 0, -grid.rows % window))
+    down, across = _windows(grid, window)
     x = x.view(batch, down, window, across, window, unit).transpose(2, 3)
     return x.reshape(batch * down * across, -1, channels)
 
 
-def join_windows(x: Tensor, units: tuple[int, int], window: int) -> Tensor:
+def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     """Put the tokens of windows back in order and drop the padding: the inverse of `split_windows`.
 
     Args:
         x: tokens ``[B * windows, window * window * t, C]``; t and C may have changed since the split.
-        units: rows and columns of mask units in the image.
+        grid: rows and columns of mask units in the image.
         window: the window's side in units.
 
     Returns:
         tokens ``[B, N, C]``.
     """
-    rows, cols = units
-    down, across = -(-rows // window), -(-cols // window)
+    down, across = _windows(grid, window)
     batch, channels = x.shape[0] // (down * across), x.shape[-1]
     x = x.reshape(batch, down, across, window, window, -1).transpose(2, 3)
-    x = x.reshape(batch, down * window, across * window, -1)[:, :rows, :cols]
+    x = x.reshape(batch, down * window, across * window, -1)[:, : grid.rows, : grid.cols]
     return x.reshape(batch, -1, channels)
+
+
+def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, device: torch.device) -> Tensor | None:
+    """Which keys of each window are the image's own, for the fused attention's mask.
+
+    Args:
+        grid: rows and columns of mask units in the image.
+        window: the window's side in units.
+        unit_tokens: tokens per unit.
+        batch: images.
+        device: where the mask is wanted.
+
+    Returns:
+        ``[B * windows, 1, 1, window * window * t]``, true for real tokens; None where nothing is padded.
+    """
+    if not (grid.rows % window or grid.cols % window):
+        return None
+    real = torch.ones(1, grid.rows * grid.cols, 1, device=device)
+    units = split_windows(real, grid, window).squeeze(-1) > 0
+    return units.repeat_interleave(unit_tokens, dim=1).repeat(batch, 1)[:, None, None]
+
+
+def _windows(grid: UnitGrid, window: int) -> tuple[int, int]:
+    """How many windows there are from top to bottom and from left to right."""
+    return -(-grid.rows // window), -(-grid.cols // window)

@@ -210,16 +210,23 @@ def test_windows_that_cover_the_image_give_what_global_attention_gives() -> None
         torch.testing.assert_close(map_, plain(images)[name])
 
 
-def test_checkpointing_a_windowed_trunk_changes_nothing() -> None:
-    trunk = small(**DET)
+@pytest.mark.parametrize("stages", [True, ("stage1",), ("stage2", "stage3")])
+def test_checkpointing_stages_of_a_windowed_trunk_changes_memory_only(stages: bool | tuple[str, ...]) -> None:
+    plain, saving = small(**DET), small(use_checkpoint=stages, **DET)
+    saving.load_state_dict(plain.state_dict())
     images = torch.randn(1, 3, 64, 96)
-    results = []
-    for use in (False, True):
-        trunk.use_checkpoint = use
-        trunk.zero_grad()
-        sum(map_.square().sum() for map_ in trunk(images).values()).backward()
-        results.append({name: p.grad.clone() for name, p in trunk.named_parameters()})
-    torch.testing.assert_close(results[0], results[1])
+    kept, gradients = [], []
+    for trunk in (plain, saving):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: (sizes.append(x.numel()), x)[1], lambda x: x
+        ):
+            loss = sum(map_.square().sum() for map_ in trunk(images).values())
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append({name: p.grad for name, p in trunk.named_parameters()})
+    assert kept[1] < kept[0]
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize("fields", [{}, DET])
@@ -251,13 +258,15 @@ def test_a_rectangular_position_table_is_used_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"pos_embed": "absolut"}, "pos_embed 'absolut': choose one of interpolate, absolute_win"),
+        ({"pos_embed": "absolut"}, "pos_embed 'absolut': choose one of interpolate, tile, absolute_win"),
         ({"pos_embed": "absolute_win", "pos_grid": (7,)}, r"pos_grid \(7,\): give height and width"),
         ({"pretrain_size": (64, 30)}, r"pretrain_size \(64, 30\)"),
         ({"window_size": (8, 4, 7, 7)}, r"window_size \(8, 4, 7, 7\): .* multiples of"),
         ({"window_size": (8, 4)}, r"window_size \(8, 4\): give four"),
         ({"window_size": (8, 4, 14, 7), "global_blocks": (3,)}, r"global_blocks \(3,\): 3 must .* not the first"),
         ({"window_size": (8, 4, 14, 7), "global_blocks": (6,)}, r"global_blocks \(6,\): 6 must be in 0 to 5"),
+        ({"window_padding": "reflect"}, "window_padding 'reflect': choose one of zero, mask"),
+        ({"use_checkpoint": ("stage5",)}, "use_checkpoint .*: give True, False or some of stage1"),
         ({"frames": 3}, "frames 3: must be 0 for images"),
         ({"frames": 4, "pos_embed": "absolute_win"}, "video trunk"),
         ({"frames": 4, "window_size": (8, 4, 14, 7)}, "video trunk"),

@@ -18,6 +18,23 @@ def test_reroll_undoes_unroll(size: tuple[int, int], q_strides: tuple[tuple[int,
     assert torch.equal(reroll(unroll(x, q_strides), size, q_strides), x)
 
 
+@pytest.mark.parametrize("q_strides", [Q_STRIDES, ((2, 2),), ()])
+@pytest.mark.parametrize("group", [2, 3])
+def test_reroll_undoes_unroll_in_groups(group: int, q_strides: tuple[tuple[int, int], ...]) -> None:
+    x = torch.randn(2, 48, 96, 3)
+    assert torch.equal(reroll(unroll(x, q_strides, group), (48, 96), q_strides, group), x)
+
+
+def test_a_groups_units_are_contiguous_and_its_square_of_the_map() -> None:
+    ids = torch.arange(32 * 48).view(1, 32, 48, 1).float()
+    windows = unroll(ids, Q_STRIDES, 2).view(6, -1)
+    for window in range(6):
+        y, x = 16 * (window // 3), 16 * (window % 3)
+        assert set(windows[window].tolist()) == set(ids[0, y : y + 16, x : x + 16].flatten().tolist())
+    first = unroll(ids[:, :16, :16], Q_STRIDES).view(-1)  # inside, the order is the one of an image of its own
+    assert torch.equal(windows[0], first)
+
+
 def test_a_units_tokens_are_its_square_of_the_map() -> None:
     ids = torch.arange(16 * 24).view(1, 16, 24, 1).float()
     tokens = unroll(ids, Q_STRIDES)
