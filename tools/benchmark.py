@@ -3,11 +3,14 @@
 
 Each case runs every model in turn, round after round, so that a machine whose speed drifts slows all of them alike.
 All four stage maps are asked for, without gradients. Peak memory is what one forward adds to the built model, in a
-fresh process for each model. Peers that are not installed are left out and named: pip install -e '.[peers]'.
+fresh process for each model. Differences are to the model of the same attention: global, or windowed as in SAM 2 with
+its zero padding. Peers that are not installed are left out and named: pip install -e '.[peers]'.
 
 Examples:
     python tools/benchmark.py
     python tools/benchmark.py --size tiny --cases 224x224x8 --rounds 11 --json benchmark.json
+    python tools/benchmark.py --cases 512x512x1 2048x2048x1 --models hiera_det_windowed --rounds 3
+    python tools/benchmark.py --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from torch import Tensor, nn
 from hiera_det import build_hiera
 from hiera_det.errors import InputError, run_tool
 from hiera_det.modeling.position import resize_pos_embed
-from hiera_det.modeling.variants import get_variant
+from hiera_det.modeling.variants import get_variant, spread_global_blocks
 
 Forward = Callable[[Tensor], list[Tensor]]
 GRID = (56, 56)
@@ -86,7 +89,55 @@ def build_timm(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forward]:
     return model, lambda images: model.forward_intermediates(images, intermediates_only=True)
 
 
-BUILDERS = {"hiera_det": build_ours, "official": build_official, "timm": build_timm}
+def windows_of(size: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """SAM 2's windows and global blocks; for the sizes that it does not have, by the same rule."""
+    window_size = (8, 4, 16, 8) if size in ("large", "huge") else (8, 4, 14, 7)
+    return window_size, spread_global_blocks(get_variant(size).depths)
+
+
+def build_ours_windowed(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forward]:
+    """This project's trunk with windows in stages 3 and 4 and three global blocks."""
+    window_size, global_blocks = windows_of(size)
+    model = build_hiera(size, window_size=window_size, global_blocks=global_blocks)
+    state = load_official_state(size, image)
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name != "pos_embed_resized"})
+    model.eval()
+    return model, lambda images: list(model(images).values())
+
+
+def build_timm_windowed(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forward]:
+    """Timm's HieraDet, SAM 2's trunk, at this size's depths and with the same position embedding."""
+    from timm.models.hieradet_sam2 import HieraDet
+
+    variant, (window_size, global_blocks) = get_variant(size), windows_of(size)
+    model = HieraDet(
+        embed_dim=variant.embed_dim,
+        num_heads=variant.num_heads,
+        stages=variant.depths,
+        global_pos_size=GRID,
+        window_spec=window_size,
+        global_att_blocks=global_blocks,
+        num_classes=0,
+    )
+    state = load_official_state(size, image)
+    del state["pos_embed_resized"]
+    state["pos_embed"] = state["pos_embed"].reshape(1, *GRID, -1).permute(0, 3, 1, 2)
+    state["pos_embed_window"] = torch.zeros(1, variant.embed_dim, 8, 8)
+    if model.load_state_dict(state, strict=False).unexpected_keys:
+        raise RuntimeError("timm's HieraDet does not know the trunk's names")
+    model.eval()
+    return model, lambda images: model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+
+
+BUILDERS = {
+    "hiera_det": build_ours,
+    "official": build_official,
+    "timm": build_timm,
+    "hiera_det_windowed": build_ours_windowed,
+    "timm_windowed": build_timm_windowed,
+}
+#: Whose maps a model's are compared with: ours of the same attention.
+REFERENCES = {"timm_windowed": "hiera_det_windowed", "hiera_det_windowed": "hiera_det_windowed"}
 
 
 def parse_case(text: str) -> tuple[int, int, int]:
@@ -132,12 +183,17 @@ def time_case(
 
 
 def largest_difference(forwards: dict[str, Forward], images: Tensor) -> dict[str, float]:
-    """Largest difference from ours over the map's largest value, over the four maps."""
-    ours = forwards["hiera_det"](images)
-    return {
-        name: max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(ours, forward(images), strict=True))
-        for name, forward in forwards.items()
-    }
+    """Largest difference from ours of the same attention over the map's largest value, over the four maps."""
+    differences = {}
+    for reference in ("hiera_det", "hiera_det_windowed"):
+        names = [name for name in forwards if REFERENCES.get(name, "hiera_det") == reference]
+        ours = forwards[reference](images) if names else []
+        for name in names:
+            theirs = forwards[name](images)
+            differences[name] = max(
+                ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(ours, theirs, strict=True)
+            )
+    return differences
 
 
 def _memory_worker(
@@ -201,7 +257,9 @@ def installed_builders(wanted: list[str]) -> list[str]:
     found = []
     for name in wanted:
         try:
-            __import__({"official": "hiera"}.get(name, name))
+            __import__(
+                {"official": "hiera", "hiera_det_windowed": "hiera_det", "timm_windowed": "timm"}.get(name, name)
+            )
             found.append(name)
         except ImportError:
             print(f"{name}: not installed, left out (pip install -e '.[peers]')", file=sys.stderr)
@@ -235,6 +293,23 @@ def run_case(names: list[str], case: tuple[int, int, int], args: argparse.Namesp
     ]
 
 
+def print_flops(configs: list[str], case: tuple[int, int, int]) -> None:
+    """Multiply-adds of whole detectors as a Markdown table."""
+    try:
+        import hiera_det.d2  # noqa: F401  registers
+        from hiera_det.d2.flops import count_detector
+        from hiera_det.d2.setup import load_config
+    except ImportError as error:
+        raise InputError(f"--flops: {error}") from None
+    height, width, _ = case
+    rows = {Path(config).stem: count_detector(load_config(config), height, width) for config in configs}
+    parts = list(next(iter(rows.values())))
+    print(f"multiply-adds in T at {height}x{width}, attention counted, 1000 proposals, 100 masks\n")
+    print(f"| config | {' | '.join(parts)} |\n|{'---|' * (len(parts) + 1)}")
+    for name, counts in rows.items():
+        print(f"| {name} | {' | '.join(f'{counts[part] / 1e12:.3f}' for part in parts)} |")
+
+
 def format_table(rows: list[dict[str, object]]) -> str:
     """Rows as a Markdown table."""
     lines = [
@@ -260,6 +335,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them")
     parser.add_argument("--threads", type=int, default=2, help="PyTorch threads")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--flops", nargs="+", metavar="CONFIG", help="count these detectors' multiply-adds instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     return parser
 
@@ -269,6 +345,9 @@ def main() -> None:
     args = argument_parser().parse_args()
     get_variant(args.size)
     cases = [parse_case(text) for text in args.cases]
+    if args.flops:
+        print_flops(args.flops, parse_case("1024x1024x1") if args.cases is DEFAULT_CASES else cases[0])
+        return
     if args.rounds < 1 or args.threads < 1:
         raise InputError("--rounds and --threads must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():

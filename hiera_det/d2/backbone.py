@@ -15,6 +15,7 @@ from hiera_det.errors import InputError
 from hiera_det.modeling.build import build_hiera
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
+from hiera_det.modeling.variants import get_variant, spread_global_blocks
 
 __all__ = [
     "HieraBackbone",
@@ -85,13 +86,14 @@ class HieraBackbone(Backbone):
 def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[str]) -> Hiera:
     """Translate ``MODEL.HIERA`` into a trunk."""
     hiera = cfg.MODEL.HIERA
-    own_fields: dict[str, Any] = {
-        "embed_dim": hiera.EMBED_DIM,
-        "num_heads": hiera.NUM_HEADS,
-        "depths": tuple(hiera.DEPTHS),
-    }
+    depths = tuple(hiera.DEPTHS) or get_variant(hiera.SIZE).depths
+    global_blocks = tuple(hiera.GLOBAL_BLOCKS)
+    if not global_blocks and hiera.WINDOW_SIZE[2:3] != [0]:
+        global_blocks = spread_global_blocks(depths, hiera.NUM_GLOBAL_BLOCKS)
+    own_fields: dict[str, Any] = {"embed_dim": hiera.EMBED_DIM, "num_heads": hiera.NUM_HEADS}
     return build_hiera(
         hiera.SIZE,
+        depths=depths,
         out_features=tuple(out_features),
         in_channels=input_shape.channels,
         mlp_ratio=hiera.MLP_RATIO,
@@ -101,7 +103,7 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
         pos_grid=tuple(hiera.POS_GRID),
         pos_antialias=hiera.POS_ANTIALIAS,
         window_size=tuple(hiera.WINDOW_SIZE),
-        global_blocks=tuple(hiera.GLOBAL_BLOCKS),
+        global_blocks=global_blocks,
         window_padding=hiera.WINDOW_PADDING,
         layer_scale=hiera.LAYER_SCALE,
         project_shortcut=hiera.PROJECT_SHORTCUT,

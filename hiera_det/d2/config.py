@@ -33,8 +33,10 @@ def add_hiera_config(cfg: CfgNode) -> None:
     hiera.POS_ANTIALIAS = False
     # Sides of the attention windows of stages 1-4 in tokens, 0 for global; [8, 4, 14, 7] as in SAM 2's HieraDet
     hiera.WINDOW_SIZE = [8, 4, 0, 0]
-    # Blocks, counted from 0 over all stages, that attend globally whatever their stage's window
+    # Blocks, counted from 0 over all stages, that attend globally whatever their stage's window; where none is named
+    # and stage 3 has windows, this many of its blocks, spread as SAM 2 does
     hiera.GLOBAL_BLOCKS = []
+    hiera.NUM_GLOBAL_BLOCKS = 3
     # What windows that reach over the image's edge do with the missing tokens: "zero" attends to them, as SAM 2's
     # weights expect; "mask" leaves them out
     hiera.WINDOW_PADDING = "zero"

@@ -21,6 +21,7 @@ __all__ = [
     "resize_pos_embed",
     "resize_temporal_embed",
     "separable_embed",
+    "split_pos_embed",
     "tile_pos_embed",
 ]
 
@@ -74,6 +75,28 @@ def absolute_win_embed(pos_embed: Tensor, window: Tensor, size: tuple[int, int],
     """
     tiles = (1, 1, size[0] // window.shape[2], size[1] // window.shape[3])
     return (_resample(pos_embed, size, antialias) + window.tile(tiles)).permute(0, 2, 3, 1)
+
+
+def split_pos_embed(pos_embed: Tensor, grid: tuple[int, int], unit: int) -> tuple[Tensor, Tensor]:
+    """Split a plain table into a part that repeats with the mask unit and the rest.
+
+    The first is the mean over the table's mask units, the second what is left; at the table's own size their sum is the
+    table, and at any other the repeating part stays in step with the units. The split is ours: the paper (Bolya et al.
+    2024) learns the two parts.
+
+    Args:
+        pos_embed: ``[1, grid_h * grid_w, C]``, tokens in row-major order.
+        grid: height and width it was learned at, in tokens; multiples of ``unit``.
+        unit: side of a mask unit in tokens.
+
+    Returns:
+        the global part ``[1, C, grid_h, grid_w]`` and the window part ``[1, C, unit, unit]``, as `absolute_win_embed`
+        takes them.
+    """
+    table = pos_embed.reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    rows, cols = grid[0] // unit, grid[1] // unit
+    window = table.reshape(1, -1, rows, unit, cols, unit).mean(dim=(2, 4))
+    return table - window.tile(1, 1, rows, cols), window
 
 
 def separable_embed(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hiera_det.errors import InputError
 
-__all__ = ["HIERADET_VARIANTS", "VARIANTS", "HieraDetVariant", "HieraVariant", "get_hieradet_variant", "get_variant"]
+__all__ = [
+    "HIERADET_VARIANTS",
+    "VARIANTS",
+    "HieraDetVariant",
+    "HieraVariant",
+    "get_hieradet_variant",
+    "get_variant",
+    "spread_global_blocks",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,21 @@ def get_variant(name: str) -> HieraVariant:
         return VARIANTS[name]
     except KeyError:
         raise InputError(f"unknown Hiera size {name!r}: choose one of {', '.join(VARIANTS)}") from None
+
+
+def spread_global_blocks(depths: Sequence[int], count: int = 3) -> tuple[int, ...]:
+    """Blocks of stage 3 to attend globally in a windowed trunk, by the rule that SAM 2's four sizes follow.
+
+    The last block of the stage, and further ones before it at steps of two sevenths of the stage's depth. The stage's
+    first block pools and keeps its window.
+
+    Args:
+        depths: blocks per stage.
+        count: how many; fewer where the stage is too short.
+    """
+    first, last = sum(depths[:2]), sum(depths[:3]) - 1
+    step = max(1, depths[2] * 2 // 7)
+    return tuple(sorted(block for block in range(last, last - count * step, -step) if block > first))
 
 
 def get_hieradet_variant(name: str) -> HieraDetVariant:

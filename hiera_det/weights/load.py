@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
-from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed
+from hiera_det.modeling.hiera import UNIT_SIDES, Hiera
+from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed, split_pos_embed
 from hiera_det.weights.contents import Contents, parse, variant_name
 from hiera_det.weights.download import locate
 from hiera_det.weights.layouts import TIMM_ABSWIN
@@ -35,9 +35,10 @@ class LoadReport:
         model: the model it is of, ``hiera_base`` and the like.
         layout: whose layout it is in.
         kind: what it was made for.
-        loaded: names of the trunk's tensors that came from the file, those of the next two included.
+        loaded: names of the model's tensors that came from the file, those of the next two included.
         resampled: position embeddings of another size, with both sizes.
-        adapted: first convolutions for other channels, with how.
+        adapted: tensors remade for the model, with how: the first convolution for other channels, a plain position
+            embedding split into window part and rest.
         dropped: the file's tensors that the model has no place for.
         initialised: the model's tensors that the file does not have; they stay as they were.
     """
@@ -57,7 +58,7 @@ class LoadReport:
         parts = [
             f"{len(self.loaded)} tensors loaded",
             _counted("resampled", self.resampled, self.resampled),
-            *(["first convolution adapted: " + self.adapted[0]] if self.adapted else []),
+            *([_counted("adapted", self.adapted, self.adapted)] if self.adapted else []),
             _counted("dropped", self.dropped, _groups(self.dropped)),
             _counted("newly initialised", self.initialised, _groups(self.initialised)),
         ]
@@ -117,7 +118,7 @@ def fit(contents: Contents, trunk: Hiera) -> tuple[dict[str, Tensor], LoadReport
     _check_model(contents, trunk)
     expected = trunk.state_dict()
     tensors = dict(contents.trunk)
-    adapted = _adapt_stem(tensors, expected[STEM])
+    adapted = (*_adapt_stem(tensors, expected[STEM]), *_split_positions(contents, tensors, trunk))
     resampled = _resample_positions(contents, tensors, expected, trunk)
     # A trunk that returns early stages only is built without the later blocks.
     later = [name for name in tensors if name not in expected and name.startswith("blocks.")]
@@ -163,8 +164,6 @@ def _check_family(contents: Contents, trunk: Hiera) -> None:
             f"it is {contents.model_name}, whose position embedding has a window part: build it with "
             f"hiera_det.{_function(contents)}(), or take its config (configs/mask_rcnn_hieradet_*.yaml)"
         )
-    elif trunk.pos_mode == "absolute_win" and not contents.is_absolute_win:
-        way_out = "its position embedding is one table: build the trunk with pos_embed interpolate (a plain hiera)"
     elif contents.layout is TIMM_ABSWIN and not trunk.pos_antialias:
         way_out = "timm's absolute-window positions are resampled with antialiasing: set pos_antialias True"
     elif contents.has_layer_scale and not any("ls1" in name for name in trunk.state_dict()):
@@ -186,10 +185,24 @@ def _adapt_stem(tensors: dict[str, Tensor], expected: Tensor) -> tuple[str, ...]
         return ()
     if want == 1:  # grey images: what the file would give for the same grey in each channel
         tensors[STEM] = weight.sum(dim=1, keepdim=True)
-        return (f"{have} channels to 1, summed",)
+        return (f"{STEM} from {have} channels to 1, summed",)
     repeated = weight.repeat(1, math.ceil(want / have), *(1,) * (weight.ndim - 2))
     tensors[STEM] = repeated[:, :want] * (have / want)
-    return (f"{have} channels to {want}, repeated and scaled by {have / want:.3g}",)
+    return (f"{STEM} from {have} channels to {want}, repeated and scaled by {have / want:.3g}",)
+
+
+def _split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hiera) -> tuple[str, ...]:
+    """Make a plain table the two parts that the model has; says how, or nothing."""
+    if trunk.pos_mode != "absolute_win" or contents.is_absolute_win or "pos_embed" not in tensors:
+        return ()
+    grid, unit = _grid(tensors["pos_embed"], "pos_embed", contents.source), UNIT_SIDES[0]
+    if grid[0] % unit or grid[1] % unit:
+        raise InputError(
+            f"weight file {contents.source}: pos_embed is {grid[0]}x{grid[1]}, no whole mask units of {unit}x{unit}; "
+            "build the trunk with pos_embed interpolate"
+        )
+    tensors["pos_embed"], tensors["pos_embed_window"] = split_pos_embed(tensors["pos_embed"], grid, unit)
+    return (f"pos_embed {grid[0]}x{grid[1]} split into its mean {unit}x{unit} unit and the rest",)
 
 
 def _resample_positions(

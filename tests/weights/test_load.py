@@ -124,6 +124,23 @@ def test_the_global_part_of_absolute_window_positions_is_resampled(tmp_path: Pat
     assert torch.equal(trunk.pos_embed_window, state["pos_embed_window"])
 
 
+@pytest.mark.parametrize("grid", [(56, 56), (7, 7)])
+def test_a_plain_table_is_split_for_absolute_window_positions_and_said(grid: tuple[int, int], tmp_path: Path) -> None:
+    plain = small()
+    torch.nn.init.normal_(plain.pos_embed)
+    split = small(pos_embed="absolute_win", pos_grid=grid)
+    report = load(plain.state_dict(), split, tmp_path)
+    assert "1 adapted (pos_embed 56x56 split into its mean 8x8 unit and the rest)" in str(report)
+    units = plain.pos_embed.view(7, 8, 7, 8, 16)
+    torch.testing.assert_close(split.pos_embed_window[0].permute(1, 2, 0), units.mean(dim=(0, 2)))
+    positions = split._make_positions((56, 56))
+    if grid == (56, 56):
+        torch.testing.assert_close(positions.flatten(1, 2), plain.pos_embed)
+        assert not report.resampled
+    else:
+        assert report.resampled == ("pos_embed 56x56 to 7x7",)
+
+
 def test_a_rectangular_table_needs_its_size(tmp_path: Path) -> None:
     state = randomised(small(pretrain_size=(64, 96)))
     with pytest.raises(InputError, match=r"384 positions, which is no square; .* pretrain_size=\(height, width\)"):
@@ -185,7 +202,6 @@ def test_sizes_of_equal_width_are_told_apart_by_their_depths(tmp_path: Path) -> 
     [
         ({"frames": 16}, {}, "it is a video model: build the trunk with frames=16"),
         ({}, {"frames": 16}, "it is an image model, and the trunk is for video"),
-        ({}, {"pos_embed": "absolute_win"}, "its position embedding is one table"),
         ({"pos_embed": "absolute_win"}, {}, "whose position embedding has a window part"),
         ({"layer_scale": True}, {}, "its residual branches are scaled: set layer_scale True"),
         ({}, {"layer_scale": True}, r"12 missing \(blocks\.0\.ls1\.gamma, "),
