@@ -354,7 +354,8 @@ def main() -> None:
         raise InputError("--device cuda: PyTorch finds no GPU here; leave it out")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
-    names = installed_builders(list(dict.fromkeys(["hiera_det", *args.models])))
+    wanted = ["hiera_det", *args.models, *(REFERENCES[name] for name in args.models if name in REFERENCES)]
+    names = installed_builders(list(dict.fromkeys(wanted)))
     rows = [row for case in cases for row in run_case(names, case, args)]
     print(
         f"hiera_{args.size}, float32, {args.device}, {args.threads} threads, torch {torch.__version__}, "

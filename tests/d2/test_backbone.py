@@ -137,3 +137,41 @@ def test_every_config_trains_and_infers(path: Path) -> None:
     with torch.inference_mode():
         (result,) = model.eval()([labelled(64, 64)])
     assert result["instances"].image_size == (64, 64)
+
+
+MODES = {
+    "global": ["MODEL.HIERA.WINDOW_SIZE", "[8, 4, 0, 0]"],
+    "windowed": [],
+    "SAM 2": ["MODEL.HIERA.POS_EMBED", "absolute_win", "MODEL.HIERA.WINDOW_PADDING", "zero"],
+    "tiled": ["MODEL.HIERA.POS_EMBED", "tile"],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_odd_sizes_go_through_the_detector(mode: str) -> None:
+    few = ["MODEL.RPN.POST_NMS_TOPK_TEST", "20", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    narrow = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"]
+    model = build_model(tiny_config(*MODES[mode], *few, *narrow)).eval()
+    sizes = [(1, 1), (31, 33), (33, 1000), (1333, 800)]
+    batches = [[size] for size in sizes] + [[(31, 33), (200, 320), (257, 64)]]
+    for batch in batches:
+        inputs = [{"image": torch.rand(3, h, w) * 255, "height": 2 * h, "width": 2 * w} for h, w in batch]
+        with torch.inference_mode():
+            results = model(inputs)
+        for (height, width), result in zip(batch, results, strict=True):
+            instances = result["instances"]
+            assert instances.image_size == (2 * height, 2 * width)
+            assert instances.pred_masks.shape[1:] == (2 * height, 2 * width)
+            assert torch.isfinite(instances.pred_boxes.tensor).all()
+            assert torch.isfinite(instances.scores).all()
+
+
+def test_a_config_without_named_global_blocks_spreads_them() -> None:
+    trunk = build_backbone(load_config(str(CONFIGS / "mask_rcnn_hiera_b.yaml"), ["MODEL.DEVICE", "cpu"])).trunk
+    assert [i for i, block in enumerate(trunk.blocks) if block.attn.window == 0] == [12, 16, 20]
+    smaller = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.SIZE", "tiny"]
+    trunk = build_backbone(load_config(str(CONFIGS / "mask_rcnn_hiera_b.yaml"), smaller)).trunk
+    assert [i for i, block in enumerate(trunk.blocks) if block.attn.window == 0] == [5, 7, 9]
+    named = [*smaller, "MODEL.HIERA.GLOBAL_BLOCKS", "[4]"]
+    trunk = build_backbone(load_config(str(CONFIGS / "mask_rcnn_hiera_b.yaml"), named)).trunk
+    assert [i for i, block in enumerate(trunk.blocks) if block.attn.window == 0] == [4]

@@ -282,3 +282,32 @@ def test_a_clip_of_another_shape_is_named(shape: tuple[int, ...]) -> None:
     says = r"expected \[B, 3, T, H, W\]" if len(shape) == 4 else "clip of 5 frames: .* multiple of 2"
     with pytest.raises(InputError, match=says):
         small(frames=4)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("padding", [(32, 0), (0, 96), (224, 224)])
+def test_tiled_positions_and_masked_windows_do_not_feel_padding(padding: tuple[int, int]) -> None:
+    # The image is one window of stage 3; nothing attends globally, and tiled positions do not know the image's size.
+    fields = {"pos_embed": "tile", "window_size": (8, 4, 14, 7), "window_padding": "mask"}
+    trunk = small(**fields).eval()
+    image = torch.randn(1, 3, 224, 224)
+    padded = torch.nn.functional.pad(image, (0, padding[1], 0, padding[0]))
+    with torch.no_grad():
+        alone, inside = trunk(image), trunk(padded)
+    for name, map_ in alone.items():
+        torch.testing.assert_close(inside[name][..., : map_.shape[2], : map_.shape[3]], map_, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"window_size": (8, 4, 14, 7), "window_padding": "mask"}])
+def test_the_first_two_stages_feel_padding_through_the_positions_only(fields: dict[str, object]) -> None:
+    trunk = small(pos_embed="tile", **fields).eval()
+    image = torch.randn(1, 3, 96, 160)
+    padded = torch.nn.functional.pad(image, (0, 64, 0, 32))
+    with torch.no_grad():
+        alone, inside = trunk(image), trunk(padded)
+        for name in ("stage1", "stage2"):
+            map_ = alone[name]
+            torch.testing.assert_close(inside[name][..., : map_.shape[2], : map_.shape[3]], map_, rtol=0, atol=1e-4)
+        stretched = small(**fields).eval()
+        stretched.load_state_dict(trunk.state_dict())
+        map_ = stretched(image)["stage1"]
+        assert (stretched(padded)["stage1"][..., : map_.shape[2], : map_.shape[3]] - map_).abs().max() > 1e-3

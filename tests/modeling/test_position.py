@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from hiera_det.modeling.position import absolute_win_embed, resize_pos_embed, separable_embed
+from hiera_det.modeling.position import (
+    absolute_win_embed,
+    resize_pos_embed,
+    separable_embed,
+    split_pos_embed,
+    tile_pos_embed,
+)
 
 
 def test_pos_embed_at_pretrain_size_is_unchanged() -> None:
@@ -51,3 +58,48 @@ def test_a_shorter_clip_gets_positions_in_between() -> None:
     temporal = torch.arange(4.0).view(1, 4, 1)
     maps = separable_embed(torch.zeros(1, 1, 1), temporal, (1, 1), 2, (1, 1))
     assert maps.flatten().tolist() == [0.5, 2.5]
+
+
+SIZES = ((112, 112), (128, 128), (256, 256), (200, 336))  # tokens of 448, 512, 1024 and 800x1344 pixels
+
+
+def smooth_part() -> torch.Tensor:
+    """A slow wave over the 56 x 56 table, a different one in each channel."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 56), torch.linspace(0, 1, 56), indexing="ij")
+    return torch.stack([torch.cos(channel * y + (3 - channel) * x) for channel in range(4)], dim=-1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_split_keeps_the_units_pattern_and_interpolation_does_not(size: tuple[int, int]) -> None:
+    pattern, smooth = torch.randn(8, 8, 4), smooth_part()
+    plain = (pattern.repeat(7, 7, 1) + smooth).view(1, -1, 4)
+    without = smooth.reshape(1, -1, 4)
+
+    def split(table: torch.Tensor) -> torch.Tensor:
+        return absolute_win_embed(*split_pos_embed(table, (56, 56), 8), size, antialias=False)
+
+    def interpolated(table: torch.Tensor) -> torch.Tensor:
+        return resize_pos_embed(table, (56, 56), size)
+
+    expected = pattern.repeat(size[0] // 8, size[1] // 8, 1)[None]
+    # What the pattern adds to the embedding is the pattern, at every unit, and nothing else.
+    torch.testing.assert_close(split(plain) - split(without), expected, rtol=0, atol=1e-5)
+    difference = (interpolated(plain) - interpolated(without) - expected).square().mean().sqrt()
+    assert difference > 0.5 * pattern.std()
+
+
+def test_the_split_is_the_table_at_its_own_size() -> None:
+    table = torch.randn(1, 56 * 56, 4)
+    whole = absolute_win_embed(*split_pos_embed(table, (56, 56), 8), (56, 56), antialias=False)
+    torch.testing.assert_close(whole.flatten(1, 2), table, rtol=0, atol=1e-6)
+
+
+def test_tiling_repeats_the_table_and_cuts_it_off() -> None:
+    table = torch.randn(1, 56 * 56, 4)
+    image = table.view(56, 56, 4)
+    tiled = tile_pos_embed(table, (56, 56), (64, 120))[0]
+    assert torch.equal(tiled[:56, :56], image)
+    assert torch.equal(tiled[56:, 56:112], image[:8])
+    assert torch.equal(tiled[:56, 112:], image[:, :8])
+    assert torch.equal(tile_pos_embed(table, (56, 56), (24, 16))[0], image[:24, :16])
+    assert torch.equal(tile_pos_embed(table, (56, 56), (56, 56)).flatten(1, 2), table)
