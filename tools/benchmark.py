@@ -97,7 +97,19 @@ def windows_of(size: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def build_ours_windowed(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forward]:
     """This project's trunk with windows in stages 3 and 4 and three global blocks."""
-    window_size, global_blocks = windows_of(size)
+    return _build_ours_windowed(size, image, windows_of(size)[1])
+
+
+def build_ours_windows_only(size: str, image: tuple[int, int]) -> tuple[nn.Module, Forward]:
+    """This project's trunk with windows in stages 3 and 4 and no global block."""
+    return _build_ours_windowed(size, image, ())
+
+
+def _build_ours_windowed(
+    size: str, image: tuple[int, int], global_blocks: tuple[int, ...]
+) -> tuple[nn.Module, Forward]:
+    """This project's windowed trunk with the given global blocks."""
+    window_size, _ = windows_of(size)
     model = build_hiera(size, window_size=window_size, global_blocks=global_blocks)
     state = load_official_state(size, image)
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != "pos_embed_resized"})
@@ -135,9 +147,15 @@ BUILDERS = {
     "timm": build_timm,
     "hiera_det_windowed": build_ours_windowed,
     "timm_windowed": build_timm_windowed,
+    "hiera_det_windows_only": build_ours_windows_only,
 }
 #: Whose maps a model's are compared with: ours of the same attention.
-REFERENCES = {"timm_windowed": "hiera_det_windowed", "hiera_det_windowed": "hiera_det_windowed"}
+REFERENCES = {
+    "timm_windowed": "hiera_det_windowed",
+    "hiera_det_windowed": "hiera_det_windowed",
+    "hiera_det_windows_only": "hiera_det_windows_only",
+}
+DEFAULT_MODELS = ("hiera_det", "official", "timm", "hiera_det_windowed", "timm_windowed")
 
 
 def parse_case(text: str) -> tuple[int, int, int]:
@@ -185,7 +203,7 @@ def time_case(
 def largest_difference(forwards: dict[str, Forward], images: Tensor) -> dict[str, float]:
     """Largest difference from ours of the same attention over the map's largest value, over the four maps."""
     differences = {}
-    for reference in ("hiera_det", "hiera_det_windowed"):
+    for reference in ("hiera_det", "hiera_det_windowed", "hiera_det_windows_only"):
         names = [name for name in forwards if REFERENCES.get(name, "hiera_det") == reference]
         ours = forwards[reference](images) if names else []
         for name in names:
@@ -257,9 +275,7 @@ def installed_builders(wanted: list[str]) -> list[str]:
     found = []
     for name in wanted:
         try:
-            __import__(
-                {"official": "hiera", "hiera_det_windowed": "hiera_det", "timm_windowed": "timm"}.get(name, name)
-            )
+            __import__("hiera" if name == "official" else "timm" if "timm" in name else "hiera_det")
             found.append(name)
         except ImportError:
             print(f"{name}: not installed, left out (pip install -e '.[peers]')", file=sys.stderr)
@@ -330,7 +346,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="base", help="tiny, small, base, base_plus, large or huge")
     parser.add_argument("--cases", nargs="+", default=DEFAULT_CASES, metavar="HxWxB", help="image sizes and batches")
-    parser.add_argument("--models", nargs="+", default=list(BUILDERS), choices=list(BUILDERS), help="ours always runs")
+    parser.add_argument("--models", nargs="+", default=DEFAULT_MODELS, choices=list(BUILDERS), help="ours always runs")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds per case")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them")
     parser.add_argument("--threads", type=int, default=2, help="PyTorch threads")
