@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "anything.xyz"
 
 
-def test_inspect_says_what_a_file_is(file: Path) -> None:
-    result = run("--inspect", file)
+def test_inspect_says_what_a_file_is(file: Path, run_here: Any) -> None:
+    result = run_here(TOOL, "--inspect", file)
     assert result.returncode == 0
     lines = dict(line.split(":", 1) for line in result.stdout.splitlines())
     assert lines["model"].strip() == "hiera_tiny: MAE pretraining, with its decoder"
@@ -56,10 +57,10 @@ def test_a_conversion_prints_what_was_written_and_dropped(file: Path, tmp_path: 
         (("TOOL", "--inspect"), "is text, not weights"),
     ],
 )
-def test_mistakes_end_in_one_line(args: tuple[str, ...], says: str, file: Path, tmp_path: Path) -> None:
+def test_mistakes_end_in_one_line(args: tuple[str, ...], says: str, file: Path, tmp_path: Path, run_here: Any) -> None:
     words = {"FILE": file, "OUT": tmp_path / "out.pth", "TOOL": TOOL}
     before = sorted(tmp_path.iterdir())
-    result = run(*(words.get(arg, arg) for arg in args))
+    result = run_here(TOOL, *(words.get(arg, arg) for arg in args))
     assert result.returncode == 2
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1

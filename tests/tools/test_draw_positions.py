@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,18 +14,14 @@ from hiera_det import build_hiera
 TOOL = Path(__file__).parents[2] / "tools" / "draw_positions.py"
 
 
-def run(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, TOOL, *map(str, args)], capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("weights", [False, True])
-def test_the_picture_is_drawn_and_its_path_printed_last(weights: bool, tmp_path: Path) -> None:
+def test_the_picture_is_drawn_and_its_path_printed_last(weights: bool, tmp_path: Path, run_here: Any) -> None:
     options: list[object] = []
     if weights:
         torch.save(build_hiera("tiny", embed_dim=16, depths=(1, 1, 1, 1)).state_dict(), tmp_path / "trunk.pth")
         options = ["--weights", tmp_path / "trunk.pth", "--channel", 15]
     out = tmp_path / "folder" / "positions.png"
-    done = run(out, *options)
+    done = run_here(TOOL, out, *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(out)
     with Image.open(out) as picture:
@@ -41,10 +36,10 @@ def test_the_picture_is_drawn_and_its_path_printed_last(weights: bool, tmp_path:
         (("--weights", "WIDE", "--channel", "16"), "--channel 16: the embedding has 16"),
     ],
 )
-def test_mistakes_end_in_one_line(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_mistakes_end_in_one_line(options: tuple[str, ...], says: str, tmp_path: Path, run_here: Any) -> None:
     torch.save(build_hiera("tiny", embed_dim=16, depths=(1, 1, 1, 1)).state_dict(), tmp_path / "trunk.pth")
     words = [tmp_path / "trunk.pth" if word == "WIDE" else word for word in options]
-    done = run(tmp_path / "out.png", *words)
+    done = run_here(TOOL, tmp_path / "out.png", *words)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert says in line

@@ -112,7 +112,19 @@ def test_training_starts_from_the_weights_whatever_package_wrote_them(flags: lis
         out = tmp_path / f"out_{weights}"
         path = str(tmp_path / weights) if weights else ""
         training_only = flags[:6]
-        done = run(*training_only, "SEED", "7", "SOLVER.MAX_ITER", "1", "MODEL.WEIGHTS", path, "OUTPUT_DIR", out)
+        done = run(
+            *training_only,
+            "SEED",
+            "7",
+            "SOLVER.MAX_ITER",
+            "1",
+            "TEST.PICTURES",
+            "0",
+            "MODEL.WEIGHTS",
+            path,
+            "OUTPUT_DIR",
+            out,
+        )
         assert done.returncode == 0, done.stderr
         losses[weights] = metrics(out)[0]["total_loss"]
         assert ("57 tensors loaded; 0 resampled; 4 dropped (" in done.stdout) == bool(weights)
