@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hiera_det.modeling.hiera import Hiera
     from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
     from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS, HieraDetVariant, HieraVariant
+    from hiera_det.weights.load import LoadReport, load_weights
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,8 @@ _HOME = {
     "hieradet_small": "modeling.build",
     "hieradet_tiny": "modeling.build",
     "HieraVariant": "modeling.variants",
+    "LoadReport": "weights.load",
+    "load_weights": "weights.load",
     "HieraDetVariant": "modeling.variants",
     "HIERADET_VARIANTS": "modeling.variants",
     "VARIANTS": "modeling.variants",
@@ -68,6 +71,7 @@ __all__ = [
     "HieraDetVariant",
     "HieraVariant",
     "InputError",
+    "LoadReport",
     "SimpleFeaturePyramid",
     "add_hiera_config",
     "build_hiera",
@@ -83,6 +87,7 @@ __all__ = [
     "hieradet_large",
     "hieradet_small",
     "hieradet_tiny",
+    "load_weights",
 ]
 
 
