@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hiera_det.d2 import HieraBackbone, add_hiera_config
+    from hiera_det.d2.predict import Predictor
     from hiera_det.errors import InputError
     from hiera_det.modeling.build import (
         build_hiera,
@@ -59,6 +60,7 @@ _HOME = {
     "SimpleFeaturePyramid": "modeling.pyramid",
     "InputError": "errors",
     "HieraBackbone": "d2",
+    "Predictor": "d2.predict",
     "add_hiera_config": "d2",
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "HieraVariant",
     "InputError",
     "LoadReport",
+    "Predictor",
     "SimpleFeaturePyramid",
     "add_hiera_config",
     "build_hiera",

@@ -11,6 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from hiera_det.d2.compilation import compile_in_place
 from hiera_det.errors import InputError
 from hiera_det.modeling.build import build_hiera
 from hiera_det.modeling.hiera import Hiera
@@ -84,14 +85,14 @@ class HieraBackbone(Backbone):
 
 
 def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[str]) -> Hiera:
-    """Translate ``MODEL.HIERA`` into a trunk."""
+    """Translate ``MODEL.HIERA`` into a trunk, compiled where it says so."""
     hiera = cfg.MODEL.HIERA
     depths = tuple(hiera.DEPTHS) or get_variant(hiera.SIZE).depths
     global_blocks = tuple(hiera.GLOBAL_BLOCKS)
     if not global_blocks and hiera.WINDOW_SIZE[2:3] != [0]:
         global_blocks = spread_global_blocks(depths, hiera.NUM_GLOBAL_BLOCKS)
     own_fields: dict[str, Any] = {"embed_dim": hiera.EMBED_DIM, "num_heads": hiera.NUM_HEADS}
-    return build_hiera(
+    trunk = build_hiera(
         hiera.SIZE,
         depths=depths,
         out_features=tuple(out_features),
@@ -110,6 +111,9 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
         use_checkpoint=tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT,
         **{field: value for field, value in own_fields.items() if value},
     )
+    if hiera.COMPILE:
+        compile_in_place(trunk, cfg.MODEL.DEVICE)
+    return trunk
 
 
 @BACKBONE_REGISTRY.register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def last_checkpoint(folder: str) -> str:
 class HieraCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with every published layout, safe reading and atomic writing."""
 
+    #: The classes in the order of their indices, ``{"id": id in the JSON, "name": name}``, saved with the model.
+    categories: Sequence[dict[str, Any]] = ()
     #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
     _whole_model = False
     #: What became of the trunk's tensors in the file being loaded.
@@ -126,6 +129,7 @@ class HieraCheckpointer(DetectionCheckpointer):
             return
         data = {"model": self.model.state_dict()}
         data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data |= {"categories": list(self.categories)} if self.categories else {}
         target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
         partial = target.with_suffix(".pth.partial")

@@ -51,6 +51,8 @@ def add_hiera_config(cfg: CfgNode) -> None:
     # Recompute each block in the backward pass: less memory, about a third more time; in all stages or in those named
     hiera.USE_CHECKPOINT = False
     hiera.CHECKPOINT_STAGES = []
+    # Compile the trunk with torch.compile: the first steps of training and evaluation take minutes for it
+    hiera.COMPILE = False
     # Pad images at the bottom and right to squares of this side in pixels; 0 pads to multiples of 32 only
     hiera.SQUARE_PAD = 0
 
@@ -62,6 +64,13 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.SOLVER.BETAS = [0.9, 0.999]
     # Weight decay of the position embeddings
     cfg.SOLVER.WEIGHT_DECAY_POS_EMBED = 0.0
+    # Images per GPU (or process) and forward in evaluation and prediction; above 1, images of like size go together
+    cfg.TEST.IMS_PER_BATCH = 1
+    # Evaluate and predict in "bfloat16" or "float16" where that is enough; "" for float32 throughout
+    cfg.TEST.AUTOCAST = ""
+    # Who computes AP: "pycocotools", whose numbers papers report; "faster-coco-eval" for the same numbers in a fraction
+    # of the time (pip install faster-coco-eval); "detectron2" for its own compiled operators
+    cfg.TEST.COCO_EVAL = "pycocotools"
     # Held-out images drawn at the end of training, and the score from which predictions are drawn
     cfg.TEST.PICTURES = 8
     cfg.TEST.PICTURES_THRESHOLD = 0.5

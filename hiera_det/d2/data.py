@@ -25,7 +25,7 @@ from detectron2.utils.file_io import PathManager
 from hiera_det.datasets.coco_json import CocoSummary, check_coco_json, complete_coco_json, same_classes
 from hiera_det.errors import InputError
 
-__all__ = ["check_registered", "own_data_config", "register_json"]
+__all__ = ["check_registered", "dataset_categories", "own_data_config", "register_json"]
 
 logger = logging.getLogger("hiera_det.data")
 
@@ -151,6 +151,17 @@ def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True) -> 
         for name in names if needed else ():
             _check_name(key, name)
             _check_files(key, name)
+
+
+def dataset_categories(name: str) -> list[dict[str, Any]]:
+    """The classes of a registered data set in the order of their indices: ``{"id": id in the JSON, "name": name}``.
+
+    Empty where the data set does not name its classes; ids are the indices where it has no others.
+    """
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes", ())
+    ids = {index: id_ for id_, index in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    return [{"id": ids.get(index, index), "name": class_name} for index, class_name in enumerate(names)]
 
 
 def _both_or_neither(split: str, json: str | None, images: str | None) -> None:

@@ -30,6 +30,7 @@ def count_detector(cfg: CfgNode, height: int, width: int, proposals: int = 1000,
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
+    cfg.MODEL.HIERA.COMPILE = False  # compiled code is not seen by the counter
     with torch.device("meta"):
         model = build_model(cfg).eval()
         backbone, heads = model.backbone, model.roi_heads

@@ -12,15 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +26,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import check_image_size, convert_image_to_rgb, read_image
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import HookBase
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
-from detectron2.utils.visualizer import Visualizer
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,6 +36,17 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
+
+from hiera_det.d2.batches import model_input
+from hiera_det.d2.drawing import (
+    PALETTE,
+    Mask,
+    Objects,
+    class_name,
+    draw_objects,
+    predicted_objects,
+)
+from hiera_det.files import write_atomically
 
 __all__ = ["PictureHook", "draw_curves", "draw_predictions"]
 
@@ -51,20 +58,6 @@ GAP = 8  # between the two panels
 SHEET_COLUMNS = 2
 SHEET_CELL = 800  # greatest width of one pair on the sheet, pixels
 
-#: Colours of the objects, told apart on photographs and from each other; RGB in 0-1.
-PALETTE: tuple[tuple[float, float, float], ...] = (
-    (0.00, 0.85, 0.95),
-    (1.00, 0.55, 0.05),
-    (0.35, 0.90, 0.25),
-    (1.00, 0.30, 0.75),
-    (1.00, 0.90, 0.10),
-    (0.60, 0.50, 1.00),
-    (1.00, 0.30, 0.25),
-    (0.20, 0.60, 1.00),
-    (0.70, 1.00, 0.70),
-    (0.90, 0.70, 0.55),
-)
-
 #: What the right panel of the curves shows: key in metrics.json, label, colour, line.
 AP_CURVES = (
     ("bbox/AP", "box AP", "tab:blue", "-"),
@@ -73,24 +66,7 @@ AP_CURVES = (
     ("segm/AP50", "mask AP50", "tab:orange", "--"),
 )
 
-# What the Visualizer takes for one mask: polygons [x0, y0, x1, y1, ...] (none: no mask), or a binary map [H, W].
-Mask: TypeAlias = list[npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
 Series: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What is drawn on one panel, in the panel's pixels.
-
-    Attributes:
-        boxes: XYXY ``[N, 4]``.
-        labels: N texts.
-        masks: N masks, or None where there are none at all.
-    """
-
-    boxes: Tensor
-    labels: list[str]
-    masks: list[Mask] | None
 
 
 def draw_predictions(
@@ -133,11 +109,11 @@ def draw_predictions(
             pair = _draw_pair(model, records[index], metadata, cfg, threshold)
             stem = re.sub(r"[^\w.-]+", "_", Path(records[index]["file_name"]).stem, flags=re.ASCII)[:80]
             path = folder / f"{index:0{digits}d}_{stem}.jpg"
-            _save(path, partial(pair.save, format="JPEG", quality=90))
+            write_atomically(path, partial(pair.save, format="JPEG", quality=90))
             paths.append(path)
             pairs.append(pair)
     sheet = _sheet(pairs)
-    _save(folder.with_suffix(".png"), lambda file: sheet.save(file, format="PNG"))
+    write_atomically(folder.with_suffix(".png"), lambda file: sheet.save(file, format="PNG"))
     return paths
 
 
@@ -166,7 +142,7 @@ def draw_curves(metrics_json: str | Path, out_file: str | Path) -> Path:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     path = Path(out_file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(path, lambda file: figure.savefig(file, format="png"))
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
     return path
 
 
@@ -245,10 +221,10 @@ def _draw_pair(
     panel = np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))
     names = metadata.get("thing_classes", None)
     truth = _ground_truth(record.get("annotations", ()), image.shape[:2], size, names)
-    found, total = _predictions(_predict(model, image, size, cfg), threshold, names)
+    found, total = predicted_objects(_predict(model, image, size, cfg), threshold, names)
     colors = _matching_colors(truth.boxes, found.boxes)
-    left = _draw_panel(panel, metadata, truth, [PALETTE[i % len(PALETTE)] for i in range(len(truth.labels))])
-    right = _draw_panel(panel, metadata, found, colors)
+    left = draw_objects(panel, truth, [PALETTE[i % len(PALETTE)] for i in range(len(truth.labels))])
+    right = draw_objects(panel, found, colors)
     return _side_by_side(
         left,
         right,
@@ -268,26 +244,10 @@ def _predict(model: nn.Module, image: npt.NDArray[Any], size: tuple[int, int], c
 
     The detector pastes its masks at the size of the panel, so that a large photograph costs no more than a small one.
     """
-    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    resized = resize.get_transform(image).apply_image(image)
-    tensor = torch.as_tensor(np.ascontiguousarray(resized.astype("float32").transpose(2, 0, 1)))
-    (output,) = model([{"image": tensor, "height": size[0], "width": size[1]}])
+    (output,) = model([{"image": model_input(cfg, image), "height": size[0], "width": size[1]}])
     if "instances" not in output:
         raise ValueError(f"{type(model).__name__} predicts {', '.join(output) or 'nothing'}, not instances")
     return output["instances"].to("cpu")
-
-
-def _predictions(instances: Instances, threshold: float, names: Sequence[str] | None) -> tuple[Objects, int]:
-    """The predictions of at least that score, and how many there are of any score."""
-    kept = instances[instances.scores >= threshold]
-    labels = [
-        f"{_class_name(category, names)} {score:.2f}"
-        for category, score in zip(kept.pred_classes.tolist(), kept.scores.tolist(), strict=True)
-    ]
-    masks: list[Mask] | None = None
-    if kept.has("pred_masks"):
-        masks = list(kept.pred_masks.numpy().astype(np.uint8))
-    return Objects(kept.pred_boxes.tensor, labels, masks), len(instances)
 
 
 def _ground_truth(
@@ -299,7 +259,7 @@ def _ground_truth(
     """The annotations of one image, from ``image_size`` to ``size`` (both height, width)."""
     scale = np.array([size[1] / image_size[1], size[0] / image_size[0]])  # x, y
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    labels = [_class_name(a["category_id"], names) + (" (crowd)" if a.get("iscrowd", 0) else "") for a in annotations]
+    labels = [class_name(a["category_id"], names) + (" (crowd)" if a.get("iscrowd", 0) else "") for a in annotations]
     masks: list[Mask] | None = None
     if any(a.get("segmentation") for a in annotations):
         masks = [_mask(a.get("segmentation"), scale, size) for a in annotations]
@@ -320,10 +280,6 @@ def _mask(segmentation: Any, scale: npt.NDArray[np.float64], size: tuple[int, in
     return [(np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale).reshape(-1) for polygon in segmentation]
 
 
-def _class_name(category: int, names: Sequence[str] | None) -> str:
-    return names[category] if names and category < len(names) else f"class {category}"
-
-
 def _matching_colors(truth: Tensor, found: Tensor) -> list[tuple[float, float, float]]:
     """Colours for the found boxes: each takes the colour of the true box it overlaps most, the best pairs first.
 
@@ -342,34 +298,6 @@ def _matching_colors(truth: Tensor, found: Tensor) -> list[tuple[float, float, f
                 place[row] = column
     spare = iter(range(len(truth), len(truth) + len(found)))
     return [PALETTE[(place[row] if row in place else next(spare)) % len(PALETTE)] for row in range(len(found))]
-
-
-def _draw_panel(
-    image: npt.NDArray[np.uint8],
-    metadata: Metadata,
-    objects: Objects,
-    colors: Sequence[tuple[float, float, float]],
-) -> Image.Image:
-    """An RGB image ``[H, W, 3]`` with its objects."""
-    visualizer = Visualizer(image, metadata=metadata)
-    if not objects.labels:  # 0.6 cannot draw an empty list of masks
-        return Image.fromarray(image)
-    visualizer.overlay_instances(boxes=objects.boxes, masks=objects.masks, assigned_colors=list(colors), alpha=0.35)
-    # The labels apart: 0.6 computes a colour for them that rounding can put above 1, which matplotlib refuses.
-    for box, label, color in zip(objects.boxes.tolist(), objects.labels, colors, strict=True):
-        place, font_size = _label_place(box, label, image.shape[1])
-        text = label.replace("$", r"\$")  # not a formula
-        visualizer.draw_text(text, place, font_size=font_size, color=np.array(color), horizontal_alignment="left")
-    return Image.fromarray(np.ascontiguousarray(visualizer.get_output().get_image()))
-
-
-def _label_place(box: Sequence[float], label: str, width: int) -> tuple[tuple[float, float], int]:
-    """Left top corner (x, y) of a label and its font size in points: above the box, or inside where it would leave."""
-    x0, y0, x1, y1 = box
-    font_size = 9 if min(x1 - x0, y1 - y0) >= 48 else 7
-    height = 2.0 * font_size  # at 100 dots an inch, with the margin around the letters
-    length = 0.85 * font_size * len(label)
-    return (min(max(x0, 2.0), max(width - length, 2.0)), y0 - height if y0 >= height else max(y0, 2.0)), font_size
 
 
 def _side_by_side(left: Image.Image, right: Image.Image, left_caption: str, right_caption: str) -> Image.Image:
@@ -483,14 +411,3 @@ def _draw_ap(axes: Axes, series: Mapping[str, Series]) -> None:
 
 def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=14, color="gray")
-
-
-def _save(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in its place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,9 +16,12 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from hiera_det.d2.batches import check_test_batch
 from hiera_det.d2.checkpoint import last_checkpoint, local_weights
 from hiera_det.d2.config import add_hiera_config
 from hiera_det.d2.data import check_registered, own_data_config
+from hiera_det.d2.evaluation import check_coco_eval
+from hiera_det.d2.precision import check_autocast
 from hiera_det.errors import InputError
 from hiera_det.modeling.variants import get_variant
 
@@ -108,6 +111,8 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
     get_variant(cfg.MODEL.HIERA.SIZE)
     _choose_device(cfg, args)
     _check_batch(cfg, args)
+    for check in (check_test_batch, check_autocast, check_coco_eval):
+        check(cfg)
     _check_output_dir(cfg.OUTPUT_DIR)
     own = (args.train_json, args.train_images, args.val_json, args.val_images)
     own_data_config(cfg, *own, args.opts, check_files=check_files)

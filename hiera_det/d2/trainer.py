@@ -12,22 +12,16 @@ from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.evaluation import COCOEvaluator
 from torch import nn
 
+from hiera_det.d2.batches import build_test_loader
 from hiera_det.d2.checkpoint import HieraCheckpointer
+from hiera_det.d2.data import dataset_categories
+from hiera_det.d2.evaluation import build_evaluator
 from hiera_det.d2.pictures import PictureHook
+from hiera_det.d2.precision import autocast
 from hiera_det.d2.solver import build_optimizer
 from hiera_det.errors import InputError
 
 __all__ = ["Trainer"]
-
-
-def has_compiled_operators() -> bool:
-    """Whether detectron2 was installed with its C++ operators; the pure-Python install has a stand-in that raises."""
-    try:
-        from detectron2 import _C
-
-        return callable(_C.COCOevalEvaluateImages)
-    except (ImportError, AttributeError, RuntimeError):
-        return False
 
 
 class Trainer(DefaultTrainer):
@@ -40,9 +34,19 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> COCOEvaluator:
-        """COCO box and mask AP; predictions go to ``OUTPUT_DIR/inference``."""
-        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=has_compiled_operators())
+        """COCO box and mask AP, as ``TEST.COCO_EVAL`` says; predictions go to ``OUTPUT_DIR/inference``."""
+        return build_evaluator(cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Batches of ``TEST.IMS_PER_BATCH`` images of like size."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``."""
+        with autocast(cfg):
+            return super().test(cfg, model, evaluators)
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, hooks, and under ``_trainer`` the optimizer and the scaler of mixed precision."""
@@ -69,6 +73,7 @@ class Trainer(DefaultTrainer):
         """detectron2's hooks, over our checkpointer, and the pictures last."""
         # DefaultTrainer builds its own checkpointer just before it asks for the hooks, which hold on to it.
         self.checkpointer = HieraCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.categories = dataset_categories(self.cfg.DATASETS.TRAIN[0])
         return [*super().build_hooks(), PictureHook(self.cfg)]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiera_det.modeling.fused import attention
 from hiera_det.modeling.linear import TokenLinear
 from hiera_det.modeling.tokens import UnitGrid, pool_tokens
 from hiera_det.modeling.windows import join_windows, padding_mask, split_windows
@@ -78,5 +78,4 @@ class MaskUnitAttention(nn.Module):
         if self.q_stride > 1:
             pooled = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
             q = pooled.view(-1, span // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return x.transpose(1, 2).reshape(batch, tokens // self.q_stride, self.dim_out)
+        return attention(q, k, v, mask).reshape(batch, tokens // self.q_stride, self.dim_out)

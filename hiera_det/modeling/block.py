@@ -13,7 +13,7 @@ from hiera_det.modeling.drop_path import DropPath
 from hiera_det.modeling.linear import TokenLinear
 from hiera_det.modeling.tokens import UnitGrid, average_tokens, pool_tokens
 
-__all__ = ["HieraBlock", "LayerScale", "Mlp"]
+__all__ = ["HieraBlock", "LayerScale", "Mlp", "add_branch"]
 
 NORM_EPS = 1e-6
 #: Start of the learned scale of a branch: small, so that a deep trunk starts near the identity.
@@ -48,7 +48,7 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-def _add_branch(x: Tensor, branch: Tensor) -> Tensor:
+def add_branch(x: Tensor, branch: Tensor) -> Tensor:
     """Residual sum ``x + branch``; into the branch where autograd and autocast allow it.
 
     Never into ``x``: that is the previous block's output, which a forward hook may have kept.
@@ -112,8 +112,8 @@ class HieraBlock(nn.Module):
         normed = self.norm1(x)
         if self.widens:
             x = self._shortcut(x, normed)
-        x = _add_branch(x, self.drop_path(self.ls1(self.attn(normed, grid))))
-        return _add_branch(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
+        x = add_branch(x, self.drop_path(self.ls1(self.attn(normed, grid))))
+        return add_branch(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
 
     def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
         """The residual, widened and pooled."""

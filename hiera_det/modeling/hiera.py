@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.block import HieraBlock
+from hiera_det.modeling.block import HieraBlock, add_branch
 from hiera_det.modeling.position import (
     PositionCache,
     absolute_win_embed,
@@ -38,6 +38,8 @@ Q_STRIDE = (2, 2)
 UNIT_SIDES = (8, 4, 2, 1)
 #: Frames per token of a video trunk.
 FRAME_STRIDE = 2
+#: Tokens of stage 1 that the local blocks take at a time on a CPU.
+SLAB_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ class Hiera(nn.Module):
         }
         blocks = _build_blocks(embed_dim, num_heads, depths, mlp_ratio, drop_path_rate, windows, options)
         self.blocks = nn.ModuleList(blocks[: self.stage_ends[-1] + 1])
+        #: Leading blocks that attend inside mask units only.
+        self.local_blocks = next((i for i, window in enumerate(windows) if window != 1), len(windows))
+        self.local_blocks = min(self.local_blocks, len(self.blocks))
         self._positions = PositionCache()
         self.reset_parameters()
 
@@ -214,19 +219,70 @@ class Hiera(nn.Module):
             InputError: H or W is not a multiple of 32, or the channels are not ``in_channels``.
         """
         self._check_images(images)
+        if torch.compiler.is_compiling():
+            images = _in_units(images)
         x, size, grid = self._embed(images)
         maps: dict[str, Tensor] = {}
-        stage = 0
-        for i, block in enumerate(self.blocks):
+        done = 0
+        if self._slabs_pay(x):
+            x, done = self._run_in_slabs(x, size, grid, maps), self.local_blocks
+        for i in range(done, len(self.blocks)):
+            stage = self._stage_of(i)
             if STAGES[stage] in self.checkpoint_stages and torch.is_grad_enabled():
-                x = checkpoint(block, x, grid, use_reentrant=False)
+                x = checkpoint(self.blocks[i], x, grid, use_reentrant=False)
             else:
-                x = block(x, grid)
-            if i == self.stage_ends[stage]:
-                if STAGES[stage] in self.out_features:
-                    maps[STAGES[stage]] = self._to_map(x, size, stage, grid.group)
-                stage += 1
+                x = self.blocks[i](x, grid)
+            if i == self.stage_ends[stage] and STAGES[stage] in self.out_features:
+                maps[STAGES[stage]] = self._to_map(x, size, stage, grid.group)
         return {name: maps[name] for name in self.out_features}
+
+    def _stage_of(self, block: int) -> int:
+        """The stage, counted from 0, that a block belongs to."""
+        return next(stage for stage, end in enumerate(self.stage_ends) if block <= end)
+
+    def _slabs_pay(self, x: Tensor) -> bool:
+        """Whether to run the local blocks slab by slab: on a CPU, where nobody looks at the whole of what is between.
+
+        Stochastic depth is drawn per image, and a hook expects all tokens at once.
+        """
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.training or x.device.type != "cpu":
+            return False
+        local = (self.blocks[i] for i in range(self.local_blocks))
+        return not any(m._forward_hooks or m._forward_pre_hooks for block in local for m in block.modules())
+
+    def _run_in_slabs(self, x: Tensor, size: tuple[int, ...], grid: UnitGrid, maps: dict[str, Tensor]) -> Tensor:
+        """Run the leading blocks that attend inside mask units on some rows of units at a time, all blocks on each.
+
+        No token looks beyond its unit there, so that the result is the same; the buffers stay in the cache and are
+        used again, where the whole image's would be fetched anew from the system by every layer.
+
+        Args:
+            x: tokens ``[B, N, C]``, as embedded.
+            size: the map's size in tokens.
+            grid: the order of the tokens.
+            maps: the stage maps reached on the way are put there.
+
+        Returns:
+            tokens after the last local block.
+        """
+        batch = x.shape[0]
+        slabs = x.view(-1, grid.group * grid.cols * UNIT_SIDES[0] ** 2, x.shape[-1])
+        outputs: dict[int, Tensor] = {}
+        for start in range(0, len(slabs), per := max(1, SLAB_TOKENS // slabs.shape[1])):
+            slab = slabs[start : start + per]
+            part = slab.flatten(0, 1).unsqueeze(0)
+            for i in range(self.local_blocks):
+                part = self.blocks[i](part, grid)
+                stage = self._stage_of(i)
+                wanted = i == self.stage_ends[stage] and STAGES[stage] in self.out_features
+                if wanted or i == self.local_blocks - 1:
+                    outputs.setdefault(i, part.new_empty(len(slabs), part.shape[1] // len(slab), part.shape[2]))
+                    outputs[i][start : start + per] = part.view(len(slab), -1, part.shape[2])
+        for i, tokens in outputs.items():
+            stage = self._stage_of(i)
+            if i == self.stage_ends[stage] and STAGES[stage] in self.out_features:
+                maps[STAGES[stage]] = self._to_map(tokens.view(batch, -1, tokens.shape[-1]), size, stage, grid.group)
+        return outputs[self.local_blocks - 1].view(batch, -1, part.shape[-1])
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, ...], UnitGrid]:
         """Images to tokens ``[B, N, C]`` with their position embedding, the map's size in tokens, and their order."""
@@ -244,7 +300,7 @@ class Hiera(nn.Module):
         if self.frames:
             patches = patches.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
         x = unroll(patches, self.q_strides, grid.group).view(images.shape[0], -1, patches.shape[-1])
-        return x + positions, size, grid
+        return add_branch(positions, x), size, grid
 
     def _make_positions(self, size: tuple[int, ...]) -> Tensor:
         """The position embedding ``[T or 1, H, W, C]`` for a map of ``size`` tokens."""
@@ -279,6 +335,17 @@ class Hiera(nn.Module):
                     f"image {height}x{width}: {side} must be a multiple of {step}; "
                     f"pad to {pad_to} or use HieraBackbone, which pads"
                 )
+
+
+def _in_units(images: Tensor) -> Tensor:
+    """The same images, their height and width written as multiples of a mask unit.
+
+    With dynamic sizes a compiler carries them through every shape; as products they cancel, as quotients of quotients
+    (what the stem's convolution makes of them) it takes minutes to see that two are equal.
+    """
+    side = PATCH_STRIDE * UNIT_SIDES[0]
+    rows, cols = images.shape[-2] // side, images.shape[-1] // side
+    return images.new_empty(*images.shape[:-2], rows * side, cols * side).copy_(images)
 
 
 def _check_sizes(

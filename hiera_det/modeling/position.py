@@ -41,7 +41,7 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, 
         map ``[1, H, W, C]`` in the dtype of ``pos_embed``; the very values where ``size`` is ``grid``.
     """
     grid_map = pos_embed.reshape(1, *grid, -1)
-    if size == grid:
+    if size == grid and not torch.compiler.is_compiling():  # resampling gives the same; compiled, a size less to tell
         return grid_map
     return _resample(grid_map.permute(0, 3, 1, 2), size, antialias=False).permute(0, 2, 3, 1)
 
@@ -135,19 +135,16 @@ def _resample(grid_map: Tensor, size: tuple[int, int], antialias: bool) -> Tenso
 class PositionCache:
     """The position embedding of the last image size, in token order.
 
-    It is used only where no gradient is recorded, and made anew whenever a parameter has changed in any way.
+    It is used on a CPU only, where making it anew costs as much as a block or two, and where no gradient is recorded;
+    and it holds copies of the parameters' values, for no counter of theirs tells of every change (``.data``).
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
+        self._layout: tuple[int, ...] = ()
+        self._values: list[Tensor] = []
         self._tokens: Tensor | None = None
 
-    def tokens(
-        self,
-        parameters: Sequence[Tensor],
-        layout: tuple[int, ...],
-        make: Callable[[], Tensor],
-    ) -> Tensor:
+    def tokens(self, parameters: Sequence[Tensor], layout: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
         """Position embedding ``[1, N, C]``, in the tokens' order.
 
         Args:
@@ -155,18 +152,22 @@ class PositionCache:
             layout: the map's size and the order of its tokens, which with the parameters decide the values.
             make: gives the embedding in that order, ``[..., C]``.
         """
-        usable = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        usable = usable and not any(parameter.is_inference() for parameter in parameters)
-        key = (layout, *(_identity(parameter) for parameter in parameters)) if usable else None
-        if key is not None and key == self._key and self._tokens is not None:
-            return self._tokens
-        tokens = make()
-        tokens = tokens.reshape(1, -1, tokens.shape[-1])
-        if key is not None:
-            self._key, self._tokens = key, tokens
-        return tokens
+        off = torch.compiler.is_compiling() or torch.is_grad_enabled()
+        if off or any(parameter.device.type != "cpu" for parameter in parameters):
+            return _as_tokens(make())
+        if self._tokens is None or layout != self._layout or not _all_equal(self._values, parameters):
+            self._tokens = _as_tokens(make())
+            self._layout, self._values = layout, [parameter.detach().clone() for parameter in parameters]
+        return self._tokens
 
 
-def _identity(parameter: Tensor) -> tuple[object, ...]:
-    """What changes whenever the parameter's values may have."""
-    return parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device
+def _as_tokens(embedding: Tensor) -> Tensor:
+    """``[..., C]`` to ``[1, N, C]``."""
+    return embedding.reshape(1, -1, embedding.shape[-1])
+
+
+def _all_equal(saved: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
+    """Whether the parameters still have the saved values and types."""
+    return len(saved) == len(parameters) and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(saved, parameters, strict=True)
+    )

@@ -8,7 +8,6 @@ q-pool is then a max over a leading axis, and local attention a plain reshape, u
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +23,10 @@ Stride = tuple[int, int]
 
 def _unit_size(q_strides: Sequence[Stride]) -> Stride:
     """Height and width in tokens of the unit that the given poolings reduce to one token."""
-    return math.prod(y for y, _ in q_strides), math.prod(x for _, x in q_strides)
+    height = width = 1
+    for y, x in q_strides:  # a plain loop: compilers do not follow a generator
+        height, width = height * y, width * x
+    return height, width
 
 
 class UnitGrid(NamedTuple):

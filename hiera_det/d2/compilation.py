@@ -1,0 +1,49 @@
+"""The trunk under torch.compile: ``MODEL.HIERA.COMPILE``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+
+from torch import nn
+
+from hiera_det.errors import InputError
+
+__all__ = ["compile_in_place"]
+
+
+def compile_in_place(module: nn.Module, device: str) -> None:
+    """Let a module compile itself at its first call, for any image size, in training and evaluation.
+
+    It stays the module that it was, with the same names of parameters: checkpoints fit compiled and plain alike. Its
+    ``forward`` called directly is the plain one.
+
+    Args:
+        module: a trunk.
+        device: ``MODEL.DEVICE``; on a CPU the generated code is C++.
+
+    Raises:
+        InputError: something that it needs is found missing now; the rest would show at the first call.
+    """
+    missing = _missing_on_cpu() if device == "cpu" else ""
+    if missing:
+        raise InputError(f"MODEL.HIERA.COMPILE True: {missing}; install it or set the key to False")
+    try:
+        module.compile(dynamic=True)
+    except RuntimeError as error:  # this Python or system is not one that PyTorch compiles on
+        raise InputError(f"MODEL.HIERA.COMPILE True: {str(error).splitlines()[0]}; set it to False") from None
+
+
+def _missing_on_cpu() -> str:
+    """What PyTorch's C++ code on a CPU needs and does not find, in words; "" for nothing."""
+    default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = (shlex.split(os.environ.get("CXX", "")) or [default])[0]
+    if shutil.which(compiler) is None:
+        return f"there is no C++ compiler {compiler} (the variable CXX names another)"
+    headers = sysconfig.get_path("include")
+    if not os.path.isfile(os.path.join(headers, "Python.h")):
+        return f"there is no Python.h in {headers} (the package python3-dev or its like)"
+    return ""
