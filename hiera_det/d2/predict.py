@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hiera_det.d2.batches import check_test_batch, make_batches, model_input, padded_size
 from hiera_det.d2.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
@@ -35,7 +35,7 @@ __all__ = ["Prediction", "Predictor"]
 
 logger = logging.getLogger("hiera_det.predict")
 
-Pixels = npt.NDArray[Any]
+Pixels: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class Prediction:
 class Predictor:
     """A trained detector with its classes, for images of any size.
 
-    Images are resized by ``INPUT`` as for evaluation and predicted ``TEST.IMS_PER_BATCH`` at a time, those of like size
-    together, in the number format of ``TEST.AUTOCAST``. Without a GPU it runs on the CPU whatever ``MODEL.DEVICE`` says.
+    Images are resized by ``INPUT`` as for evaluation and predicted ``TEST.IMS_PER_BATCH`` at a time, those of like
+    size together, in the number format of ``TEST.AUTOCAST``. Without a GPU it runs on the CPU, whatever
+    ``MODEL.DEVICE`` says.
 
     Args:
         cfg: the config that the detector was trained with.
@@ -240,6 +241,8 @@ def _refuse(file: str, reason: str) -> None:
 
 def _reason(error: Exception) -> str:
     """Why an image cannot be read, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # its own message repeats the path
+        return "not an image that Pillow knows"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from hiera_det.datasets.coco_json import EXIF_FIRST_SWAPPED, EXIF_ORIENTATION
@@ -81,24 +81,29 @@ def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) 
     real = os.path.realpath(folder)
     own = next((file for file in files if os.path.dirname(os.path.realpath(file)) == real), None)
     if own is not None:
-        raise InputError(
-            f"{folder}: the image {own} is in this folder, and pictures of it could replace it; name another"
-        )
+        raise InputError(f"{folder}: the image {own} is in this folder and could be overwritten; name another folder")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from None
-    paths: dict[str, None] = {}
-    for file in files:
-        stem = os.path.splitext(os.path.basename(file))[0]
-        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-        paths[next(path for name in names if (path := os.path.join(folder, f"{name}.jpg")) not in paths)] = None
+    paths = [os.path.join(folder, f"{name}.jpg") for name in _distinct_stems(files)]
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not overwrite:
-        raise InputError(
-            f"{taken[0]}: is there already, as are {len(taken)} of {len(paths)} pictures; name another folder, or allow overwriting"
-        )
-    return list(paths)
+        raise InputError(f"{taken[0]}: is there already; name another folder, or use --overwrite")
+    return paths
+
+
+def _distinct_stems(files: Sequence[str]) -> list[str]:
+    """The files' names without their endings, numbered where an earlier one is the same in all but letter case."""
+    stems: dict[str, str] = {}
+    numbers: Counter[str] = Counter()
+    for file in files:
+        name = stem = os.path.splitext(os.path.basename(file))[0]
+        while name.lower() in stems:
+            numbers[stem] += 1
+            name = f"{stem}_{numbers[stem] + 1}"
+        stems[name.lower()] = name
+    return list(stems.values())
 
 
 def upright_size(path: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hiera_det.modeling.attention import MaskUnitAttention
 from hiera_det.modeling.drop_path import DropPath
-from hiera_det.modeling.linear import TokenLinear
+from hiera_det.modeling.linear import TokenLinear, compiled_mlp, onednn_pays
 from hiera_det.modeling.tokens import UnitGrid, average_tokens, pool_tokens
 
 __all__ = ["HieraBlock", "LayerScale", "Mlp", "add_branch"]
@@ -30,6 +30,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` to tokens of the same shape."""
+        if torch.compiler.is_compiling() and onednn_pays(x):
+            return compiled_mlp(x, self.fc1, self.fc2)
         x = self.fc1(x)
         # In place where autograd allows it: a fresh buffer of this size costs more than the GELU itself.
         x = nn.functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)

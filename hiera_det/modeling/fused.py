@@ -103,5 +103,6 @@ def _opaque_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
 
 
 @_opaque_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attention_shape(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """What `_opaque_attention` returns, without values."""
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])

@@ -1,4 +1,8 @@
-"""A linear layer over tokens that takes the faster of PyTorch's paths on a CPU."""
+"""A linear layer over tokens that takes the faster of PyTorch's paths on a CPU.
+
+A compiled graph holds these paths as operations of their own, which the compiler does not look into: it would copy the
+tokens into another layout for the convolution, or run MKL's product.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TokenLinear", "onednn_pays", "pointwise_product"]
+__all__ = ["TokenLinear", "compiled_mlp", "onednn_pays", "pointwise_product"]
+
+#: Tokens that go through a compiled MLP at a time, so that its hidden layer stays in the cache.
+MLP_TOKENS = 4096
 
 
 class TokenLinear(nn.Linear):
@@ -21,7 +28,23 @@ class TokenLinear(nn.Linear):
         """Tokens ``[B, N, in_features]`` to tokens ``[B, N, out_features]``."""
         if x.ndim != 3 or not onednn_pays(x):
             return F.linear(x, self.weight, self.bias)
+        if torch.compiler.is_compiling():
+            return _opaque_product(*_autocast(x, self.weight, self.bias))
         return pointwise_product(x, self.weight, self.bias)
+
+
+def compiled_mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
+    """Two layers with an exact GELU between them, as one operation of a graph compiled where `onednn_pays`.
+
+    Args:
+        x: tokens ``[B, N, C]``.
+        fc1: C to hidden features, with bias.
+        fc2: hidden to out features, with bias.
+
+    Returns:
+        tokens ``[B, N, out]``.
+    """
+    return _opaque_mlp(*_autocast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias))
 
 
 def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -49,14 +72,18 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def onednn_pays(x: Tensor) -> bool:
     """Whether a 1x1 convolution of these tokens would run in oneDNN, and gain by it over the linear layer.
 
-    Compiled for a CPU it gains as much; an exported graph keeps the linear layer, for it may run anywhere.
+    Not in an exported graph, which may run anywhere.
     """
     if torch.compiler.is_exporting() or x.device.type != "cpu":
         return False
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    # With a gradient to keep, bfloat16 has nothing to gain: its linear layer's products are oneDNN's too.
-    wanted = dtype == torch.float32 or (dtype == torch.bfloat16 and not torch.is_grad_enabled())
-    return wanted and _onednn_convolves()
+    if torch.is_grad_enabled() and (torch.compiler.is_compiling() or _compute_dtype(x) == torch.bfloat16):
+        return False  # an operation of our own has no gradient; bfloat16's products are oneDNN's in any case
+    return _compute_dtype(x) in (torch.float32, torch.bfloat16) and _onednn_convolves()
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that a product of ``x`` is computed in on a CPU."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 @torch.compiler.assume_constant_result  # asked while compiling, not in the graph, which it would break
@@ -67,3 +94,38 @@ def _onednn_convolves() -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and torch.get_num_threads() > 1
     )
+
+
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the type to compute in: what is inside one operation is out of autocast's sight."""
+    return [tensor.to(_compute_dtype(tensors[0])) for tensor in tensors]
+
+
+@torch.library.custom_op("hiera_det::product", mutates_args=(), device_types="cpu")
+def _opaque_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`pointwise_product` as one operation."""
+    return pointwise_product(x.contiguous(), weight, bias)
+
+
+@_opaque_product.register_fake
+def _product_shape(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What `_opaque_product` returns, without values."""
+    return x.new_empty(*x.shape[:2], weight.shape[0])
+
+
+@torch.library.custom_op("hiera_det::mlp", mutates_args=(), device_types="cpu")
+def _opaque_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Both layers and the GELU as one operation, some tokens at a time."""
+    out = x.new_empty(1, x.shape[0] * x.shape[1], weight2.shape[0])
+    tokens = x.reshape(1, -1, x.shape[2])
+    for start in range(0, tokens.shape[1], MLP_TOKENS):
+        part = slice(start, start + MLP_TOKENS)
+        hidden = torch.ops.aten.gelu_(pointwise_product(tokens[:, part], weight1, bias1))
+        out[:, part] = pointwise_product(hidden, weight2, bias2)
+    return out.view(*x.shape[:2], -1)
+
+
+@_opaque_mlp.register_fake
+def _mlp_shape(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """What `_opaque_mlp` returns, without values."""
+    return x.new_empty(*x.shape[:2], weight2.shape[0])

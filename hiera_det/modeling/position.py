@@ -128,8 +128,27 @@ def _resample(grid_map: Tensor, size: tuple[int, int], antialias: bool) -> Tenso
     """``[1, C, h, w]`` to ``[1, C, *size]``, bicubic."""
     # Cubic weights in half precision would move the embedding by more than its resampling does.
     exact = grid_map.float() if grid_map.dtype in (torch.float16, torch.bfloat16) else grid_map
-    resized = F.interpolate(exact, size=size, mode="bicubic", align_corners=False, antialias=antialias)
-    return resized.to(grid_map.dtype)
+    opaque = torch.compiler.is_compiling() and not (torch.compiler.is_exporting() or torch.is_grad_enabled())
+    if opaque and grid_map.device.type == "cpu":
+        return _opaque_bicubic(exact.permute(0, 2, 3, 1), *size, antialias).permute(0, 3, 1, 2).to(grid_map.dtype)
+    return _bicubic(exact, size, antialias).to(grid_map.dtype)
+
+
+def _bicubic(grid_map: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """``[1, C, h, w]`` to ``[1, C, *size]``."""
+    return F.interpolate(grid_map, size=size, mode="bicubic", align_corners=False, antialias=antialias)
+
+
+@torch.library.custom_op("hiera_det::bicubic", mutates_args=(), device_types="cpu")
+def _opaque_bicubic(grid_map: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    """``[1, h, w, C]`` to ``[1, height, width, C]``; what a compiler makes of it takes longer than several blocks."""
+    return _bicubic(grid_map.permute(0, 3, 1, 2), (height, width), antialias).permute(0, 2, 3, 1).contiguous()
+
+
+@_opaque_bicubic.register_fake
+def _bicubic_shape(grid_map: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    """What `_opaque_bicubic` returns, without values."""
+    return grid_map.new_empty(1, height, width, grid_map.shape[3])
 
 
 class PositionCache:
