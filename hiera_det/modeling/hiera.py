@@ -289,8 +289,7 @@ class Hiera(nn.Module):
         patches = self.patch_embed(images)
         size = tuple(patches.shape[2:])
         rows, cols = size[-2] // UNIT_SIDES[0], size[-1] // UNIT_SIDES[0]
-        divides = self.unit_group > 1 and not (rows % self.unit_group or cols % self.unit_group)
-        grid = UnitGrid(rows, cols, self.unit_group if divides else 1)
+        grid = UnitGrid(rows, cols, self._group_of(rows, cols))
         positions = self._positions.tokens(
             tuple(self._position_parameters().values()),
             (*size, grid.group),
@@ -301,6 +300,12 @@ class Hiera(nn.Module):
             patches = patches.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
         x = unroll(patches, self.q_strides, grid.group).view(images.shape[0], -1, patches.shape[-1])
         return add_branch(positions, x), size, grid
+
+    def _group_of(self, rows: int, cols: int) -> int:
+        """The group of the token order: the windows', where they divide the image; compiled, one order for all."""
+        if self.unit_group == 1 or torch.compiler.is_compiling():
+            return 1
+        return 1 if rows % self.unit_group or cols % self.unit_group else self.unit_group
 
     def _make_positions(self, size: tuple[int, ...]) -> Tensor:
         """The position embedding ``[T or 1, H, W, C]`` for a map of ``size`` tokens."""

@@ -41,7 +41,8 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, 
         map ``[1, H, W, C]`` in the dtype of ``pos_embed``; the very values where ``size`` is ``grid``.
     """
     grid_map = pos_embed.reshape(1, *grid, -1)
-    if size == grid and not torch.compiler.is_compiling():  # resampling gives the same; compiled, a size less to tell
+    # Compiled, resampling gives the same, and asking would make the table's own size a case, with a graph, of its own.
+    if not torch.compiler.is_compiling() and size == grid:
         return grid_map
     return _resample(grid_map.permute(0, 3, 1, 2), size, antialias=False).permute(0, 2, 3, 1)
 
@@ -159,9 +160,8 @@ class PositionCache:
     """
 
     def __init__(self) -> None:
-        self._layout: tuple[int, ...] = ()
-        self._values: list[Tensor] = []
-        self._tokens: Tensor | None = None
+        # One attribute, so that threads that share a model see all of it or nothing.
+        self._kept: tuple[tuple[int, ...], list[Tensor], Tensor] | None = None
 
     def tokens(self, parameters: Sequence[Tensor], layout: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
         """Position embedding ``[1, N, C]``, in the tokens' order.
@@ -174,10 +174,11 @@ class PositionCache:
         off = torch.compiler.is_compiling() or torch.is_grad_enabled()
         if off or any(parameter.device.type != "cpu" for parameter in parameters):
             return _as_tokens(make())
-        if self._tokens is None or layout != self._layout or not _all_equal(self._values, parameters):
-            self._tokens = _as_tokens(make())
-            self._layout, self._values = layout, [parameter.detach().clone() for parameter in parameters]
-        return self._tokens
+        kept = self._kept
+        if kept is None or kept[0] != layout or not _all_equal(kept[1], parameters):
+            kept = layout, [parameter.detach().clone() for parameter in parameters], _as_tokens(make())
+            self._kept = kept
+        return kept[2]
 
 
 def _as_tokens(embedding: Tensor) -> Tensor:

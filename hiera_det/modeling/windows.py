@@ -32,10 +32,10 @@ def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     """
     batch, tokens, channels = x.shape
     unit = tokens // (grid.rows * grid.cols) * channels
-    x = F.pad(x.view(batch, grid.rows, grid.cols, unit), (0, 0, 0, -grid.cols % window, 0, -grid.rows % window))
     down, across = _windows(grid, window)
+    x = _pad(x.view(batch, grid.rows, grid.cols, unit), down * window, across * window)
     x = x.view(batch, down, window, across, window, unit).transpose(2, 3)
-    return x.reshape(batch * down * across, -1, channels)
+    return _reshape(x, batch * down * across, window * window * (unit // channels), channels)
 
 
 def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
@@ -52,8 +52,8 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     down, across = _windows(grid, window)
     batch, channels = x.shape[0] // (down * across), x.shape[-1]
     x = x.reshape(batch, down, across, window, window, -1).transpose(2, 3)
-    x = x.reshape(batch, down * window, across * window, -1)[:, : grid.rows, : grid.cols]
-    return x.reshape(batch, -1, channels)
+    x = _reshape(x, batch, down * window, across * window, x.shape[-1])[:, : grid.rows, : grid.cols]
+    return _reshape(x, batch, grid.rows * grid.cols * (x.shape[-1] // channels), channels)
 
 
 def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, device: torch.device) -> Tensor | None:
@@ -69,11 +69,27 @@ def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, devi
     Returns:
         ``[B * windows, 1, 1, window * window * t]``, true for real tokens; None where nothing is padded.
     """
-    if not (grid.rows % window or grid.cols % window):
-        return None
+    if not torch.compiler.is_compiling() and not (grid.rows % window or grid.cols % window):
+        return None  # compiled, it would be a case, with a graph, of its own
     real = torch.ones(1, grid.rows * grid.cols, 1, device=device)
     units = split_windows(real, grid, window).squeeze(-1) > 0
     return units.repeat_interleave(unit_tokens, dim=1).repeat(batch, 1)[:, None, None]
+
+
+def _pad(x: Tensor, rows: int, cols: int) -> Tensor:
+    """Zeros at the bottom and right: ``[B, r, c, C]`` to ``[B, rows, cols, C]``."""
+    if not torch.compiler.is_compiling():
+        return F.pad(x, (0, 0, 0, cols - x.shape[2], 0, rows - x.shape[1]))
+    # `F.pad` asks whether there is anything to pad, which would make a graph for each answer.
+    x = torch.cat([x, x.new_zeros(x.shape[0], rows - x.shape[1], x.shape[2], x.shape[3])], dim=1)
+    return torch.cat([x, x.new_zeros(x.shape[0], rows, cols - x.shape[2], x.shape[3])], dim=2)
+
+
+def _reshape(x: Tensor, *shape: int) -> Tensor:
+    """`torch.Tensor.reshape`, which a compiler would ask whether it is a copy, with a graph for each answer."""
+    if torch.compiler.is_compiling():
+        return x.clone(memory_format=torch.contiguous_format).view(shape)
+    return x.reshape(shape)
 
 
 def _windows(grid: UnitGrid, window: int) -> tuple[int, int]:

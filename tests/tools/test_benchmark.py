@@ -1,35 +1,298 @@
-"""The benchmark runs and tells the truth about equality; no time is asserted anywhere."""
+"""The benchmark runs and tells the truth about equality, work and gradients; no time is asserted anywhere."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
+sys.path.insert(0, str(SCRIPT.parent))  # its parts lie beside it, where Python finds them for a script
+
+from benchmark_measure import largest_differences, matrix_rates, median_ratio, time_rounds
+from benchmark_models import TRUNKS, baseline_of, with_references
+from benchmark_report import Report, Row, format_report, read_report, write_report
+from benchmark_subjects import Setting, TrunkSubject, build_subject
+
+CONFIGS = SCRIPT.parents[1] / "configs"
+QUICK = ("--size", "tiny", "--cases", "64x96x1", "--rounds", "1", "--warmup", "0", "--threads", "1")
+OTHERS = [name for name, entry in TRUNKS.items() if not entry.reference]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def row(model: str, **fields: Any) -> Row:
+    """A measurement of one model: 2 GFLOP in 500 ms on a machine of 16 GFLOP/s."""
+    made = Row(
+        height=64,
+        width=96,
+        batch=2,
+        task="forward",
+        dtype="float32",
+        model=model,
+        baseline="hiera_det",
+        median_ms=500.0,
+        time_over_ours=1.0,
+        peak_mib=77.0,
+        gflop=2.0,
+        matrix_rate=16.0,
+        difference=0.0,
+    )
+    return replace(made, **fields)
 
 
-def test_peers_are_compared_on_equal_weights(tmp_path: Path) -> None:
-    rows_file = tmp_path / "rows.json"
-    few = ["--size", "tiny", "--cases", "64x96x1", "--rounds", "1", "--warmup", "0"]
-    done = run(*few, "--models", "official", "timm_windowed", "--json", str(rows_file))
+def report(*rows: Row) -> Report:
+    return Report("a machine", "cpu", 2, "2.15.0", "tiny", 7, {"float32 mm": [15.0, 16.0]}, list(rows))
+
+
+def table_of(text: str) -> list[list[str]]:
+    """The cells of a printed table, its titles first."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tool sets PyTorch's threads, which other tests must not see; with more, small work waits on busy machines."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def ours() -> TrunkSubject:
+    subject = build_subject("hiera_det", Setting("tiny", 224, 224, 1, "cpu", 1))
+    assert isinstance(subject, TrunkSubject)
+    return subject
+
+
+# --------------------------------------------------------------------------------------------------------- whole runs
+
+
+def test_peers_are_compared_on_equal_weights(tmp_path: Path, run_here: Any) -> None:
+    file = tmp_path / "rows.json"
+    options = ["--dtype", "float32", "bfloat16", "--no-memory", "--matrix-side", "64", "--json", str(file)]
+    done = run_here(SCRIPT, *QUICK, "--models", "official", "transformers", "timm_windowed", *options)
     assert done.returncode == 0, done.stderr
-    rows = json.loads(rows_file.read_text())
-    assert [row["model"] for row in rows] == ["hiera_det", "official", "timm_windowed", "hiera_det_windowed"]
-    assert all(row["median_ms"] > 0 and row["difference"] < 1e-5 for row in rows)
-    assert done.stdout.count("| 64x96, 1 |") == 4
+    rows = read_report(file).rows
+    names = ["hiera_det", "official", "transformers", "hiera_det_windowed", "timm_windowed"]
+    assert [row.model for row in rows] == 2 * names
+    assert all(row.median_ms > 0 and row.gflop and row.matrix_share for row in rows)
+    assert all(row.difference is not None and row.difference < 1e-5 for row in rows[:5])
+    # In mixed precision everybody is as far from our float32 maps as its own rounding takes it.
+    assert all(row.difference is not None and 1e-4 < row.difference < 0.1 for row in rows[5:])
+    assert [row.baseline for row in rows[:5]] == 3 * ["hiera_det"] + 2 * ["hiera_det_windowed"]
+    again = subprocess.run([sys.executable, SCRIPT, "--table", file], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert done.stdout == again.stdout + f"{file}\n"
+
+
+def test_peak_memory_is_what_a_step_adds_to_the_weights(run_here: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    done = run_here(SCRIPT, *QUICK, "--models", "hiera_det", "--matrix-side", "0", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    (measured,) = read_report(file).rows
+    assert measured.peak_mib is not None
+    assert 0.1 < measured.peak_mib < 100  # the maps alone are 0.27 MiB; the weights, 103 MiB, were there before
+    assert measured.matrix_share is None
+
+
+def test_whole_detectors_infer_and_step_beside_detectron2s(run_here: Any, tmp_path: Path) -> None:
+    pytest.importorskip("detectron2")
+    file = tmp_path / "rows.json"
+    tasks = ["--task", "detector-inference", "detector-train", "--config-files", str(CONFIGS / "quick_start.yaml")]
+    done = run_here(SCRIPT, *QUICK, *tasks, "--no-memory", "--matrix-side", "0", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = read_report(file).rows
+    assert [row.model for row in rows] == 2 * ["quick_start", "mask_rcnn_R_50_FPN_3x"]
+    assert all(row.median_ms > 0 and row.baseline == "quick_start" and row.difference is None for row in rows)
+    gflop = [row.gflop for row in rows]
+    assert gflop[3] > 2 * gflop[1]  # forward and backward of ResNet-50, where both see a similar number of regions
+    titles, first, *_ = table_of(done.stdout)
+    assert float(first[titles.index("s/image")]) == pytest.approx(rows[0].median_ms / 1000, rel=0.01)
+
+
+def test_random_detectors_detect_so_that_the_mask_head_has_work() -> None:
+    pytest.importorskip("detectron2")
+    subject = build_subject(str(CONFIGS / "quick_start.yaml"), Setting("", 128, 160, 2, "cpu", 1))
+    for found in subject.step("detector-inference", "float32")():  # type: ignore[attr-defined]
+        assert len(found["instances"]) > 20
+        assert not found["instances"].pred_classes.any()
+        assert found["instances"].pred_masks.shape[1:] == (128, 160)
+
+
+def test_compiled_models_run_beside_the_eager_ones(
+    run_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def compile_nothing(module: torch.nn.Module, dynamic: bool | None) -> torch.nn.Module:
+        asked.append(dynamic)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    file = tmp_path / "rows.json"
+    options = ["--warmup", "1", "--compile", "--no-memory", "--matrix-side", "0", "--json", str(file)]
+    done = run_here(SCRIPT, *QUICK, "--models", "hiera_det_windowed", *options)
+    assert done.returncode == 0, done.stderr
+    eager, compiled = read_report(file).rows
+    assert (eager.model, compiled.model) == ("hiera_det_windowed", "hiera_det_windowed+compile")
+    assert compiled.baseline == "hiera_det_windowed"
+    assert compiled.difference == 0
+    assert asked == [None]
+
+
+# ------------------------------------------------------------------------------------------------------- work and steps
+
+
+def test_counted_work_is_that_of_the_paper(ours: TrunkSubject) -> None:
+    forward = ours.count_gflop("forward")
+    assert forward is not None
+    assert round(forward / 2) == 5  # Table 8 of the Hiera paper: Hiera-T, multiply-adds in G at 224
+    assert ours.count_gflop("train") == 3 * forward
+
+
+def test_a_training_step_reaches_every_parameter_and_leaves_no_gradient(ours: TrunkSubject) -> None:
+    reached: set[str] = set()
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+        for name, parameter in ours.module.named_parameters()
+    ]
+    ours.step("train", "float32")()
+    for hook in hooks:
+        hook.remove()
+    assert reached == {name for name, _ in ours.module.named_parameters()}
+    assert all(parameter.grad is None for parameter in ours.module.parameters())
+
+
+def test_a_forward_step_keeps_no_graph_and_is_in_evaluation_mode(ours: TrunkSubject) -> None:
+    step = ours.step("forward", "float32")
+    assert not ours.module.training
+    assert all(map_.is_inference() for map_ in step())  # type: ignore[attr-defined]
+
+
+def test_a_changed_weight_shows_as_a_difference(ours: TrunkSubject) -> None:
+    other = build_subject("timm", ours.setting)
+    assert isinstance(other, TrunkSubject)
+    with torch.no_grad():
+        other.module.get_parameter("blocks.0.mlp.fc1.weight").mul_(1.5)
+    found = largest_differences({"hiera_det": ours, "timm": other}, "float32")
+    assert found["hiera_det"] == 0
+    assert found["timm"] is not None
+    assert found["timm"] > 1e-3
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures_take_any_size(name: str) -> None:
+    with torch.device("meta"):
+        trunk = TRUNKS[name].build("tiny", (96, 160))
+        maps = trunk.maps(trunk.module, torch.empty(1, 3, 96, 160))
+    strides = [16] if name == "vit_b_windowed" else [4, 8, 16, 32]
+    assert [tuple(map_.shape[-2:]) for map_ in maps] == [(96 // stride, 160 // stride) for stride in strides]
+
+
+# -------------------------------------------------------------------------------------------------- times and baselines
+
+
+def test_rounds_are_interleaved_and_warmup_is_not_counted() -> None:
+    calls: list[str] = []
+    seconds = time_rounds({name: lambda name=name: calls.append(name) for name in "ab"}, 3, 1, "cpu", "case")
+    assert "".join(calls) == 4 * "ab"
+    assert [len(values) for values in seconds.values()] == [3, 3]
+
+
+def test_the_ratio_is_taken_within_each_round() -> None:
+    # The machine is ten times slower in the middle round, for both.
+    assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3
+
+
+def test_matrix_rates_have_two_ways_in_float32_and_one_in_bfloat16() -> None:
+    assert set(matrix_rates("float32", "cpu", 32)) == {"mm", "conv2d"}
+    (rate,) = matrix_rates("bfloat16", "cpu", 32).values()
+    assert rate > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "running", "baselines"),
+    [
+        (["official"], ["hiera_det", "official"], ["hiera_det", "hiera_det"]),
+        (
+            ["timm_windowed", "timm"],
+            ["hiera_det_windowed", "timm_windowed", "hiera_det", "timm"],
+            2 * ["hiera_det_windowed"] + 2 * ["hiera_det"],
+        ),
+        (["resnet50"], ["hiera_det", "resnet50"], ["hiera_det", "hiera_det"]),
+        (["hiera_det_windowed", "swin_b"], ["hiera_det_windowed", "swin_b"], 2 * ["hiera_det_windowed"]),
+        (
+            ["hiera_det_windows_only", "hiera_det_windowed"],
+            ["hiera_det_windows_only", "hiera_det_windowed"],
+            2 * ["hiera_det_windowed"],
+        ),
+    ],
+)
+def test_times_are_over_ours_of_the_same_attention(wanted: list[str], running: list[str], baselines: list[str]) -> None:
+    assert with_references(wanted) == running
+    assert [baseline_of(name, running) for name in running] == baselines
+
+
+# --------------------------------------------------------------------------------------------------------------- report
+
+
+def test_a_report_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    written = report(row("hiera_det"), row("resnet50", difference=None, peak_mib=None))
+    write_report(written, tmp_path / "rows.json")
+    assert read_report(tmp_path / "rows.json") == written
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_the_table_names_what_is_missing_and_drops_what_all_rows_share() -> None:
+    text = format_report(report(row("hiera_det"), row("resnet50", gflop=None, peak_mib=None, difference=None)))
+    titles, ours, other = table_of(text)
+    assert titles[:3] == ["image, batch", "model", "median ms"]
+    assert ours == ["64x96, 2", "hiera_det", "500", "1.00", "77", "2.0", "4", "25%", "0.0e+00"]
+    assert other[4:] == ["not measured", "not counted", "not counted", "not measured", "other model"]
+    assert text.startswith("hiera_tiny, forward, float32, cpu: a machine, 2 threads")
+    assert "float32 mm 15-16" in text
+
+
+def test_the_table_has_a_column_for_what_differs() -> None:
+    titles, *_ = table_of(format_report(report(row("hiera_det"), row("hiera_det", task="train"))))
+    assert "task" in titles
+    assert "type" not in titles
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("{", "not valid JSON"), ("[]", "not a file that --json wrote"), ('{"rows": [{}]}', "height"), (None, "No such")],
+)
+def test_a_file_without_a_report_is_refused_in_one_line(
+    content: str | None, says: str, tmp_path: Path, run_here: Any
+) -> None:
+    if content is not None:
+        (tmp_path / "rows.json").write_text(content)
+    done = run_here(SCRIPT, "--table", tmp_path / "rows.json")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert says in line
+
+
+def test_shares_are_written_for_other_readers(tmp_path: Path) -> None:
+    write_report(report(row("hiera_det")), tmp_path / "rows.json")
+    (written,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert (written["gflop_per_s"], written["matrix_share"]) == (4, 0.25)
+
+
+# --------------------------------------------------------------------------------------------------- flops and refusals
 
 
 def test_flops_of_detectors_are_those_of_the_paper(run_here: Any) -> None:
-    configs = [str(SCRIPT.parents[1] / "configs" / f"mask_rcnn_hiera_{size}.yaml") for size in ("b", "bplus", "l")]
+    configs = [str(CONFIGS / f"mask_rcnn_hiera_{size}.yaml") for size in ("b", "bplus", "l")]
     done = run_here(SCRIPT, "--flops", *configs)
     assert done.returncode == 0, done.stderr
     totals = [float(line.split("|")[-2]) for line in done.stdout.splitlines() if line.startswith("| mask_rcnn")]
@@ -44,6 +307,13 @@ def test_flops_of_detectors_are_those_of_the_paper(run_here: Any) -> None:
         (["--cases", "64x64"], "write height x width x batch"),
         (["--size", "gigantic"], "gigantic"),
         (["--rounds", "0"], "--rounds"),
+        (["--models", "resnet51"], "resnet50"),
+        (["--task", "sleep"], "detector-train"),
+        (["--dtype", "float8"], "bfloat16"),
+        (["--compile", "--warmup", "0"], "--warmup"),
+        (["--task", "detector-train", "--config-files", "nowhere.yaml"], "nowhere.yaml"),
+        (["--task", "detector-train", "--config-files", ""], "no Mask R-CNN"),
+        (["--json", "nowhere/rows.json"], "nowhere/rows.json"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(arguments: list[str], says: str, run_here: Any) -> None:
