@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.linear import onednn_pays, pointwise_product
+from hiera_det.modeling.linear import is_exporting, onednn_pays, pointwise_product
 
 __all__ = ["attention"]
 
@@ -33,7 +33,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         ``[W, n, heads, d]``.
     """
-    if torch.compiler.is_exporting() or torch.is_grad_enabled() or q.device.type != "cpu":
+    if is_exporting() or torch.is_grad_enabled() or q.device.type != "cpu":
         return _fused(q, k, v, mask)
     if torch.compiler.is_compiling():
         return _opaque_attention(q, k, v, mask)

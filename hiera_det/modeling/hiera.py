@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock, add_branch
+from hiera_det.modeling.linear import is_exporting
 from hiera_det.modeling.position import (
     PositionCache,
     absolute_win_embed,
@@ -245,7 +246,9 @@ class Hiera(nn.Module):
 
         Stochastic depth is drawn per image, and a hook expects all tokens at once.
         """
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.training or x.device.type != "cpu":
+        if torch.compiler.is_compiling() or is_exporting() or torch.is_grad_enabled():
+            return False
+        if self.training or x.device.type != "cpu":
             return False
         local = (self.blocks[i] for i in range(self.local_blocks))
         return not any(m._forward_hooks or m._forward_pre_hooks for block in local for m in block.modules())

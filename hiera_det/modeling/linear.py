@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TokenLinear", "compiled_mlp", "onednn_pays", "pointwise_product"]
+__all__ = ["TokenLinear", "compiled_mlp", "is_exporting", "onednn_pays", "pointwise_product"]
 
 #: Tokens that go through a compiled MLP at a time, so that its hidden layer stays in the cache.
 MLP_TOKENS = 4096
@@ -74,11 +74,17 @@ def onednn_pays(x: Tensor) -> bool:
 
     Not in an exported graph, which may run anywhere.
     """
-    if torch.compiler.is_exporting() or x.device.type != "cpu":
+    if is_exporting() or x.device.type != "cpu":
         return False
     if torch.is_grad_enabled() and (torch.compiler.is_compiling() or _compute_dtype(x) == torch.bfloat16):
         return False  # an operation of our own has no gradient; bfloat16's products are oneDNN's in any case
     return _compute_dtype(x) in (torch.float32, torch.bfloat16) and _onednn_convolves()
+
+
+def is_exporting() -> bool:
+    """Whether a graph is being made that may run anywhere, by `torch.export` or `torch.jit.trace`."""
+    exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch has it from 2.7 on
+    return torch.jit.is_tracing() or (exporting is not None and exporting())
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hiera_det.modeling.linear import is_exporting
+
 __all__ = [
     "PositionCache",
     "absolute_win_embed",
@@ -129,7 +131,7 @@ def _resample(grid_map: Tensor, size: tuple[int, int], antialias: bool) -> Tenso
     """``[1, C, h, w]`` to ``[1, C, *size]``, bicubic."""
     # Cubic weights in half precision would move the embedding by more than its resampling does.
     exact = grid_map.float() if grid_map.dtype in (torch.float16, torch.bfloat16) else grid_map
-    opaque = torch.compiler.is_compiling() and not (torch.compiler.is_exporting() or torch.is_grad_enabled())
+    opaque = torch.compiler.is_compiling() and not (is_exporting() or torch.is_grad_enabled())
     if opaque and grid_map.device.type == "cpu":
         return _opaque_bicubic(exact.permute(0, 2, 3, 1), *size, antialias).permute(0, 3, 1, 2).to(grid_map.dtype)
     return _bicubic(exact, size, antialias).to(grid_map.dtype)
@@ -171,7 +173,7 @@ class PositionCache:
             layout: the map's size and the order of its tokens, which with the parameters decide the values.
             make: gives the embedding in that order, ``[..., C]``.
         """
-        off = torch.compiler.is_compiling() or torch.is_grad_enabled()
+        off = torch.compiler.is_compiling() or is_exporting() or torch.is_grad_enabled()
         if off or any(parameter.device.type != "cpu" for parameter in parameters):
             return _as_tokens(make())
         kept = self._kept

@@ -154,3 +154,13 @@ def test_a_compiled_mlp_takes_its_tokens_in_parts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(linear, "MLP_TOKENS", 4)
     with torch.no_grad():
         torch.testing.assert_close(linear.compiled_mlp(x, fc1, fc2), fc2(nn.functional.gelu(fc1(x))))
+
+
+def test_a_traced_graph_has_nothing_of_this_machine() -> None:
+    trunk, images = small(), torch.randn(1, 3, 64, 96)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        traced = torch.jit.trace(trunk, images, check_trace=False, strict=False)
+    code = str(traced.inlined_graph)
+    assert "scaled_dot_product_attention" in code
+    assert "baddbmm" not in code
+    assert code.count("aten::scaled_dot_product_attention") == len(trunk.blocks)  # no slabs
