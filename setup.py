@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "hiera_det" / "__init__.py").read_text(), re.MULTILINE)[1]
 
+FAST_EVAL = ["faster-coco-eval>=1.6"]
 PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
 
 setup(
@@ -23,7 +24,8 @@ setup(
     install_requires=["torch>=2.4", "numpy", "safetensors"],
     extras_require={
         "hub": ["huggingface_hub>=0.30"],
-        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "huggingface_hub>=0.30", *PEERS],
+        "fast-eval": FAST_EVAL,
+        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "huggingface_hub>=0.30", *FAST_EVAL, *PEERS],
         "peers": PEERS,
     },
 )

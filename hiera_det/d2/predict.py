@@ -151,8 +151,8 @@ class Predictor:
                 file raises.
 
         Returns:
-            one prediction for each file that can be read; in the files' order with batches of one image, otherwise
-            ordered by size.
+            one prediction for each file that can be read; in the files' order where ``TEST.IMS_PER_BATCH`` is 1,
+            otherwise by size.
 
         Raises:
             InputError: a file cannot be read, and ``unreadable`` is not given.
@@ -166,9 +166,9 @@ class Predictor:
             except UNREADABLE as error:
                 report(file, _reason(error))
         for batch in make_batches(sizes, self.cfg.TEST.IMS_PER_BATCH):
-            images = self._read([readable[index] for index in batch], report)
-            found = self._predict_batch(list(images.values()))
-            for (file, image), instances in zip(images.items(), found, strict=True):
+            images = list(self._read([readable[index] for index in batch], report))
+            found = self._predict_batch([image for _, image in images])
+            for (file, image), instances in zip(images, found, strict=True):
                 rgb = convert_image_to_rgb(image, self.cfg.INPUT.FORMAT).astype(np.uint8)
                 yield Prediction(file, rgb, instances)
 
@@ -192,15 +192,15 @@ class Predictor:
             result |= {"category_name": class_name(index, self.class_names), "file_name": prediction.file}
         return results
 
-    def _read(self, files: Sequence[str], report: Callable[[str, str], None]) -> dict[str, Pixels]:
-        """The images of those files that can be read, in the model's channels."""
-        images = {}
+    def _read(self, files: Sequence[str], report: Callable[[str, str], None]) -> Iterator[tuple[str, Pixels]]:
+        """Those files that can be read and their images, in the model's channels."""
         for file in files:
             try:
-                images[file] = read_image(file, format=self.cfg.INPUT.FORMAT)
+                image = read_image(file, format=self.cfg.INPUT.FORMAT)
             except UNREADABLE as error:
                 report(file, _reason(error))
-        return images
+            else:
+                yield file, image
 
     def _predict_batch(self, images: Sequence[Pixels]) -> list[Instances]:
         """Predictions of one batch."""

@@ -6,7 +6,6 @@ import difflib
 import logging
 import os
 import re
-import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from hiera_det.d2.data import check_registered, own_data_config
 from hiera_det.d2.evaluation import check_coco_eval
 from hiera_det.d2.precision import check_autocast
 from hiera_det.errors import InputError
+from hiera_det.files import make_folder
 from hiera_det.modeling.variants import get_variant
 
 __all__ = ["load_config", "setup_config"]
@@ -113,7 +113,7 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
     _check_batch(cfg, args)
     for check in (check_test_batch, check_autocast, check_coco_eval):
         check(cfg)
-    _check_output_dir(cfg.OUTPUT_DIR)
+    make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     own = (args.train_json, args.train_images, args.val_json, args.val_images)
     own_data_config(cfg, *own, args.opts, check_files=check_files)
     check_registered(cfg, train=not args.eval_only)
@@ -158,13 +158,3 @@ def _check_batch(cfg: CfgNode, args: Namespace) -> None:
             f"SOLVER.IMS_PER_BATCH {batch}: it counts the images of all GPUs together and must be a multiple of their "
             f"number, {processes}"
         )
-
-
-def _check_output_dir(folder: str) -> None:
-    """Refuse an output folder that cannot be written, before hours are spent."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error.strerror}); choose another") from None

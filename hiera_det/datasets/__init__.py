@@ -1,1 +1,1 @@
-"""Data sets: checks of COCO JSONs and the built-in shapes; no framework."""
+"""Data sets: checks of COCO JSONs, the built-in shapes, finding images; no framework."""

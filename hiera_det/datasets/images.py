@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from hiera_det.datasets.coco_json import EXIF_FIRST_SWAPPED, EXIF_ORIENTATION
 from hiera_det.errors import InputError
+from hiera_det.files import make_folder
 
 __all__ = ["EXTENSIONS", "UNREADABLE", "find_images", "output_paths", "upright_size"]
 
@@ -76,16 +77,13 @@ def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) 
         ``<folder>/<stem>.jpg`` for each image; images of the same stem are numbered.
 
     Raises:
-        InputError: the folder is one that the images are in, or cannot be made, or a place is taken.
+        InputError: the folder is one that the images are in, or cannot be written, or a place is taken.
     """
     real = os.path.realpath(folder)
     own = next((file for file in files if os.path.dirname(os.path.realpath(file)) == real), None)
     if own is not None:
         raise InputError(f"{folder}: the image {own} is in this folder and could be overwritten; name another folder")
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from None
+    make_folder(folder)
     paths = [os.path.join(folder, f"{name}.jpg") for name in _distinct_stems(files)]
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not overwrite:

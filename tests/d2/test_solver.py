@@ -76,3 +76,18 @@ def test_gradients_are_clipped_together_or_one_by_one(kind: str, expected: tuple
     model["a"].grad, model["b"].grad = torch.tensor([3.0]), torch.tensor([4.0])
     optimizer.step()
     assert (-model["a"].item(), -model["b"].item()) == pytest.approx(expected)
+
+
+def test_adamw_on_a_cpu_steps_as_pytorchs_plain_one() -> None:
+    cfg = load_config(BASE, ["SOLVER.BASE_LR", "1e-2", "SOLVER.WEIGHT_DECAY", "0.3"])
+    ours, theirs = nn.Linear(50, 70), nn.Linear(50, 70)
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [build_optimizer(cfg, ours), torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.3)]
+    assert optimizers[0].defaults["fused"]
+    for _ in range(20):
+        gradients = [torch.randn_like(parameter) for parameter in ours.parameters()]
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-5, atol=1e-6)

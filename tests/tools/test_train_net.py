@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from hiera_det.d2.predict import Predictor
 from hiera_det.weights.convert import convert, write
 from hiera_det.weights.load import read_contents
 
@@ -155,6 +156,18 @@ def test_predictions_carry_the_ids_of_the_users_json(trained: tuple[Path, str]) 
     assert found
     assert {entry["category_id"] for entry in found} <= set(CATEGORIES)
     assert {entry["image_id"] for entry in found} <= {100, 101}
+
+
+def test_the_output_folder_is_all_that_prediction_needs(trained: tuple[Path, str], flags: list[str | Path]) -> None:
+    predictor = Predictor.from_folder(str(trained[0]), threshold=0.0)
+    assert predictor.categories == [{"id": id_, "name": name} for id_, name in CATEGORIES.items()]
+    images = sorted(Path(flags[-1]).iterdir())
+    found = [predictor.coco_results(found, 0) for found in predictor.predict_files([str(path) for path in images])]
+    evaluated = [[entry for entry in predictions(trained[0]) if entry["image_id"] == 100 + i] for i in range(2)]
+    for ours, theirs in zip(found, evaluated, strict=True):
+        scores = [sorted(entry["score"] for entry in entries if entry["score"] > 0.05) for entries in (ours, theirs)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+        assert scores[0]
 
 
 def test_the_paths_of_the_pictures_are_printed_last(trained: tuple[Path, str]) -> None:

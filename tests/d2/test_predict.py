@@ -1,0 +1,223 @@
+"""A trained detector on images, as a user of the package calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import hiera_det
+from hiera_det.d2.checkpoint import HieraCheckpointer
+from hiera_det.d2.predict import Predictor
+from hiera_det.d2.setup import load_config
+from hiera_det.errors import InputError
+
+CATEGORIES = [{"id": 7, "name": "fig"}, {"id": 42, "name": "date"}]
+#: Width and height: two of one size among others.
+SIZES = [(96, 64), (64, 96), (80, 80), (96, 64), (200, 150)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path_factory.mktemp("images") / f"{index}.png" for index in range(len(SIZES))]
+    for path, (width, height) in zip(paths, SIZES, strict=True):
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+def predictor(folder: Path, *opts: str, threshold: float = 0.0) -> Predictor:
+    return Predictor.from_folder(str(folder), opts, threshold)
+
+
+def config_of(folder: Path) -> CfgNode:
+    return load_config(str(folder / "config.yaml"), ["MODEL.WEIGHTS", ""])
+
+
+def assert_same(first: Instances, second: Instances) -> None:
+    assert first.image_size == second.image_size
+    assert len(first) == len(second) > 0
+    torch.testing.assert_close(first.scores, second.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(first.pred_boxes.tensor, second.pred_boxes.tensor, rtol=0, atol=1e-2)
+    assert (first.pred_masks != second.pred_masks).float().mean() < 1e-3
+
+
+def test_a_training_folder_is_enough(run_folder: Path, files: list[str]) -> None:
+    loaded = hiera_det.Predictor.from_folder(str(run_folder), threshold=0.0)
+    assert loaded.categories == CATEGORIES
+    assert loaded.class_names == ["fig", "date"]
+    assert not loaded.model.training
+    predictions = list(loaded.predict_files(files))
+    assert [prediction.file for prediction in predictions] == files
+    for prediction, (width, height) in zip(predictions, SIZES, strict=True):
+        np.testing.assert_array_equal(prediction.image, np.asarray(Image.open(prediction.file)))
+        assert prediction.instances.image_size == (height, width)
+        assert prediction.instances.pred_masks.shape[1:] == (height, width)
+
+
+def test_predictions_are_those_of_detectron2s_predictor(
+    run_folder: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = predictor(run_folder)
+    monkeypatch.setattr("detectron2.engine.defaults.DetectionCheckpointer", HieraCheckpointer)
+    theirs = DefaultPredictor(ours.cfg)
+    for prediction in ours.predict_files(files):
+        assert_same(prediction.instances, theirs(prediction.image[:, :, ::-1])["instances"])
+
+
+def test_a_model_of_bgr_images_sees_bgr_and_gives_rgb(run_folder: Path, files: list[str], tmp_path: Path) -> None:
+    swapped = str(tmp_path / "swapped.png")
+    Image.fromarray(np.asarray(Image.open(files[0]))[:, :, ::-1]).save(swapped)
+    (rgb,) = predictor(run_folder).predict_files([files[0]])
+    (bgr,) = predictor(run_folder, "INPUT.FORMAT", "BGR").predict_files([swapped])
+    assert_same(rgb.instances, bgr.instances)
+    np.testing.assert_array_equal(rgb.image, bgr.image[:, :, ::-1])
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_batches_give_each_image_its_own_predictions(run_folder: Path, files: list[str], batch: int) -> None:
+    single = {prediction.file: prediction for prediction in predictor(run_folder).predict_files(files)}
+    batched = list(predictor(run_folder, "TEST.IMS_PER_BATCH", str(batch)).predict_files(files))
+    assert sorted(prediction.file for prediction in batched) == sorted(files)
+    for prediction in batched:
+        np.testing.assert_array_equal(prediction.image, single[prediction.file].image)
+        assert prediction.instances.image_size == single[prediction.file].instances.image_size
+    images = [single[file].image for file in files]
+    in_order = predictor(run_folder, "TEST.IMS_PER_BATCH", str(batch))(images)
+    for file in (files[0], files[3]):  # the two of one size, to which nothing is padded
+        together = next(prediction for prediction in batched if prediction.file == file)
+        assert_same(together.instances, single[file].instances)
+        assert_same(in_order[files.index(file)], single[file].instances)
+
+
+def test_results_are_cocos_with_names_of_files_and_classes(run_folder: Path, files: list[str]) -> None:
+    loaded = predictor(run_folder)
+    prediction = next(loaded.predict_files(files))
+    results = loaded.coco_results(prediction, image_id=5)
+    assert len(results) == len(prediction.instances) > 0
+    for index, result in enumerate(results):
+        category = CATEGORIES[prediction.instances.pred_classes[index]]
+        assert (result["category_id"], result["category_name"]) == (category["id"], category["name"])
+        assert (result["image_id"], result["file_name"]) == (5, files[0])
+        x, y, width, height = result["bbox"]
+        corners = prediction.instances.pred_boxes.tensor[index].tolist()
+        assert [x, y, x + width, y + height] == pytest.approx(corners, abs=1e-4)
+        mask = coco_mask.decode(result["segmentation"]).astype(bool)
+        np.testing.assert_array_equal(mask, prediction.instances.pred_masks[index].numpy())
+
+
+def test_the_picture_has_the_images_size_and_its_objects(run_folder: Path, files: list[str]) -> None:
+    loaded = predictor(run_folder)
+    for prediction in loaded.predict_files(files[:2]):
+        drawn = loaded.draw(prediction)
+        assert drawn.size == prediction.image.shape[1::-1]
+        assert np.abs(np.asarray(drawn, dtype=int) - prediction.image).max() > 0
+    prediction = next(predictor(run_folder, threshold=1.0).predict_files(files))
+    assert len(prediction.instances) == 0
+    np.testing.assert_array_equal(np.asarray(loaded.draw(prediction)), prediction.image)
+
+
+def test_the_threshold_leaves_out_lower_scores_only(run_folder: Path, files: list[str]) -> None:
+    every = next(predictor(run_folder).predict_files(files)).instances
+    middle = every.scores.sort().values[len(every) // 2].item()
+    fewer = next(predictor(run_folder, threshold=middle).predict_files(files)).instances
+    assert_same(fewer, every[every.scores > middle])
+
+
+def test_photographs_are_turned_upright(run_folder: Path, files: list[str], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(files[0]).save(tmp_path / "turned.jpg", exif=exif)
+    (prediction,) = predictor(run_folder).predict_files([str(tmp_path / "turned.jpg")])
+    assert prediction.instances.image_size == SIZES[0]  # height and width have changed places
+
+
+@pytest.mark.parametrize("keep", [0, 300])
+def test_an_unreadable_image_is_reported_and_the_rest_predicted(
+    run_folder: Path, files: list[str], tmp_path: Path, keep: int
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(files[0]).read_bytes()[:keep])
+    mixed = [files[0], str(broken), files[1], files[0]]
+    reported: list[tuple[str, str]] = []
+    for batch in ("1", "3"):
+        loaded = predictor(run_folder, "TEST.IMS_PER_BATCH", batch)
+        reported.clear()
+        found = list(loaded.predict_files(mixed, lambda *report: reported.append(report)))
+        assert sorted(prediction.file for prediction in found) == [files[0], files[0], files[1]]
+        ((file, reason),) = reported
+        assert file == str(broken)
+        assert reason
+    with pytest.raises(InputError, match=r"broken\.png: cannot be read as an image"):
+        list(loaded.predict_files(mixed))
+
+
+def test_grey_and_transparent_images_are_predicted(run_folder: Path, files: list[str], tmp_path: Path) -> None:
+    modes = ("L", "RGBA", "P", "1")
+    for mode in modes:
+        Image.open(files[0]).convert(mode).save(tmp_path / f"{mode}.png")
+    found = list(predictor(run_folder).predict_files([str(tmp_path / f"{mode}.png") for mode in modes]))
+    assert [prediction.image.shape for prediction in found] == [(64, 96, 3)] * len(modes)
+
+
+def test_the_number_format_is_the_configs(run_folder: Path, files: list[str]) -> None:
+    loaded = predictor(run_folder, "TEST.AUTOCAST", "bfloat16")
+    dtypes = []
+    loaded.model.backbone.trunk.register_forward_hook(lambda *call: dtypes.append(call[-1]["stage4"].dtype))
+    prediction = next(loaded.predict_files(files))
+    assert dtypes == [torch.bfloat16]
+    assert prediction.instances.pred_boxes.tensor.dtype == torch.float32
+    assert loaded.coco_results(prediction, 1)
+
+
+def test_without_a_final_model_the_last_checkpoint_is_taken(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes((run_folder / "config.yaml").read_bytes())
+    (tmp_path / "model_0000009.pth").write_bytes((run_folder / "model_final.pth").read_bytes())
+    with pytest.raises(InputError, match=r"neither model_final\.pth nor another checkpoint"):
+        predictor(tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    assert predictor(tmp_path).cfg.MODEL.WEIGHTS.endswith("model_0000009.pth")
+    other = str(run_folder / "model_final.pth")
+    assert other == predictor(tmp_path, "MODEL.WEIGHTS", other).cfg.MODEL.WEIGHTS
+
+
+def test_weights_without_classes_take_those_of_the_registered_data(run_folder: Path, tmp_path: Path) -> None:
+    saved = torch.load(run_folder / "model_final.pth", weights_only=True)
+    del saved["categories"]
+    torch.save(saved, tmp_path / "model.pth")
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "model.pth")]
+    coco = predictor(run_folder, *weights, "DATASETS.TEST", "('coco_2017_val',)")
+    assert coco.categories[:2] == [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
+    assert predictor(run_folder, *weights).categories == []
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda folder: Predictor.from_folder(str(folder / "none")), "there is no config.yaml; give the OUTPUT_DIR"),
+        (lambda folder: Predictor(config_of(folder)), "MODEL.WEIGHTS is empty"),
+        (lambda folder: Predictor(config_of(folder), str(folder / "no.pth")), r"no\.pth"),
+        (lambda folder: predictor(folder, threshold=50.0), "threshold 50: scores are from 0 to 1"),
+        (lambda folder: predictor(folder, "TEST.AUTOCAST", "float16"), r"TEST\.AUTOCAST float16 needs a GPU"),
+        (lambda folder: predictor(folder, "TEST.IMS_PER_BATCH", "0"), r"TEST\.IMS_PER_BATCH 0"),
+        (lambda folder: predictor(folder, "MODEL.ROI_HEADS.NUM_CLASSES", "3"), "lacks 6 tensors of the model"),
+        (lambda folder: predictor(folder, "MODEL.HIERA.SIZ", "tiny"), "did you mean MODEL.HIERA.SIZE"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(run_folder: Path, call: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        call(run_folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
+def test_without_a_gpu_it_runs_on_the_cpu(run_folder: Path) -> None:
+    assert predictor(run_folder, "MODEL.DEVICE", "cuda").cfg.MODEL.DEVICE == "cpu"
