@@ -84,7 +84,7 @@ def onednn_pays(x: Tensor) -> bool:
 def is_exporting() -> bool:
     """Whether a graph is being made that may run anywhere, by `torch.export` or `torch.jit.trace`."""
     exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch has it from 2.7 on
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or (exporting is not None and bool(exporting()))
 
 
