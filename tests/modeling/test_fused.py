@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +11,8 @@ from hiera_det.modeling import fused
 from hiera_det.modeling.fused import attention
 
 FUSED = "_scaled_dot_product_flash_attention_for_cpu"
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 class Operations(TorchDispatchMode):
@@ -25,14 +25,6 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.names.add(func.__name__.split(".")[0])
         return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(windows: int, heads: int, queries: int, keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,13 +13,7 @@ SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 2, 2, 1)}
 WINDOWED = {"window_size": (8, 4, 4, 2), "global_blocks": (4,)}
 MASKED = {"window_size": (8, 4, 14, 7), "window_padding": "mask"}
 
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def small(**overrides: object) -> Hiera:
