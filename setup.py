@@ -25,7 +25,11 @@ setup(
     extras_require={
         "hub": ["huggingface_hub>=0.30"],
         "fast-eval": FAST_EVAL,
-        "test": ["pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "huggingface_hub>=0.30", *FAST_EVAL, *PEERS],
+        "test": [
+            *("pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "shapely>=2", "huggingface_hub>=0.30"),
+            *FAST_EVAL,
+            *PEERS,
+        ],
         "peers": PEERS,
     },
 )

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-CONFIG = Path(__file__).parents[1] / "configs" / "mask_rcnn_hiera_t.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "mask_rcnn_hiera_t_1x.yaml"
 #: A detector whose forward takes milliseconds.
 TINY = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
 TINY += ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"]
 TINY += ["MODEL.RPN.POST_NMS_TOPK_TEST", "20", "INPUT.MIN_SIZE_TEST", "64", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+TINY += ["SOLVER.MAX_ITER", "10", "SOLVER.STEPS", "()"]  # in iterations, as in the config that a training leaves
 TINY += ["MODEL.ROI_BOX_HEAD.FC_DIM", "16", "DATASETS.TRAIN", "('not here',)", "DATASETS.TEST", "()"]
 
 

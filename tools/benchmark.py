@@ -20,7 +20,8 @@ Examples:
     python tools/benchmark.py
     python tools/benchmark.py --size tiny --cases 224x224x8 --rounds 11 --json benchmark.json
     python tools/benchmark.py --models all --task forward train --dtype float32 bfloat16 --cases 512x512x1 800x1344x1
-    python tools/benchmark.py --task detector-inference detector-train --config-files configs/mask_rcnn_hiera_{t,b}.yaml
+    python tools/benchmark.py --task detector-inference detector-train \
+        --config-files configs/mask_rcnn_hiera_{t,b}_1x.yaml
     python tools/benchmark.py --table benchmark.json
     python tools/benchmark.py --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
@@ -50,7 +51,7 @@ from hiera_det.errors import InputError, run_tool
 from hiera_det.modeling.variants import get_variant
 
 DEFAULT_CASES = ("224x224x4", "1024x1024x1")
-DEFAULT_CONFIG = str(Path(__file__).resolve().parents[1] / "configs" / "mask_rcnn_hiera_b.yaml")
+DEFAULT_CONFIG = str(Path(__file__).resolve().parents[1] / "configs" / "mask_rcnn_hiera_b_1x.yaml")
 
 
 def parse_case(text: str) -> tuple[int, int, int]:

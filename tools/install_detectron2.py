@@ -34,7 +34,8 @@ SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 # Later pips refuse the package's metadata for a URL in an extra that nobody needs.
 PIP_THAT_READS_IT = "pip>=25.3,<26.1"
 
-#: What detectron2 0.6 imports at run time. Its own list pins a formatter and an old iopath, and leaves out OpenCV.
+#: What detectron2 0.6 imports at run time. Its own list pins a formatter and an old iopath, and leaves out OpenCV and
+#: shapely, with which it crops polygons.
 REQUIREMENTS = (
     "fvcore>=0.1.5",
     "iopath>=0.1.9",
@@ -52,6 +53,7 @@ REQUIREMENTS = (
     "Pillow",
     "packaging",
     "scipy",
+    "shapely>=2",
 )
 
 #: Projects that the official install puts under ``detectron2.projects``.
@@ -193,7 +195,7 @@ def install_from_repository() -> None:
     print("detectron2: building from its Git repository; this takes some minutes", flush=True)
     pip("install", "setuptools>=70.1")
     pip("install", "--no-build-isolation", f"git+{REPOSITORY}")
-    pip("install", *REQUIREMENTS)  # its own list leaves out OpenCV
+    pip("install", *REQUIREMENTS)  # its own list leaves out two of them
 
 
 def install_from_index() -> None:

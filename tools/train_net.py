@@ -5,7 +5,10 @@ Examples:
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_t.yaml \
         --train-json train.json --train-images images/train --val-json val.json --val-images images/val
+    python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8 --dry-run
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --eval-only MODEL.WEIGHTS model_final.pth
+    torchrun --nnodes 1:4 --nproc-per-node 8 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint host:29500 \
+        tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --auto-resume
 """
 
 from __future__ import annotations
@@ -21,41 +24,51 @@ from hiera_det.errors import run_tool
 try:
     # isort: split
     from detectron2.config import CfgNode
-    from detectron2.engine import default_argument_parser, default_setup, launch
+    from detectron2.engine import default_setup
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: registers backbones and heads, says how to install detectron2
-    from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights
-    from hiera_det.d2.setup import setup_config
+    from hiera_det.d2.arguments import training_parser
+    from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights, decide_resume
+    from hiera_det.d2.dry_run import dry_run
+    from hiera_det.d2.launch import launch, place_from_environment
+    from hiera_det.d2.setup import setup_config, training_device
     from hiera_det.d2.trainer import Trainer
 except ImportError as error:
     sys.exit(f"error: {error}")
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's flags and your own data's paths."""
-    parser = default_argument_parser(epilog=__doc__)
-    data = parser.add_argument_group("your own data, in COCO format")
-    data.add_argument("--train-json", metavar="FILE", help="annotations to train on; classes are taken from it")
-    data.add_argument("--train-images", metavar="DIR", help="the folder that its file names are relative to")
-    data.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
-    data.add_argument("--val-images", metavar="DIR", help="the folder that its file names are relative to")
+    """detectron2's flags, your own data's paths, and what helps before and after a run."""
+    parser = training_parser(__doc__)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, take 3 steps and evaluate one batch, print what the whole run will take, keep nothing",
+    )
+    parser.add_argument("--gpu-price", type=float, default=0.0, metavar="P", help="of a GPU-hour, for --dry-run")
     return parser
 
 
 def run(args: argparse.Namespace, check_files: bool) -> OrderedDict[str, Any] | None:
-    """Train, or evaluate only; runs in every process."""
+    """Train, evaluate only, or try out; runs in every process."""
     setup_logger(distributed_rank=comm.get_rank(), name="hiera_det")
     cfg = setup_config(args, check_files=check_files)
+    if args.dry_run:
+        forecast = dry_run(cfg)
+        if comm.is_main_process():
+            print(forecast.report(args.gpu_price))
+        return None
     default_setup(cfg, args)
     logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
     if args.eval_only:
         return evaluate(cfg, resume=args.resume)
+    resume = decide_resume(cfg.OUTPUT_DIR, resume=args.resume, auto_resume=args.auto_resume)
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=resume)
     return trainer.train()
 
 
@@ -76,16 +89,18 @@ def evaluate(cfg: CfgNode, resume: bool) -> OrderedDict[str, Any]:
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
     args = argument_parser().parse_args()
-    workers = args.num_gpus > 1 or args.num_machines > 1
-    if workers:
+    place = place_from_environment()
+    several = args.num_gpus > 1 or args.num_machines > 1
+    if several and not place:
         check_weights(setup_config(args))  # once here, where a mistake ends in one line instead of one per process
     launch(
         run,
-        args.num_gpus,
+        (args, place.local_rank == 0 if place else not several),
+        num_processes=args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args, not workers),
+        device=training_device(args),
     )
 
 

@@ -64,6 +64,35 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.SOLVER.BETAS = [0.9, 0.999]
     # Weight decay of the position embeddings
     cfg.SOLVER.WEIGHT_DECAY_POS_EMBED = 0.0
+    # Learning rate of the stem over that of the heads, to the power 1 / (blocks + 1), per block; 1.0 for one rate
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Length of the training in epochs, as many images as the training JSONs list; 0 for SOLVER.MAX_ITER
+    cfg.SOLVER.EPOCHS = 0.0
+    # Parts of the training, such as [0.9, 0.95], after which the learning rate drops; empty for SOLVER.STEPS
+    cfg.SOLVER.MILESTONES = []
+    # Epochs between checkpoints and between evaluations; 0 for SOLVER.CHECKPOINT_PERIOD and TEST.EVAL_PERIOD
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 0.0
+    cfg.TEST.EVAL_EPOCHS = 0.0
+    # Images of an epoch; found in the data where the training needs it
+    cfg.SOLVER.IMAGES_PER_EPOCH = 0
+    # What another SOLVER.IMS_PER_BATCH than the config was written for does to its learning rate: "linear", "sqrt" or,
+    # for nothing at all, "none"; iterations change in inverse proportion. Keys on the command line stand as given
+    cfg.SOLVER.SCALING = "linear"
+    # Forward and backward passes per step of the optimizer, each over that part of SOLVER.IMS_PER_BATCH
+    cfg.SOLVER.ACCUMULATE = 1
+    # Number format of SOLVER.AMP: "float16", on GPUs only, or "bfloat16"
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    # Decay per step of an average of the weights, evaluated and saved beside them; 0 for none
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # Several processes: "ddp" keeps the model in each, "fsdp" shares it out among them (PyTorch 2.6 or newer)
+    cfg.SOLVER.PARALLEL = "ddp"
+
+    # Large-scale jitter (Ghiasi et al. 2021, "Simple Copy-Paste"): fit the image into a square of this side in pixels
+    # times a factor drawn from the range, and cut that square out
+    cfg.INPUT.LSJ = CfgNode()
+    cfg.INPUT.LSJ.ENABLED = False
+    cfg.INPUT.LSJ.SIZE = 1024
+    cfg.INPUT.LSJ.SCALE = [0.1, 2.0]
     # Images per GPU (or process) and forward in evaluation and prediction; above 1, images of like size go together
     cfg.TEST.IMS_PER_BATCH = 1
     # Evaluate and predict in "bfloat16" or "float16" where that is enough; "" for float32 throughout

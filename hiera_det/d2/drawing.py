@@ -45,7 +45,7 @@ class Objects:
 
     Attributes:
         boxes: XYXY ``[N, 4]``.
-        labels: N texts.
+        labels: N texts, "" for none.
         masks: N masks, or None where there are none at all.
     """
 
@@ -82,6 +82,8 @@ def draw_objects(
     visualizer.overlay_instances(boxes=objects.boxes, masks=objects.masks, assigned_colors=list(colors), alpha=0.35)
     # The labels apart: 0.6 computes a colour for them that rounding can put above 1, which matplotlib refuses.
     for box, label, color in zip(objects.boxes.tolist(), objects.labels, colors, strict=True):
+        if not label:
+            continue
         place, font_size = _label_place(box, label, *image.shape[:2])
         text = label.replace("$", r"\$")  # not a formula
         visualizer.draw_text(text, place, font_size=font_size, color=np.array(color), horizontal_alignment="left")

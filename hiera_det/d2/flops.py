@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -46,10 +48,17 @@ def count_detector(cfg: CfgNode, height: int, width: int, proposals: int = 1000,
                 "trunk": _count(backbone.trunk, images),
                 "neck": _count(backbone.neck, maps),
                 "rpn": _count(model.proposal_generator.rpn_head, [levels[name] for name in cfg.MODEL.RPN.IN_FEATURES]),
-                "box head": _count(nn.Sequential(heads.box_head, heads.box_predictor), boxes),
+                "box head": sum(_count(stage, boxes) for stage in _box_stages(heads)),
                 "mask head": _count(_layers(heads.mask_head), regions),
             }
     return counts | {"total": sum(counts.values())}
+
+
+def _box_stages(heads: Any) -> list[nn.Module]:
+    """Box head and predictor: one pair, or those of a cascade."""
+    if isinstance(heads.box_head, nn.ModuleList):
+        return [nn.Sequential(*pair) for pair in zip(heads.box_head, heads.box_predictor, strict=True)]
+    return [nn.Sequential(heads.box_head, heads.box_predictor)]
 
 
 def _count(module: nn.Module, inputs: object) -> float:

@@ -46,6 +46,7 @@ from hiera_det.d2.drawing import (
     draw_objects,
     predicted_objects,
 )
+from hiera_det.d2.sharding import whole
 from hiera_det.files import write_atomically
 
 __all__ = ["PictureHook", "draw_curves", "draw_predictions"]
@@ -158,12 +159,14 @@ class PictureHook(HookBase):
 
     def after_train(self) -> None:
         """Called by the trainer, after the last evaluation if this is the last hook."""
-        if not comm.is_main_process():
-            return
         drawn: list[Path] = []
         finished = self.trainer.iter >= self.trainer.max_iter
         if finished and self.cfg.DATASETS.TEST and self.cfg.TEST.PICTURES:
-            drawn += _attempt("predictions", self._predictions)
+            with whole(self.trainer.model):
+                if comm.is_main_process():
+                    drawn += _attempt("predictions", self._predictions)
+        if not comm.is_main_process():
+            return
         drawn += _attempt("curves", self._curves)
         for path in drawn:
             logger.info("pictures: %s", path)

@@ -15,17 +15,31 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from hiera_det.d2.augmentation import check_lsj
 from hiera_det.d2.batches import check_test_batch
 from hiera_det.d2.checkpoint import last_checkpoint, local_weights
 from hiera_det.d2.config import add_hiera_config
 from hiera_det.d2.data import check_registered, own_data_config
+from hiera_det.d2.ema import check_ema_decay
 from hiera_det.d2.evaluation import check_coco_eval
+from hiera_det.d2.launch import place_from_environment
 from hiera_det.d2.precision import check_autocast
+from hiera_det.d2.schedule import count_images, read_layers, resolve_schedule, scale_to_processes, settle_layers
+from hiera_det.d2.sharding import check_parallel
+from hiera_det.d2.step import check_precision
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
 from hiera_det.modeling.variants import get_variant
 
-__all__ = ["load_config", "setup_config"]
+__all__ = [
+    "check_training",
+    "check_work",
+    "choose_device",
+    "load_config",
+    "setup_config",
+    "training_device",
+    "world_size",
+]
 
 logger = logging.getLogger("hiera_det.setup")
 
@@ -48,15 +62,44 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if config_file:
         if not os.path.isfile(config_file):
             raise InputError(f"--config-file {config_file}: no such file")
-        _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
+        _merge(cfg, config_file, lambda: _merge_file(cfg, config_file))
     flags = [word for word in opts[0::2] if word.startswith("--")]
     if flags:
         raise InputError(f"flag {flags[0]} stands after the KEY VALUE pairs: put flags before them")
     if len(opts) % 2:
         raise InputError(f"{opts[-1]}: KEY VALUE pairs come in twos, and the last key has no value")
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        _merge(cfg, f"{key} {value}", partial(cfg.merge_from_list, [key, value]))
+        _merge(cfg, f"{key} {value}", partial(cfg.merge_from_list, [key, _as_float(cfg, key, value)]))
+    settle_layers(cfg, read_layers(config_file, opts))
     return cfg
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """detectron2's merge; a whole number may stand where the default is a fraction (``EPOCHS: 50``)."""
+    loaded = cfg.load_yaml_with_base(path, allow_unsafe=False)
+    if loaded.get("VERSION") != cfg.VERSION:  # an older layout, which detectron2 translates, or none
+        cfg.merge_from_file(path, allow_unsafe=False)
+        return
+    _whole_to_float(loaded, cfg)
+    cfg.merge_from_other_cfg(CfgNode(loaded))
+
+
+def _whole_to_float(loaded: dict[str, Any], defaults: CfgNode) -> None:
+    """Make whole numbers fractions, in place, where the defaults are."""
+    for key, value in loaded.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, CfgNode):
+            _whole_to_float(value, default)
+        elif type(value) is int and isinstance(default, float):
+            loaded[key] = float(value)
+
+
+def _as_float(cfg: CfgNode, key: str, value: str) -> str | float:
+    """The same for a value of the command line."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return float(value) if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(value)) else value
 
 
 def _merge(cfg: CfgNode, source: str, merge: Any) -> None:
@@ -109,13 +152,94 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     get_variant(cfg.MODEL.HIERA.SIZE)
-    _choose_device(cfg, args)
-    _check_batch(cfg, args)
+    choose_device(cfg, args.num_gpus, set(args.opts[0::2]))
+    scale_to_processes(cfg, world_size(args))
+    check_training(cfg, world_size(args))
     for check in (check_test_batch, check_autocast, check_coco_eval):
         check(cfg)
-    make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+    if not getattr(args, "dry_run", False):
+        make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     own = (args.train_json, args.train_images, args.val_json, args.val_images)
     own_data_config(cfg, *own, args.opts, check_files=check_files)
+    check_work(cfg, args)
+    if not args.eval_only:
+        # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
+        cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if args.train_json else 0
+        resolve_schedule(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def training_device(args: Namespace) -> str:
+    """``MODEL.DEVICE`` of a run, before its processes are started.
+
+    Raises:
+        InputError: see `setup_config`.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    choose_device(cfg, args.num_gpus, set(args.opts[0::2]))
+    return str(cfg.MODEL.DEVICE)
+
+
+def choose_device(cfg: CfgNode, num_gpus: int, given: set[str]) -> None:
+    """Fall to the CPU, and there to float32, where there is no GPU and none was asked for by name; in place.
+
+    Args:
+        cfg: not frozen.
+        num_gpus: ``--num-gpus``.
+        given: keys that the command line sets.
+
+    Raises:
+        InputError: more GPUs are asked for than there are.
+    """
+    gpus, device = torch.cuda.device_count(), cfg.MODEL.DEVICE
+    asked = "MODEL.DEVICE" in given
+    if not (asked and device == "cpu") and (num_gpus > max(1, gpus) or (asked and not gpus)):
+        raise InputError(
+            f"--num-gpus {num_gpus}, MODEL.DEVICE {device}: this machine has {gpus} GPUs that PyTorch can use; "
+            "MODEL.DEVICE cpu runs without, in as many processes as --num-gpus says"
+        )
+    if not gpus and device == "cuda":
+        logger.info("no GPU here: MODEL.DEVICE is set to cpu")
+        cfg.MODEL.DEVICE = "cpu"
+    amp = cfg.SOLVER.AMP
+    if cfg.MODEL.DEVICE == "cpu" and amp.ENABLED and amp.PRECISION == "float16" and "SOLVER.AMP.ENABLED" not in given:
+        logger.info("float16 is for GPUs: SOLVER.AMP.ENABLED is set to False")
+        amp.ENABLED = False
+
+
+def world_size(args: Namespace) -> int:
+    """Number of processes of a run, of all machines."""
+    place = place_from_environment()
+    return place.world_size if place else max(1, args.num_gpus) * args.num_machines
+
+
+def check_training(cfg: CfgNode, processes: int) -> None:
+    """Refuse settings of the training loop that cannot be used.
+
+    Raises:
+        InputError: a key, or a batch that cannot be shared out evenly among so many processes.
+    """
+    batch, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
+    if parts < 1:
+        raise InputError(f"SOLVER.ACCUMULATE {parts}: give the parts of a batch, at least 1")
+    if batch < 1 or batch % (processes * parts):
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {batch}: it counts the images of all processes together and must be a multiple of "
+            f"their number times SOLVER.ACCUMULATE, {processes} x {parts}"
+        )
+    check_parallel(cfg.SOLVER.PARALLEL)
+    check_ema_decay(cfg.SOLVER.EMA_DECAY)
+    check_precision(cfg)
+    check_lsj(cfg)
+
+
+def check_work(cfg: CfgNode, args: Namespace) -> None:
+    """Refuse a run without data or weights, and bring the weights to this machine; in place.
+
+    Raises:
+        InputError: what is missing.
+    """
     check_registered(cfg, train=not args.eval_only)
     if not args.eval_only and not cfg.DATASETS.TRAIN:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
@@ -129,32 +253,3 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
         last_checkpoint(cfg.OUTPUT_DIR)
     else:
         cfg.MODEL.WEIGHTS = local_weights(cfg.MODEL.WEIGHTS)
-    cfg.freeze()
-    return cfg
-
-
-def _choose_device(cfg: CfgNode, args: Namespace) -> None:
-    """Fall to the CPU where there is no GPU and none was asked for by name."""
-    gpus = torch.cuda.device_count()
-    asked = "MODEL.DEVICE" in args.opts[0::2] and cfg.MODEL.DEVICE != "cpu"
-    if args.num_gpus > max(1, gpus) or (asked and not gpus):
-        raise InputError(
-            f"--num-gpus {args.num_gpus}, MODEL.DEVICE {cfg.MODEL.DEVICE}: this machine has {gpus} GPUs that PyTorch "
-            "can use; MODEL.DEVICE cpu with --num-gpus 1 runs without"
-        )
-    if not gpus and cfg.MODEL.DEVICE == "cuda":
-        logger.info("no GPU here: MODEL.DEVICE is set to cpu")
-        cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        raise InputError("SOLVER.AMP.ENABLED True needs a GPU: set it to False on the CPU")
-
-
-def _check_batch(cfg: CfgNode, args: Namespace) -> None:
-    """Refuse a batch that cannot be shared out evenly."""
-    processes = max(1, args.num_gpus) * args.num_machines
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    if batch < 1 or batch % processes:
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH {batch}: it counts the images of all GPUs together and must be a multiple of their "
-            f"number, {processes}"
-        )

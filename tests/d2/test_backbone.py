@@ -24,7 +24,7 @@ TINY = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTH
 
 def tiny_config(*opts: str) -> CfgNode:
     """The base config with a trunk that takes milliseconds."""
-    return load_config(str(CONFIGS / "mask_rcnn_hiera_t.yaml"), [*TINY, *opts])
+    return load_config(str(CONFIGS / "mask_rcnn_hiera_t_1x.yaml"), [*TINY, *opts])
 
 
 def labelled(height: int, width: int) -> dict[str, object]:
@@ -125,18 +125,6 @@ def test_a_training_step_reaches_every_parameter_of_trunk_and_neck(name: str) ->
     # A random RPN may find no foreground for the ROI heads; maps are summed so that each parameter must count.
     (sum(losses.values()) + sum(m.mean() for m in model.backbone(torch.randn(1, 3, 64, 64)).values())).backward()
     assert all(p.grad is not None for p in model.backbone.parameters())
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("mask_rcnn_hiera*.yaml")), ids=lambda path: path.stem)
-def test_every_config_trains_and_infers(path: Path) -> None:
-    model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"]))
-    with EventStorage():
-        loss = sum(model([labelled(64, 64)]).values())
-    loss.backward()
-    assert torch.isfinite(loss)
-    with torch.inference_mode():
-        (result,) = model.eval()([labelled(64, 64)])
-    assert result["instances"].image_size == (64, 64)
 
 
 MODES = {

@@ -20,7 +20,7 @@ from hiera_det.d2.data import own_data_config
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
+CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
 SMALL = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "160", "DATALOADER.NUM_WORKERS", "0"]
 
 #: Height and width: tall, wide, square, a sliver each way, and one as large as a photograph.

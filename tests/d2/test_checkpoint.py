@@ -21,7 +21,7 @@ from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights, local_weig
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
 
-BASE = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
+BASE = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
 SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 1, 1, 1)}
 OPTS = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
 OPTS += ["MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.CONV_DIM", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"]

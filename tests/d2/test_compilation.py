@@ -17,7 +17,7 @@ from hiera_det.d2.flops import count_detector
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
+CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
 TINY = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "8", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
 TINY += ["MODEL.FPN.OUT_CHANNELS", "8", "MODEL.HIERA.WINDOW_SIZE", "[8, 4, 0, 0]", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
 TINY += ["MODEL.HIERA.DROP_PATH_RATE", "0.0"]

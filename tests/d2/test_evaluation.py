@@ -24,7 +24,7 @@ from hiera_det.d2.setup import load_config
 from hiera_det.d2.trainer import Trainer
 from hiera_det.errors import InputError
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
+CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
 TINY = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 1, 1]"]
 TINY += ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"]
 TINY += ["MODEL.RPN.POST_NMS_TOPK_TEST", "20", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"]

@@ -11,7 +11,7 @@ from hiera_det.d2.precision import autocast, check_autocast
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t.yaml")
+CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 TOOL = Path(__file__).parents[2] / "tools" / "demo.py"
-CONFIG = TOOL.parents[1] / "configs" / "mask_rcnn_hiera_t.yaml"
+CONFIG = TOOL.parents[1] / "configs" / "mask_rcnn_hiera_t_1x.yaml"
 EVERY = ("--confidence-threshold", "0")
 
 

@@ -1,0 +1,17 @@
+"""The training around model, data and optimizer; 100 epochs of COCO's 118,287 images at 64 images per iteration."""
+
+train = {
+    "output_dir": "./output",
+    "init_checkpoint": "",  # a trunk or a detector: a path, URL, hf:// or timm://; "" trains from scratch
+    # Nothing follows from dataloader.train.total_batch_size: with another batch set this and optimizer.lr too.
+    "max_iter": 184824,
+    "amp": {"enabled": True, "precision": "float16"},  # or "bfloat16"
+    "accumulate": 1,  # forward and backward passes per iteration, each over that part of total_batch_size
+    "parallel": "ddp",  # several processes: "ddp" keeps the model in each, "fsdp" shares it out among them
+    "ema_decay": 0.0,  # decay per iteration of an average of the weights, evaluated and saved beside them; 0 for none
+    "checkpointer": {"period": 5000, "max_to_keep": 100},
+    "eval_period": 5000,
+    "pictures": 8,  # held-out images drawn at the end
+    "device": "cuda",  # the CPU is taken where there is no GPU
+    "seed": -1,  # 0 or more repeats the random numbers of another run
+}

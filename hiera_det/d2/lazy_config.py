@@ -1,0 +1,154 @@
+"""Loading a LazyConfig, which is a Python program, and setting its nodes by ``key=value`` pairs."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.utils.registry import locate
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hiera_det.errors import InputError
+
+__all__ = ["fits", "kind", "load_lazy_config", "select", "walk"]
+
+#: What training and evaluation read.
+REQUIRED = (
+    *("model", "dataloader.train", "dataloader.test", "dataloader.evaluator", "optimizer.params", "lr_multiplier"),
+    *("train.max_iter", "train.output_dir", "train.checkpointer"),
+)
+
+
+def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Run a LazyConfig's program and apply ``key=value`` pairs, in Hydra's grammar.
+
+    Args:
+        config_file: path of a Python file.
+        overrides: ``optimizer.lr=1e-4`` and the like. A key must be there already, or be an argument of the callable
+            whose node it is put into; ``+key=value`` sets any.
+
+    Raises:
+        InputError: the program fails or lacks a node, or a pair cannot be used; one line.
+    """
+    if not os.path.isfile(config_file):
+        raise InputError(f"--config-file {config_file}: no such file")
+    if not config_file.endswith(".py"):
+        raise InputError(f"--config-file {config_file}: LazyConfigs are .py files; YAML is for tools/train_net.py")
+    try:
+        cfg = LazyConfig.load(config_file)
+    except Exception as error:  # whatever the user's program raises
+        raise InputError(f"{_place(error, config_file)}: {type(error).__name__}: {_one_line(error)}") from error
+    for node in REQUIRED:
+        if select(cfg, node) is None:
+            raise InputError(f"{config_file}: defines no {node}, which is needed")
+    for override in overrides:
+        _override(cfg, override)
+    return cfg
+
+
+def _place(error: BaseException, config_file: str) -> str:
+    """File and line in which a program failed."""
+    if isinstance(error.__cause__, SyntaxError):
+        error = error.__cause__
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{config_file} line {error.lineno}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    inside = f"{last.filename} line {last.lineno}"
+    return inside if last.filename == config_file else f"{config_file}: {inside}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _override(cfg: DictConfig, override: str) -> None:
+    """Set one node, in place."""
+    if override.startswith("-"):
+        raise InputError(f"flag {override} stands after the key=value pairs: put flags before them")
+    name, equals, value = override.partition("=")
+    key = name.lstrip("+")
+    if not equals or not key:
+        raise InputError(f"{override}: give key=value, such as optimizer.lr=1e-4")
+    try:
+        before = select(cfg, key)
+        if not name.startswith("+"):
+            _check_known(cfg, key)
+        LazyConfig.apply_overrides(cfg, [override])
+    except (HydraException, OmegaConfBaseException, KeyError, NotImplementedError) as error:
+        raise InputError(f"{override}: {_one_line(error)}") from None
+    if not name.startswith("+") and not fits(before, select(cfg, key)):
+        raise InputError(f"{key}={value}: give {kind(before)}")
+
+
+def select(cfg: DictConfig, key: str) -> Any:
+    """The value of a full name, None where there is none.
+
+    Raises:
+        InputError: it refers to a node that is not there.
+    """
+    try:
+        return OmegaConf.select(cfg, key)
+    except OmegaConfBaseException as error:
+        raise InputError(f"config node {key}: {_one_line(error)}") from None
+
+
+def _check_known(cfg: DictConfig, key: str) -> None:
+    parent_key, _, leaf = key.replace("[", ".").replace("]", "").rpartition(".")
+    parent = select(cfg, parent_key) if parent_key else cfg
+    if isinstance(parent, DictConfig) and (leaf in parent or leaf in _arguments(parent)):
+        return
+    if isinstance(parent, ListConfig) and leaf.isdigit() and int(leaf) < len(parent):
+        return
+    names = [name for name, _ in walk(OmegaConf.to_container(cfg, resolve=False))]
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise InputError(f"unknown config key {key}{hint} (+{key}=... sets it all the same)")
+
+
+def _arguments(node: DictConfig) -> Sequence[str]:
+    """Names of the arguments that the callable of a node takes."""
+    target = node.get("_target_")
+    if isinstance(target, str):
+        target = locate(target)
+    return list(inspect.signature(target).parameters) if callable(target) else ()
+
+
+def walk(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full names and values of all that a plain container holds, callables left out."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        if key != "_target_":
+            yield f"{prefix}{key}", child
+            yield from walk(child, f"{prefix}{key}.")
+
+
+def fits(before: Any, after: Any) -> bool:
+    """Whether a value can stand in another's place, as far as its kind goes."""
+    if before is None or after is None:
+        return True
+    if isinstance(before, str):
+        return isinstance(after, str | ListConfig)  # one data set, or several
+    if isinstance(before, bool):
+        return isinstance(after, bool | ListConfig)  # the trunk's use_checkpoint takes stages too
+    if isinstance(before, int | float):
+        return type(after) is int or (type(after) is float and isinstance(before, float))
+    return not isinstance(before, DictConfig | ListConfig) or isinstance(after, type(before))
+
+
+def kind(value: Any) -> str:
+    """What `fits` takes in the place of a value, in words."""
+    kinds = {
+        str: "text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        ListConfig: "a list, [..,..]",
+    }
+    return kinds.get(type(value), "the arguments one by one")

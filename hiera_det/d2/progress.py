@@ -1,0 +1,102 @@
+"""What a training says of itself every 20 steps: detectron2's log line, and speed, data loading, memory and epoch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
+
+__all__ = ["Throughput", "build_writers", "peak_memory"]
+
+#: Steps over which the printed figures are medians, as detectron2's losses.
+WINDOW = 20
+
+
+def peak_memory() -> float:
+    """Most memory held so far, in MiB: PyTorch's on this process's GPU, else the process's own; 0 where unknown."""
+    if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
+        return peak / 2**20
+    if os.name != "posix":
+        return 0.0
+    import resource
+
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
+
+
+class Throughput(HookBase):  # type: ignore[misc]
+    """Puts ``images_per_second``, ``data_share``, ``peak_memory_mib`` and ``epoch`` among the metrics.
+
+    Args:
+        images_per_step: of all processes together.
+        images_per_epoch: 0 where unknown; then there is no ``epoch``.
+    """
+
+    def __init__(self, images_per_step: int, images_per_epoch: int = 0) -> None:
+        self.images_per_step = images_per_step
+        self.images_per_epoch = images_per_epoch
+
+    def after_step(self) -> None:
+        """Put this step's figures; detectron2 gives the time of a step from the fourth on."""
+        storage = self.trainer.storage
+        latest = storage.latest()
+        time = latest.get("time", (0.0, -1))[0]
+        if time:
+            storage.put_scalar("images_per_second", self.images_per_step / time)
+            if "data_time" in latest:
+                storage.put_scalar("data_share", min(1.0, latest["data_time"][0] / time))
+        storage.put_scalar("peak_memory_mib", peak_memory(), smoothing_hint=False)
+        if self.images_per_epoch:
+            seen = (self.trainer.iter + 1) * self.images_per_step
+            storage.put_scalar("epoch", seen / self.images_per_epoch, smoothing_hint=False)
+
+
+def build_writers(
+    output_dir: str, max_iter: int, images_per_step: int = 0, images_per_epoch: int = 0
+) -> list[EventWriter]:
+    """detectron2's writers, the printer with this project's figures at the end of its line.
+
+    Args:
+        output_dir: where ``metrics.json`` and TensorBoard's events go.
+        max_iter: steps of the whole training.
+        images_per_step: as given to `Throughput`.
+        images_per_epoch: as given to `Throughput`.
+    """
+    os.makedirs(output_dir, exist_ok=True)
+    printer = CommonMetricPrinter(max_iter)
+    printer.logger = _Line(printer.logger, max_iter * images_per_step / (images_per_epoch or 1))
+    return [printer, JSONWriter(os.path.join(output_dir, "metrics.json")), TensorboardXWriter(output_dir)]
+
+
+class _Line(logging.LoggerAdapter):  # type: ignore[type-arg]
+    """detectron2's log line, whose beginning scripts look for, with more at its end."""
+
+    def __init__(self, logger: logging.Logger, epochs: float) -> None:
+        super().__init__(logger, {})
+        self.epochs = epochs
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        storage = get_event_storage()
+        histories = storage.histories()
+        figures = []
+        if "epoch" in histories:
+            figures.append(f"epoch: {histories['epoch'].latest():.2f}/{self.epochs:.4g}")
+        if "images_per_second" in histories:
+            figures.append(f"images/s: {histories['images_per_second'].median(WINDOW):.3g}")
+        if "data_share" in histories:
+            figures.append(f"data loading: {histories['data_share'].median(WINDOW):.0%}")
+        if "peak_memory_mib" in histories and "max_mem" not in str(msg):
+            figures.append(f"peak memory: {histories['peak_memory_mib'].latest():.0f}M")
+        return "  ".join([str(msg).rstrip(), *figures]), kwargs

@@ -1,0 +1,160 @@
+"""The model in several processes: a copy in each (DDP), or shared out among them (FSDP2).
+
+Checkpoints are the same whichever it is: tensors are gathered whole before they are written, and shared out again when
+they are read, so that a training may go on in another number of processes, or in one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import Hiera
+
+try:
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.tensor import DTensor, distribute_tensor
+except ImportError:  # PyTorch before 2.6
+    HAS_FSDP = False
+else:
+    HAS_FSDP = True
+
+__all__ = [
+    "check_parallel",
+    "gather",
+    "is_sharded",
+    "like",
+    "optimizer_state_like",
+    "unwrap",
+    "whole",
+    "without_sync",
+    "wrap",
+]
+
+
+def check_parallel(name: str) -> None:
+    """Refuse a ``SOLVER.PARALLEL`` that is none, or that this PyTorch lacks.
+
+    Raises:
+        InputError: the value and what to choose.
+    """
+    if name not in ("ddp", "fsdp"):
+        raise InputError(f"SOLVER.PARALLEL {name!r}: choose ddp or fsdp")
+    if name == "fsdp" and not HAS_FSDP:
+        raise InputError(f"SOLVER.PARALLEL fsdp needs PyTorch 2.6 or newer, this is {torch.__version__}; choose ddp")
+
+
+def wrap(model: nn.Module, parallel: str = "ddp") -> nn.Module:
+    """Prepare a model for all processes of the group; a single one needs nothing.
+
+    Args:
+        model: on its device.
+        parallel: "ddp" or "fsdp". The latter replaces the model's parameters: build the optimizer after it.
+
+    Returns:
+        the model, or its wrapper.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    if parallel == "fsdp":
+        return _shard(model)
+    # detectron2's own helper gives device ids, which DDP refuses on a CPU. Every parameter has a part in every loss, so
+    # that nobody needs to look for unused ones.
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return DistributedDataParallel(model, [comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False)
+
+
+def _shard(model: nn.Module) -> nn.Module:
+    """Share out each block of the trunk, gathered when it computes, and the rest of the model as one."""
+    for parameter in model.parameters():  # all start from the first process's weights, as under DDP
+        torch.distributed.broadcast(parameter.data, 0)
+    for trunk in (module for module in model.modules() if isinstance(module, Hiera)):
+        for block in trunk.blocks:
+            fully_shard(block)
+    fully_shard(model)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `wrap` has shared the model out."""
+    return HAS_FSDP and isinstance(model, FSDPModule)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model without its wrapper for several processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@contextlib.contextmanager
+def without_sync(model: nn.Module) -> Iterator[None]:
+    """Keep gradients to this process, for all but the last of several backward passes."""
+    if HAS_FSDP and isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+    elif isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """A context in which each process has the whole model, and may run it as often as it likes.
+
+    A shared model is gathered anew in each forward pass, for which all processes must be there: evaluation, where one
+    may have an image more than another, would wait forever. All processes must enter and leave.
+    """
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)] if is_sharded(model) else []
+    for module in shards:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in shards:
+            module.set_reshard_after_forward(module is not model, recurse=False)  # as `fully_shard` has it
+            module.reshard()
+
+
+def gather(state: Any) -> Any:
+    """A state dict with whole tensors; all processes must call it where the model is shared out."""
+    if isinstance(state, dict):
+        return {key: gather(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [gather(value) for value in state]
+    if HAS_FSDP and isinstance(state, DTensor):
+        return state.full_tensor()
+    return state
+
+
+def like(tensor: Tensor, model_tensor: Tensor) -> Tensor:
+    """A whole tensor, the same in all processes, shared out as the model's is."""
+    if not HAS_FSDP or not isinstance(model_tensor, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    mesh, placements = model_tensor.device_mesh, model_tensor.placements
+    return distribute_tensor(tensor.to(model_tensor.device), mesh, placements, src_data_rank=None)
+
+
+def optimizer_state_like(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's gathered state dict, its tensors shared out as the parameters of ``optimizer`` are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    shared = dict(state["state"])
+    for number, parameter in zip(numbers, parameters, strict=False):  # PyTorch itself refuses groups that differ
+        if number in shared:
+            shared[number] = {
+                name: like(value, parameter) if getattr(value, "shape", None) == parameter.shape else value
+                for name, value in shared[number].items()
+            }
+    return {**state, "state": shared}

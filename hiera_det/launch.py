@@ -1,0 +1,265 @@
+"""Processes: started here, or joined where torchrun or SLURM has started them.
+
+gloo serves CPUs and NCCL serves GPUs, and three ways lead to the same group of processes:
+
+- ``--num-gpus`` and ``--num-machines``, as detectron2 has them: processes are started on this machine;
+- ``torchrun``: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``;
+- ``srun``: ``SLURM_PROCID``, ``SLURM_STEP_NUM_TASKS``, ``SLURM_LOCALID``, ``SLURM_STEP_NUM_NODES`` and the first host
+  of the job.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
+
+from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
+
+__all__ = ["Place", "is_restart", "launch", "place_from_environment"]
+
+#: How long a process waits for the others, who may be downloading weights or evaluating.
+TIMEOUT = timedelta(minutes=30)
+#: Seconds for which it tries an address at which the first process may be no more.
+ATTEMPT = 2.0
+#: Where torchrun's store says where the first process of the present attempt is.
+ADDRESS_KEY = "hiera_det/address"
+
+
+class Place(NamedTuple):
+    """Where a process stands among all.
+
+    Attributes:
+        rank: its number among all processes.
+        world_size: how many there are.
+        local_rank: its number on its machine, and that of its GPU.
+        local_size: how many there are on its machine.
+        address: where they meet, ``tcp://host:port`` or ``env://``.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    address: str
+
+
+def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """Where torchrun or srun has put this process; None where neither has started it.
+
+    Raises:
+        InputError: the environment is incomplete, or machines have different numbers of processes.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return _from_torchrun(environment)
+    # Set by srun for the processes of a step; a batch script itself, and a shell of salloc, are no such processes.
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        return _from_slurm(environment)
+    return None
+
+
+def _from_torchrun(environment: Mapping[str, str]) -> Place:
+    missing = [key for key in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if key not in environment]
+    if missing:
+        raise InputError(
+            f"RANK and WORLD_SIZE are set but {', '.join(missing)} not: start with torchrun, or unset them"
+        )
+    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    return _checked(Place(rank, world_size, int(environment["LOCAL_RANK"]), local_size, "env://"))
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Place:
+    tasks, nodes = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment.get("SLURM_STEP_NUM_NODES", "1"))
+    if tasks % nodes:
+        raise InputError(f"srun: {tasks} tasks on {nodes} nodes; give each node as many, with --ntasks-per-node")
+    host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
+    # Jobs that share a machine get different ports.
+    port = environment.get("MASTER_PORT") or str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 40000)
+    rank, local_rank = int(environment["SLURM_PROCID"]), int(environment.get("SLURM_LOCALID", "0"))
+    if rank % (tasks // nodes) != local_rank:
+        raise InputError("srun: the tasks of a node must follow each other; give --distribution=block")
+    return _checked(Place(rank, tasks, local_rank, tasks // nodes, f"tcp://{host}:{port}"))
+
+
+def first_host(nodes: str) -> str:
+    """The first host of SLURM's short list of hosts, such as ``node[03-05,9],other``."""
+    found = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    return "".join(part or "" for part in found.groups()) if found else nodes
+
+
+def _checked(place: Place) -> Place:
+    """Refuse machines with different numbers of processes."""
+    if place.world_size % place.local_size:
+        raise InputError(
+            f"{place.world_size} processes with {place.local_size} on this machine: each machine needs as many"
+        )
+    return place
+
+
+def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun has started this process anew after another one was lost."""
+    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def launch(
+    main: Callable[..., object],
+    args: tuple[Any, ...] = (),
+    *,
+    num_processes: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    device: str = "cuda",
+    on_join: Callable[[Place], object] | None = None,
+) -> None:
+    """Run ``main(*args)`` in every process of a training.
+
+    Args:
+        main: a function that other processes can import.
+        args: its arguments, the same for all processes.
+        num_processes: to start on this machine; not looked at where torchrun or srun has started them.
+        num_machines: on how many machines this is called.
+        machine_rank: the number of this machine among them.
+        dist_url: ``tcp://host:port`` of the first machine; "auto" on one machine.
+        device: "cuda", or "cpu" for processes on the CPU, whose cores they share.
+        on_join: called in each process of a group when all have met, before ``main``; one that others can import.
+
+    Raises:
+        InputError: the numbers do not fit each other or the machine; or a process ended in one, which has been said.
+    """
+    place = place_from_environment()
+    if place is not None:
+        _run(place, main, args, device, on_join)
+    elif num_processes * num_machines == 1:
+        main(*args)
+    else:
+        address = _address(dist_url, num_machines)
+        if not 0 <= machine_rank < num_machines:
+            raise InputError(f"--machine-rank {machine_rank}: machines count from 0 to {num_machines - 1}")
+        _limit_threads(num_processes, device)
+        _spawn(num_processes, (num_processes, num_machines, machine_rank, address, main, args, device, on_join))
+
+
+def _address(dist_url: str, num_machines: int) -> str:
+    if dist_url != "auto":
+        return dist_url
+    if num_machines > 1:
+        raise InputError("--dist-url auto is for one machine: name a free port of the first, tcp://host:29500")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _limit_threads(num_processes: int, device: str) -> None:
+    """Share the cores out: else each process takes all, and they wait for each other."""
+    if "OMP_NUM_THREADS" not in os.environ and device == "cpu":
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_processes))
+
+
+def _spawn(num_processes: int, args: tuple[Any, ...]) -> None:
+    """Start processes and wait; where one ends with a user's mistake, so does this."""
+    try:
+        start: Callable[..., object] = spawn
+        start(_worker, args, nprocs=num_processes)
+    except ProcessExitedException as error:
+        if error.exit_code == EXIT_BAD_INPUT:
+            sys.exit(EXIT_BAD_INPUT)  # it has said why
+        raise
+
+
+def _worker(
+    local_rank: int,
+    num_processes: int,
+    num_machines: int,
+    machine_rank: int,
+    address: str,
+    main: Callable[..., object],
+    args: tuple[Any, ...],
+    device: str,
+    on_join: Callable[[Place], object] | None,
+) -> None:
+    rank, world_size = machine_rank * num_processes + local_rank, num_machines * num_processes
+    place = Place(rank, world_size, local_rank, num_processes, address)
+    run_tool(lambda: _run(place, main, args, device, on_join))
+
+
+def _run(
+    place: Place,
+    main: Callable[..., object],
+    args: tuple[Any, ...],
+    device: str,
+    on_join: Callable[[Place], object] | None,
+) -> None:
+    """Join the others, run, and part."""
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        if place.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"process {place.local_rank} of this machine has no GPU: PyTorch finds {torch.cuda.device_count()}; "
+                "start as many processes, or run on the CPU"
+            )
+        torch.cuda.set_device(place.local_rank)
+    try:
+        meeting: dict[str, Any] = {"init_method": place.address}
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and place.address == "env://":
+            meeting = {"store": _fresh_store(place)}
+        dist.init_process_group(
+            backend="nccl" if on_gpu else "gloo",
+            world_size=place.world_size,
+            rank=place.rank,
+            timeout=TIMEOUT,
+            **meeting,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"process {place.rank} cannot meet the others at {place.address}: {reason}") from None
+    if on_join:
+        on_join(place)
+    dist.barrier(device_ids=[place.local_rank] if on_gpu else None)
+    main(*args)
+    dist.destroy_process_group()  # after an error the others may be gone, and this would wait for them
+
+
+def _fresh_store(place: Place) -> TCPStore:
+    """A store of this attempt's own, served by the first process.
+
+    torchrun's store outlives its workers: after a restart, processes would find the addresses of those who are gone.
+    Here it only tells where the first process is, and who finds an old address there asks again.
+    """
+    torchruns = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    shared = TCPStore(*torchruns, is_master=False, timeout=TIMEOUT)
+    if place.rank == 0:
+        host = _address_towards(*torchruns)
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+        shared.set(ADDRESS_KEY, f"{host} {store.port}")
+        return store
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while True:
+        host, port = shared.get(ADDRESS_KEY).decode().split()
+        try:
+            socket.create_connection((host, int(port)), timeout=ATTEMPT).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the first process does not answer at {host}:{port}") from error
+            time.sleep(0.2)
+        else:
+            return TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+
+
+def _address_towards(host: str, port: int) -> str:
+    """This machine's address in the network in which another is reached; nothing is sent."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])

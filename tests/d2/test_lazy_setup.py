@@ -1,0 +1,133 @@
+"""LazyConfigs under the YAML configs' keys: the same recipe, the same checks, other words."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+from PIL import Image
+
+from hiera_det.d2.lazy_config import load_lazy_config, select
+from hiera_det.d2.lazy_setup import NODES, in_lazy_words, setup_lazy_config, shared_keys
+from hiera_det.d2.schedule import resolve_schedule
+from hiera_det.d2.setup import load_config
+from hiera_det.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LEAVES = sorted((CONFIGS / "lazy").glob("*.py"))
+CASCADE = CONFIGS / "lazy" / "cascade_mask_rcnn_hiera_b_100ep.py"
+SIDE = 16
+POLYGON = [[2, 2, 10, 2, 10, 8, 2, 8]]
+RLE = {"size": [SIDE, SIDE], "counts": [20, 8, SIDE * SIDE - 28]}
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def arguments(config: Path, *overrides: str, **flags: Any) -> Namespace:
+    none = dict.fromkeys(("train_json", "train_images", "val_json", "val_images"))
+    run = {"eval_only": False, "resume": False, "num_gpus": 1, "num_machines": 1}
+    return Namespace(config_file=str(config), opts=list(overrides), **(none | run | flags))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, str]:
+    """Flags of own training data: two classes, masks in RLE."""
+    objects = [
+        {"id": i, "image_id": 1, "category_id": i, "bbox": [2, 2, 8, 6], "area": 48, "iscrowd": 0, "segmentation": mask}
+        for i, mask in enumerate((POLYGON, RLE), start=1)
+    ]
+    image = {"id": 1, "file_name": "a.png", "width": SIDE, "height": SIDE}
+    categories = [{"id": 1, "name": "fig"}, {"id": 2, "name": "date"}]
+    data = {"info": {}, "images": [image], "annotations": objects, "categories": categories}
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
+    (tmp_path / "own.json").write_text(json.dumps(data))
+    return {"train_json": str(tmp_path / "own.json"), "train_images": str(tmp_path)}
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=[leaf.stem for leaf in LEAVES])
+def test_every_shared_setting_is_the_yaml_twins(leaf: Path) -> None:
+    twin = load_config(str(CONFIGS / f"{leaf.stem.removesuffix('_100ep')}.yaml"))
+    twin.SOLVER.IMAGES_PER_EPOCH = 118287
+    resolve_schedule(twin)
+    ours = shared_keys(load_lazy_config(str(leaf)))
+    also = ("INPUT.LSJ", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "SOLVER.REFERENCE_WORLD_SIZE")
+    own_names = {"OUTPUT_DIR"}  # a folder below the working directory in both, written otherwise
+    for key in {*NODES, *also} - own_names:
+        assert value_of(ours, key) == value_of(twin, key), key
+
+
+def test_every_node_that_is_shared_is_there() -> None:
+    cfg = load_lazy_config(str(CASCADE))
+    assert [node for node in NODES.values() if select(cfg, node) is None] == []
+
+
+def test_own_data_decide_names_classes_and_mask_format(own: dict[str, str], tmp_path: Path) -> None:
+    given = ("train.init_checkpoint=", "dataloader.train.total_batch_size=2", f"train.output_dir={tmp_path / 'out'}")
+    cfg, keys = setup_lazy_config(arguments(CASCADE, *given, "train.device=cpu", **own))
+    heads = cfg.model.roi_heads
+    assert [heads.num_classes, heads.mask_head.num_classes] == [2, 2]
+    assert [predictor.num_classes for predictor in heads.box_predictors] == [2, 2, 2]
+    assert cfg.dataloader.train.mapper.instance_mask_format == "bitmask"
+    assert cfg.dataloader.train.dataset.filter_empty is False
+    assert (cfg.dataloader.train.dataset.names,) == keys.DATASETS.TRAIN
+    assert cfg.dataloader.train.dataset.names.startswith("hiera_det_own_")
+    assert list(cfg.dataloader.test.dataset.names) == []
+    assert keys.DATASETS.TEST == ()
+    assert keys.SOLVER.IMAGES_PER_EPOCH == 1
+
+
+def test_settings_that_nothing_reads_are_named(
+    own: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ("train.init_checkpoint=", "train.device=cpu", f"train.output_dir={tmp_path / 'out'}")
+    setup_lazy_config(arguments(CASCADE, *given, **own))
+    assert not any("without effect" in message for message in caplog.messages)
+    setup_lazy_config(arguments(CASCADE, *given, "+train.ddp.fp16_compression=true", **own))
+    assert any("train.ddp.fp16_compression" in message for message in caplog.messages)
+
+
+def test_a_value_of_another_kind_in_the_program_is_named() -> None:
+    cfg = load_lazy_config(str(CASCADE))
+    cfg.train.max_iter = "long"
+    with pytest.raises(InputError, match=r"train\.max_iter 'long': give a whole number"):
+        shared_keys(cfg)
+
+
+def test_a_key_of_a_check_becomes_the_node_that_the_user_can_set() -> None:
+    with pytest.raises(InputError) as raised, in_lazy_words():
+        raise InputError("set OUTPUT_DIR, MODEL.WEIGHTS or SOLVER.AMP.PRECISION; SOLVER.AMP.PRECISION.X stays")
+    assert str(raised.value) == (
+        "set train.output_dir, train.init_checkpoint or train.amp.precision; SOLVER.AMP.PRECISION.X stays"
+    )
+
+
+def test_boxes_without_masks_are_told_what_to_set(own: dict[str, str], tmp_path: Path) -> None:
+    path = Path(own["train_json"])
+    data = json.loads(path.read_text())
+    for annotation in data["annotations"]:
+        del annotation["segmentation"]
+    path.write_text(json.dumps(data))
+    boxes_only = [
+        "model.roi_heads.mask_in_features=null",
+        "dataloader.train.mapper.use_instance_mask=false",
+        "dataloader.train.mapper.recompute_boxes=false",
+    ]
+    given = ["train.init_checkpoint=", "train.device=cpu", f"train.output_dir={tmp_path / 'out'}"]
+    with pytest.raises(InputError) as raised:
+        setup_lazy_config(arguments(CASCADE, *given, **own))
+    assert " ".join(boxes_only) in str(raised.value)
+    _, keys = setup_lazy_config(arguments(CASCADE, *given, *boxes_only, **own))
+    assert keys.MODEL.MASK_ON is False
+
+
+def test_pictures_are_left_out_where_test_images_are_not_resized_to_an_edge() -> None:
+    assert shared_keys(load_lazy_config(str(CASCADE))).TEST.PICTURES == 8
+    assert shared_keys(load_lazy_config(str(CASCADE), ["dataloader.test.mapper.augmentations=[]"])).TEST.PICTURES == 0
