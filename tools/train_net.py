@@ -3,7 +3,7 @@
 
 Examples:
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8
-    python tools/train_net.py --config-file configs/mask_rcnn_hiera_t.yaml \
+    python tools/train_net.py --config-file configs/mask_rcnn_hiera_t_1x.yaml \
         --train-json train.json --train-images images/train --val-json val.json --val-images images/val
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8 --dry-run
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --eval-only MODEL.WEIGHTS model_final.pth

@@ -194,7 +194,7 @@ def choose_device(cfg: CfgNode, num_gpus: int, given: set[str]) -> None:
     """
     gpus, device = torch.cuda.device_count(), cfg.MODEL.DEVICE
     asked = "MODEL.DEVICE" in given
-    if not (asked and device == "cpu") and (num_gpus > max(1, gpus) or (asked and not gpus)):
+    if device != "cpu" and (num_gpus > max(1, gpus) or (asked and not gpus)):
         raise InputError(
             f"--num-gpus {num_gpus}, MODEL.DEVICE {device}: this machine has {gpus} GPUs that PyTorch can use; "
             "MODEL.DEVICE cpu runs without, in as many processes as --num-gpus says"
