@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         build_hieradet,
         hiera_base,
         hiera_base_plus,
+        hiera_classifier,
         hiera_huge,
         hiera_large,
+        hiera_mae,
         hiera_small,
         hiera_small_abswin,
         hiera_tiny,
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
         hieradet_small,
         hieradet_tiny,
     )
+    from hiera_det.modeling.classifier import HieraForClassification
     from hiera_det.modeling.hiera import Hiera
+    from hiera_det.modeling.intermediates import Intermediates, intermediates
+    from hiera_det.modeling.mae import HieraMAE, MAEOutput
     from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
     from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS, HieraDetVariant, HieraVariant
     from hiera_det.weights.load import LoadReport, load_weights
@@ -37,10 +42,17 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Hiera": "modeling.hiera",
+    "HieraForClassification": "modeling.classifier",
+    "HieraMAE": "modeling.mae",
+    "Intermediates": "modeling.intermediates",
+    "MAEOutput": "modeling.mae",
+    "intermediates": "modeling.intermediates",
     "build_hiera": "modeling.build",
     "build_hieradet": "modeling.build",
     "hiera_base": "modeling.build",
     "hiera_base_plus": "modeling.build",
+    "hiera_classifier": "modeling.build",
+    "hiera_mae": "modeling.build",
     "hiera_huge": "modeling.build",
     "hiera_large": "modeling.build",
     "hiera_small": "modeling.build",
@@ -71,9 +83,13 @@ __all__ = [
     "Hiera",
     "HieraBackbone",
     "HieraDetVariant",
+    "HieraForClassification",
+    "HieraMAE",
     "HieraVariant",
     "InputError",
+    "Intermediates",
     "LoadReport",
+    "MAEOutput",
     "Predictor",
     "SimpleFeaturePyramid",
     "add_hiera_config",
@@ -81,8 +97,10 @@ __all__ = [
     "build_hieradet",
     "hiera_base",
     "hiera_base_plus",
+    "hiera_classifier",
     "hiera_huge",
     "hiera_large",
+    "hiera_mae",
     "hiera_small",
     "hiera_small_abswin",
     "hiera_tiny",
@@ -90,6 +108,7 @@ __all__ = [
     "hieradet_large",
     "hieradet_small",
     "hieradet_tiny",
+    "intermediates",
     "load_weights",
 ]
 

@@ -68,6 +68,33 @@ class MaskUnitAttention(nn.Module):
             return self.proj(join_windows(x, grid, self.window))
         return self.proj(self._attend(x, self.window**2 * self.unit_tokens))
 
+    def weights(self, x: Tensor, grid: UnitGrid) -> Tensor:
+        """The attention's weights, which the fused call never has as a whole; for looking, not for speed.
+
+        Args:
+            x: tokens ``[B, N, dim]``, as for `forward`.
+            grid: as for `forward`.
+
+        Returns:
+            ``[B, windows, heads, queries, keys]``, each row of keys adding up to 1; windows, queries and keys in the
+            order of the tokens, and where windows reach over the image's edge, with the padding.
+        """
+        batch, mask, span = x.shape[0], None, self.window**2 * self.unit_tokens or x.shape[1]
+        whole = self.mask_padding and self.window >= max(grid.rows, grid.cols, 2)
+        if whole:
+            span = x.shape[1]
+        elif self.window > 1 and self.window != grid.group:
+            if self.mask_padding:
+                mask = padding_mask(grid, self.window, self.unit_tokens, batch, x.device)
+            x = split_windows(x, grid, self.window)
+        qkv = self.qkv(x).view(-1, span, 3, self.num_heads, self.dim_out // self.num_heads)
+        queries = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
+        q = queries.view(len(qkv), -1, *qkv.shape[3:]).transpose(1, 2)
+        scores = q @ qkv[:, :, 1].permute(0, 2, 3, 1) * q.shape[-1] ** -0.5  # [windows, heads, queries, keys]
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(dim=-1).unflatten(0, (batch, -1))
+
     def _attend(self, x: Tensor, span: int, mask: Tensor | None = None) -> Tensor:
         """Attention among each ``span`` tokens in a row (0: all of a batch entry's), before the output projection."""
         batch, tokens, _ = x.shape

@@ -1,8 +1,15 @@
-"""The published models by name, with or without weights: Hiera's sizes, SAM 2's HieraDet, timm's abs-win Hiera."""
+"""The published models by name, with or without weights: Hiera's sizes, SAM 2's HieraDet, timm's abs-win Hiera.
+
+Each Hiera size is there as a trunk, as a classifier and as the autoencoder that pretrains it.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.mae import HieraMAE
 from hiera_det.modeling.variants import get_hieradet_variant, get_variant
 
 __all__ = [
@@ -10,8 +17,10 @@ __all__ = [
     "build_hieradet",
     "hiera_base",
     "hiera_base_plus",
+    "hiera_classifier",
     "hiera_huge",
     "hiera_large",
+    "hiera_mae",
     "hiera_small",
     "hiera_small_abswin",
     "hiera_tiny",
@@ -20,6 +29,9 @@ __all__ = [
     "hieradet_small",
     "hieradet_tiny",
 ]
+
+#: Classes of the published classifiers: ImageNet-1k, and Kinetics-400 for clips.
+IMAGE_CLASSES, CLIP_CLASSES = 1000, 400
 
 
 def build_hiera(size: str, *, weights: str = "", **overrides: object) -> Hiera:
@@ -34,18 +46,63 @@ def build_hiera(size: str, *, weights: str = "", **overrides: object) -> Hiera:
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
+    trunk = Hiera(**_fields(size, overrides))
+    _load(trunk, weights)
+    return trunk
+
+
+def hiera_classifier(
+    size: str, num_classes: int | None = None, *, weights: str = "", new_head: bool = False, **overrides: object
+) -> HieraForClassification:
+    """Build the classifier of a published size, for images, or with ``frames=16`` for clips.
+
+    Args:
+        size: ``tiny``, ``small``, ``base``, ``base_plus``, ``large`` or ``huge``.
+        num_classes: None for those of the published files: 1000 for images (ImageNet), 400 for clips (Kinetics).
+        weights: as in `build_hiera`. The file's classifier is loaded with its trunk; where the file has none, as those
+            of MAE pretraining, the report says that it is newly initialised.
+        new_head: leave the file's last layer out, as for other classes of the same or another number.
+        overrides: any argument of `HieraForClassification`, the size's own fields included.
+
+    Raises:
+        InputError: unknown size, a value that cannot be used, or weights that do not fit.
+    """
+    classes = num_classes if num_classes is not None else CLIP_CLASSES if overrides.get("frames") else IMAGE_CLASSES
+    model = HieraForClassification(num_classes=classes, **_fields(size, overrides))
+    _load(model, weights, new_head)
+    return model
+
+
+def hiera_mae(size: str, *, weights: str = "", **overrides: object) -> HieraMAE:
+    """Build the masked autoencoder of a published size, for images, or with ``frames=16`` for clips.
+
+    Args:
+        size: ``tiny``, ``small``, ``base``, ``base_plus``, ``large`` or ``huge``.
+        weights: as in `build_hiera`. The file's decoder is loaded with its trunk; where the file has none, the report
+            says that it is newly initialised.
+        overrides: any argument of `HieraMAE`, the size's own fields included.
+
+    Raises:
+        InputError: unknown size, a value that cannot be used, or weights that do not fit.
+    """
+    model = HieraMAE(**_fields(size, overrides))
+    _load(model, weights)
+    return model
+
+
+def _fields(size: str, overrides: dict[str, object]) -> dict[str, Any]:
+    """A size's own arguments and those that come on top of them or in their place."""
     variant = get_variant(size)
-    fields: dict[str, object] = {
-        "embed_dim": variant.embed_dim,
-        "num_heads": variant.num_heads,
-        "depths": variant.depths,
-    }
-    trunk = Hiera(**(fields | overrides))  # type: ignore[arg-type]
+    own = {"embed_dim": variant.embed_dim, "num_heads": variant.num_heads, "depths": variant.depths}
+    return own | overrides
+
+
+def _load(model: Hiera, weights: str, new_head: bool = False) -> None:
+    """Load weights where any are named."""
     if weights:
         from hiera_det.weights.load import load_weights  # here, for it imports this module's neighbours
 
-        load_weights(trunk, weights)
-    return trunk
+        load_weights(model, weights, new_head)
 
 
 def build_hieradet(size: str, *, weights: str = "", **overrides: object) -> Hiera:

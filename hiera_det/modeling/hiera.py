@@ -2,14 +2,15 @@
 
 Four stages at strides 4, 8, 16, 32; attention inside mask units in the first two and over the whole image, or in larger
 windows, in the last two; queries max-pooled between stages. Parameters are named as in the authors' files; SAM 2's
-HieraDet, timm's variations and the video models are settings of the same trunk (`hiera_det.modeling.build`). Letters:
-B images, T frames and H, W pixels unless said, N tokens per image, C channels.
+HieraDet, timm's variations and the video models are settings of the same trunk (`hiera_det.modeling.build`). Mask units
+can be left out (`hiera_det.modeling.masking`). Letters: B images, T frames and H, W pixels unless said, N tokens per
+image, C channels, k kept mask units.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.block import HieraBlock, add_branch
+from hiera_det.modeling.block import add_branch
 from hiera_det.modeling.linear import is_exporting
+from hiera_det.modeling.masking import check_mask, gather_units, kept_units, unit_windows
 from hiera_det.modeling.position import (
     PositionCache,
     absolute_win_embed,
@@ -26,19 +28,27 @@ from hiera_det.modeling.position import (
     separable_embed,
     tile_pos_embed,
 )
+from hiera_det.modeling.settings import (
+    FRAME_STRIDE,
+    PATCH_STRIDE,
+    POS_EMBEDS,
+    STAGES,
+    UNIT_SIDES,
+    block_windows,
+    build_blocks,
+    check_depths,
+    check_positions,
+    check_units,
+    check_windows,
+    checkpoint_stages,
+    common_window,
+    stage_names,
+    widths,
+)
 from hiera_det.modeling.tokens import UnitGrid, reroll, unroll
 
-__all__ = ["POS_EMBEDS", "STAGES", "Feature", "Hiera"]
+__all__ = ["FRAME_STRIDE", "PATCH_STRIDE", "POS_EMBEDS", "STAGES", "UNIT_SIDES", "Feature", "Hiera"]
 
-STAGES = ("stage1", "stage2", "stage3", "stage4")
-POS_EMBEDS = ("interpolate", "tile", "absolute_win")
-WINDOW_PADDINGS = ("zero", "mask")
-PATCH_STRIDE = 4
-Q_STRIDE = (2, 2)
-#: Side of a mask unit in tokens, in stages 1-4.
-UNIT_SIDES = (8, 4, 2, 1)
-#: Frames per token of a video trunk.
-FRAME_STRIDE = 2
 #: Tokens of stage 1 that the local blocks take at a time on a CPU.
 SLAB_TOKENS = 8192
 
@@ -68,16 +78,24 @@ class PatchEmbed(nn.Module):
         """Images ``[B, in_channels, H, W]`` to a map ``[B, C, H/4, W/4]``; clips to ``[B, C, T/2, H/4, W/4]``."""
         return self.proj(images)
 
+    def forward_windows(self, windows: Tensor) -> Tensor:
+        """What mask units see, as of `unit_windows`, to their maps ``[B * k, C, unit, unit]``.
+
+        A clip's unit is one token thick, so that its frames are channels to the convolution.
+        """
+        weight = self.proj.weight.flatten(1, -3)
+        return nn.functional.conv2d(windows.flatten(1, -3), weight, self.proj.bias, stride=PATCH_STRIDE)
+
 
 class Hiera(nn.Module):
     """The trunk: images to stage maps.
 
     Args:
-        embed_dim: channels of stage 1; doubles per stage.
-        num_heads: attention heads of stage 1; doubles per stage.
+        embed_dim: channels of stage 1; times ``dim_mul`` per stage.
+        num_heads: attention heads of stage 1, which double per stage; or those of stages 1-4.
         depths: blocks in stages 1-4.
-        out_features: the stages to return, any subset of ``stage1`` ... ``stage4``, in the order wanted. Stages after
-            the last one asked for are not built, so that every parameter gets a gradient.
+        out_features: the stages to return, any subset of ``stage1`` ... ``stage4`` or of their numbers 1 ... 4, in the
+            order wanted. Stages after the last one asked for are not built, so that every parameter gets a gradient.
         in_channels: channels of the images.
         mlp_ratio: hidden width of the MLPs over their channels.
         drop_path_rate: stochastic depth, 0 at the first block and this at the last.
@@ -88,14 +106,21 @@ class Hiera(nn.Module):
             for a part that repeats with the mask unit plus a resampled one (see `hiera_det.modeling.position`).
         pos_grid: height and width in tokens of the resampled part of ``absolute_win``.
         pos_antialias: resample that part with antialiasing, as timm's weights expect; SAM 2's expect none.
-        window_size: sides of the attention windows of stages 1-4 in tokens, 0 for global attention. The first block
-            of a stage attends as the stage before, then pools.
+        window_size: sides of the attention windows of stages 1-4 in tokens, multiples of the mask unit's at that
+            stage, 0 for global attention; None for mask units in stages 1 and 2 and global attention after. The first
+            block of a stage attends as the stage before, then pools.
         global_blocks: blocks, counted from 0 over all stages, that attend globally whatever their stage's window.
         window_padding: what windows that reach over the image's edge do with the missing tokens: ``zero`` attends to
             them, as SAM 2's weights expect; ``mask`` leaves them out.
         layer_scale: scale the residual branches by learned factors.
         project_shortcut: see `HieraBlock`.
         frames: length in frames of the clips that a video trunk's position embedding is learned at; 0 for images.
+        dim_mul: channels of a stage over those of the stage before.
+        q_pool: how many of the three transitions between stages pool, the first ones; 2 in the authors' MAE models,
+            whose stage 4 keeps the size of stage 3.
+        q_stride: side of the square of tokens that a pooling makes one.
+        mask_unit_size: side of a mask unit in tokens of stage 1, a multiple of ``q_stride ** q_pool``. Height and width
+            of images must be multiples of 4 times it.
 
     Raises:
         InputError: a value that cannot be used, named with the choices.
@@ -111,10 +136,10 @@ class Hiera(nn.Module):
     def __init__(
         self,
         embed_dim: int,
-        num_heads: int,
+        num_heads: int | Sequence[int],
         depths: Sequence[int],
         *,
-        out_features: Sequence[str] = STAGES,
+        out_features: Sequence[str | int] = STAGES,
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
@@ -123,22 +148,36 @@ class Hiera(nn.Module):
         pos_embed: str = "interpolate",
         pos_grid: Sequence[int] = (7, 7),
         pos_antialias: bool = False,
-        window_size: Sequence[int] = (8, 4, 0, 0),
+        window_size: Sequence[int] | None = None,
         global_blocks: Sequence[int] = (),
         window_padding: str = "zero",
         layer_scale: bool = False,
         project_shortcut: bool = True,
         frames: int = 0,
+        dim_mul: float = 2.0,
+        q_pool: int = len(STAGES) - 1,
+        q_stride: int = 2,
+        mask_unit_size: int = UNIT_SIDES[0],
     ) -> None:
         super().__init__()
-        _check_sizes(embed_dim, num_heads, depths, out_features, drop_path_rate)
-        _check_positions(pretrain_size, pos_embed, pos_grid, frames)
-        _check_windows(depths, window_size, global_blocks, window_padding, frames)
-        self.out_features = tuple(out_features)
+        self.out_features = stage_names(out_features)
+        check_depths(depths, drop_path_rate)
+        dims, heads = widths(embed_dim, num_heads, dim_mul, project_shortcut)
+        check_units(q_pool, q_stride, mask_unit_size)
+        #: Side in tokens of stage 1 of what is one token in stages 1-4, and side of a mask unit in tokens there.
+        self.token_strides = tuple(q_stride ** min(stage, q_pool) for stage in range(len(STAGES)))
+        self.unit_sides = tuple(mask_unit_size // stride for stride in self.token_strides)
+        if window_size is None:
+            window_size = (*self.unit_sides[:2], 0, 0)
+        check_positions(pretrain_size, pos_embed, pos_grid, frames)
+        check_windows(depths, window_size, self.unit_sides, global_blocks, window_padding, frames)
         self.in_channels = in_channels
-        self.checkpoint_stages = _checkpoint_stages(use_checkpoint)
-        self.q_strides = (Q_STRIDE,) * (len(STAGES) - 1)
-        self.size_divisibility = PATCH_STRIDE * UNIT_SIDES[0]
+        self.checkpoint_stages = checkpoint_stages(use_checkpoint)
+        self.q_pool = q_pool
+        left = self.unit_sides[-1]
+        #: How a mask unit's tokens are nested: by the poolings, then by the tokens that these leave of it.
+        self.unit_strides = ((q_stride, q_stride),) * q_pool + (((left, left),) if left > 1 else ())
+        self.size_divisibility = PATCH_STRIDE * mask_unit_size
         self.frames = frames
         self.pos_mode = pos_embed
         self.pos_antialias = pos_antialias
@@ -147,20 +186,26 @@ class Hiera(nn.Module):
         last_stage = max(STAGES.index(name) for name in self.out_features)
         self.stage_ends = tuple(sum(depths[: i + 1]) - 1 for i in range(last_stage + 1))
         self.feature_info = tuple(
-            Feature(name, embed_dim << STAGES.index(name), PATCH_STRIDE << STAGES.index(name))
+            Feature(name, dims[stage], PATCH_STRIDE * self.token_strides[stage])
             for name in self.out_features
+            for stage in [STAGES.index(name)]
         )
         self.patch_embed = PatchEmbed(in_channels, embed_dim, video=frames > 0)
-        self._build_positions(embed_dim, pretrain_size, pos_grid)
-        windows = _block_windows(depths, window_size, global_blocks)
+        self.pretrain_size = (pretrain_size, pretrain_size) if isinstance(pretrain_size, int) else tuple(pretrain_size)
+        self._build_positions(embed_dim, pos_grid)
+        windows = block_windows(depths, window_size, self.unit_sides, global_blocks)
         #: Side in units of the squares of units that are kept together, so that windows of that size are views.
-        self.unit_group = _common_window(windows[: self.stage_ends[-1] + 1])
+        self.unit_group = common_window(windows[: self.stage_ends[-1] + 1])
+        #: Side in units of the largest attention window; 1 is the mask unit, 0 the whole image.
+        self.largest_window = max(windows[: self.stage_ends[-1] + 1])
         options = {
             "mask_padding": window_padding == "mask",
             "layer_scale": layer_scale,
             "project_shortcut": project_shortcut,
         }
-        blocks = _build_blocks(embed_dim, num_heads, depths, mlp_ratio, drop_path_rate, windows, options)
+        blocks = build_blocks(
+            dims, heads, depths, mlp_ratio, drop_path_rate, windows, self.token_strides, mask_unit_size, options
+        )
         self.blocks = nn.ModuleList(blocks[: self.stage_ends[-1] + 1])
         #: Leading blocks that attend inside mask units only.
         self.local_blocks = next((i for i, window in enumerate(windows) if window != 1), len(windows))
@@ -168,14 +213,14 @@ class Hiera(nn.Module):
         self._positions = PositionCache()
         self.reset_parameters()
 
-    def _build_positions(self, embed_dim: int, pretrain_size: int | Sequence[int], pos_grid: Sequence[int]) -> None:
+    def _build_positions(self, embed_dim: int, pos_grid: Sequence[int]) -> None:
         """Add the parameters of the position embedding."""
-        height, width = (pretrain_size, pretrain_size) if isinstance(pretrain_size, int) else pretrain_size
+        height, width = self.pretrain_size
         self.pos_grid = (height // PATCH_STRIDE, width // PATCH_STRIDE)
         if self.pos_mode == "absolute_win":
             self.pos_grid = (pos_grid[0], pos_grid[1])
             self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *self.pos_grid))
-            self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, UNIT_SIDES[0], UNIT_SIDES[0]))
+            self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, self.unit_sides[0], self.unit_sides[0]))
         elif self.frames:
             self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.pos_grid), embed_dim))
             self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.frames // FRAME_STRIDE, embed_dim))
@@ -184,7 +229,13 @@ class Hiera(nn.Module):
 
     def _position_parameters(self) -> dict[str, nn.Parameter]:
         """The position embedding's parameters by name."""
-        return {name: parameter for name, parameter in self._parameters.items() if parameter is not None}
+        named = self._parameters.items()
+        return {name: parameter for name, parameter in named if parameter is not None and name.startswith("pos_embed")}
+
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        """Height and width in tokens of the tables, by their parameters' names, that can be resampled on loading."""
+        resampled = ("pos_embed", "pos_embed_spatial")
+        return {name: self.pos_grid for name in self._position_parameters() if name in resampled}
 
     def reset_parameters(self) -> None:
         """Initialise as the authors do: truncated normal 0.02 for weights, 0.02 for linear and norm biases."""
@@ -202,8 +253,8 @@ class Hiera(nn.Module):
         """Names of the parameters that weight decay should leave alone, besides norms."""
         return set(self._position_parameters())
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute the stage maps.
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the stage maps, or those of some mask units.
 
         Without gradients, blocks add and apply GELU in place where the buffer is their own: a forward hook that keeps
         the output of a block or a norm is safe, one that keeps that of ``attn``, ``mlp`` or a linear layer must clone.
@@ -211,17 +262,25 @@ class Hiera(nn.Module):
         Args:
             images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32. For a video trunk clips
                 ``[B, in_channels, T, H, W]``, T even.
+            mask: ``[B, units]`` of bool, true for the mask units to keep, as many in each image, units in the order of
+                frames, rows and columns; the others are dropped before the first block, and nothing of them is seen.
+                None keeps all.
 
         Returns:
             dict from stage name to map ``[B, C, H/s, W/s]``, for clips ``[B, C, T/2, H/s, W/s]``, in the order of
-            ``out_features``; the maps lie in memory channels-last, as the tokens do.
+            ``out_features``; the maps lie in memory channels-last, as the tokens do. With a mask, the maps of the k
+            kept units in ascending order, ``[B, k, C, unit, unit]``, where unit is 8, 4, 2, 1 tokens in stages 1-4.
 
         Raises:
-            InputError: H or W is not a multiple of 32, or the channels are not ``in_channels``.
+            InputError: H or W is not a multiple of 32, the channels are not ``in_channels``, or the mask does not fit.
         """
         self._check_images(images)
+        if mask is not None:
+            self.check_maskable()
+            check_mask(mask, len(images), self.unit_grid(images))
+            return self._forward_kept(images, mask.to(images.device), kept_units(mask).to(images.device))
         if torch.compiler.is_compiling():
-            images = _in_units(images)
+            images = _in_units(images, self.size_divisibility)
         x, size, grid = self._embed(images)
         maps: dict[str, Tensor] = {}
         done = 0
@@ -237,6 +296,20 @@ class Hiera(nn.Module):
                 maps[STAGES[stage]] = self._to_map(x, size, stage, grid.group)
         return {name: maps[name] for name in self.out_features}
 
+    def _forward_kept(self, images: Tensor, mask: Tensor, kept: Tensor) -> dict[str, Tensor]:
+        """`forward` with a mask: the same blocks on the tokens of the kept units, whose numbers are ``kept``."""
+        x, grid = self._embed_kept(images, mask, kept)
+        units: dict[str, Tensor] = {}
+        for i, block in enumerate(self.blocks):
+            stage = self._stage_of(i)
+            if STAGES[stage] in self.checkpoint_stages and torch.is_grad_enabled():
+                x = checkpoint(block, x, grid, use_reentrant=False)
+            else:
+                x = block(x, grid)
+            if i == self.stage_ends[stage] and STAGES[stage] in self.out_features:
+                units[STAGES[stage]] = self._to_units(x, stage)
+        return {name: units[name] for name in self.out_features}
+
     def _stage_of(self, block: int) -> int:
         """The stage, counted from 0, that a block belongs to."""
         return next(stage for stage, end in enumerate(self.stage_ends) if block <= end)
@@ -248,7 +321,7 @@ class Hiera(nn.Module):
         """
         if torch.compiler.is_compiling() or is_exporting() or torch.is_grad_enabled():
             return False
-        if self.training or x.device.type != "cpu":
+        if self.training or x.device.type != "cpu" or not self.local_blocks:
             return False
         local = (self.blocks[i] for i in range(self.local_blocks))
         return not any(m._forward_hooks or m._forward_pre_hooks for block in local for m in block.modules())
@@ -269,7 +342,7 @@ class Hiera(nn.Module):
             tokens after the last local block.
         """
         batch = x.shape[0]
-        slabs = x.view(-1, grid.group * grid.cols * UNIT_SIDES[0] ** 2, x.shape[-1])
+        slabs = x.view(-1, grid.group * grid.cols * self.unit_sides[0] ** 2, x.shape[-1])
         outputs: dict[int, Tensor] = {}
         for start in range(0, len(slabs), per := max(1, SLAB_TOKENS // slabs.shape[1])):
             slab = slabs[start : start + per]
@@ -291,18 +364,50 @@ class Hiera(nn.Module):
         """Images to tokens ``[B, N, C]`` with their position embedding, the map's size in tokens, and their order."""
         patches = self.patch_embed(images)
         size = tuple(patches.shape[2:])
-        rows, cols = size[-2] // UNIT_SIDES[0], size[-1] // UNIT_SIDES[0]
+        rows, cols = size[-2] // self.unit_sides[0], size[-1] // self.unit_sides[0]
         grid = UnitGrid(rows, cols, self._group_of(rows, cols))
-        positions = self._positions.tokens(
-            tuple(self._position_parameters().values()),
-            (*size, grid.group),
-            lambda: unroll(self._make_positions(size), self.q_strides, grid.group),
-        )
+        positions = self._position_tokens(size, grid.group)
         patches = patches.movedim(1, -1)
         if self.frames:
             patches = patches.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
-        x = unroll(patches, self.q_strides, grid.group).view(images.shape[0], -1, patches.shape[-1])
+        x = unroll(patches, self.unit_strides, grid.group).contiguous().view(images.shape[0], -1, patches.shape[-1])
         return add_branch(positions, x), size, grid
+
+    def _embed_kept(self, images: Tensor, mask: Tensor, kept: Tensor) -> tuple[Tensor, UnitGrid]:
+        """Images to the tokens ``[B, k * t, C]`` of the kept mask units, and how all units lie."""
+        units = self.unit_grid(images)
+        thickness = FRAME_STRIDE if self.frames else 0
+        windows = unit_windows(images, mask, kept, self.size_divisibility, thickness)
+        patches = self.patch_embed.forward_windows(windows).movedim(1, -1)
+        x = unroll(patches, self.unit_strides).contiguous().view(len(images), -1, patches.shape[-1])
+        size = *units[:-2], units[-2] * self.unit_sides[0], units[-1] * self.unit_sides[0]
+        positions = gather_units(self._position_tokens(size, 1), kept, self.unit_sides[0] ** 2)
+        return add_branch(positions, x), UnitGrid(units[-2], units[-1], 1)
+
+    def unit_grid(self, images: Tensor) -> tuple[int, ...]:
+        """Mask units of images or clips: rows and columns, for clips frames of tokens before them."""
+        frames = (images.shape[2] // FRAME_STRIDE,) if self.frames else ()
+        return *frames, *(side // self.size_divisibility for side in images.shape[-2:])
+
+    def check_maskable(self) -> None:
+        """Refuse masks where attention windows need units that a mask drops.
+
+        Raises:
+            InputError: some block attends in windows of several mask units.
+        """
+        if self.largest_window > 1:
+            raise InputError(
+                f"mask: attention windows of {self.largest_window}x{self.largest_window} mask units need them all; "
+                "build the trunk with window_size=None for mask units and global attention"
+            )
+
+    def _position_tokens(self, size: tuple[int, ...], group: int) -> Tensor:
+        """The position embedding ``[1, N, C]`` in the tokens' order, for a map of ``size`` tokens."""
+        return self._positions.tokens(
+            tuple(self._position_parameters().values()),
+            (*size, group),
+            lambda: unroll(self._make_positions(size), self.unit_strides, group),
+        )
 
     def _group_of(self, rows: int, cols: int) -> int:
         """The group of the token order: the windows', where they divide the image; compiled, one order for all."""
@@ -324,8 +429,19 @@ class Hiera(nn.Module):
 
     def _to_map(self, x: Tensor, size: tuple[int, ...], stage: int, group: int) -> Tensor:
         """A stage's tokens as a map, channels first."""
-        maps = reroll(x, (size[-2] >> stage, size[-1] >> stage), self.q_strides[stage:], group)
+        stride = self.token_strides[stage]
+        maps = reroll(x, (size[-2] // stride, size[-1] // stride), self._strides_left(stage), group)
         return maps.view(x.shape[0], *size[:-2], *maps.shape[1:]).movedim(-1, 1)
+
+    def _to_units(self, x: Tensor, stage: int) -> Tensor:
+        """A stage's tokens as maps of their mask units ``[B, k, C, unit, unit]``."""
+        side = self.unit_sides[stage]
+        units = reroll(x.reshape(-1, side * side, x.shape[-1]), (side, side), self._strides_left(stage))
+        return units.view(x.shape[0], -1, *units.shape[1:]).movedim(-1, 2)
+
+    def _strides_left(self, stage: int) -> tuple[tuple[int, int], ...]:
+        """The nesting of a mask unit's tokens after a stage."""
+        return self.unit_strides[min(stage, self.q_pool) :]
 
     def _check_images(self, images: Tensor) -> None:
         """Refuse images that the trunk cannot take."""
@@ -345,131 +461,11 @@ class Hiera(nn.Module):
                 )
 
 
-def _in_units(images: Tensor) -> Tensor:
+def _in_units(images: Tensor, side: int) -> Tensor:
     """The same images, their height and width written as multiples of a mask unit.
 
     With dynamic sizes a compiler carries them through every shape; as products they cancel, as quotients of quotients
     (what the stem's convolution makes of them) it takes minutes to see that two are equal.
     """
-    side = PATCH_STRIDE * UNIT_SIDES[0]
     rows, cols = images.shape[-2] // side, images.shape[-1] // side
     return images.new_empty(*images.shape[:-2], rows * side, cols * side).copy_(images)
-
-
-def _check_sizes(
-    embed_dim: int, num_heads: int, depths: Sequence[int], out_features: Sequence[str], drop_path_rate: float
-) -> None:
-    """Refuse sizes that cannot be built."""
-    unknown = [name for name in out_features if name not in STAGES]
-    if isinstance(out_features, str) or unknown or not out_features or len(set(out_features)) != len(out_features):
-        raise InputError(f"out_features {out_features!r}: give one or more of {', '.join(STAGES)}, each once")
-    if len(depths) != len(STAGES) or any(depth < 1 for depth in depths):
-        raise InputError(f"depths {tuple(depths)}: give four numbers of blocks, each at least 1")
-    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-        raise InputError(f"embed_dim {embed_dim}: must be a positive multiple of num_heads {num_heads}")
-    if not 0.0 <= drop_path_rate < 1.0:
-        raise InputError(f"drop_path_rate {drop_path_rate}: must be at least 0 and below 1")
-
-
-def _check_positions(pretrain_size: int | Sequence[int], pos_embed: str, pos_grid: Sequence[int], frames: int) -> None:
-    """Refuse a position embedding that cannot be built."""
-    sides = (pretrain_size, pretrain_size) if isinstance(pretrain_size, int) else tuple(pretrain_size)
-    if len(sides) != 2 or any(side < 1 or side % PATCH_STRIDE for side in sides):
-        raise InputError(f"pretrain_size {pretrain_size}: must be a positive multiple of {PATCH_STRIDE}, or two")
-    if pos_embed not in POS_EMBEDS:
-        raise InputError(f"pos_embed {pos_embed!r}: choose one of {', '.join(POS_EMBEDS)}")
-    if len(pos_grid) != 2 or any(side < 1 for side in pos_grid):
-        raise InputError(f"pos_grid {tuple(pos_grid)}: give height and width in tokens")
-    if frames < 0 or frames % FRAME_STRIDE:
-        raise InputError(f"frames {frames}: must be 0 for images, or a positive multiple of {FRAME_STRIDE}")
-    if frames and pos_embed != "interpolate":
-        raise InputError(f'pos_embed {pos_embed!r}: a video trunk (frames {frames}) has "interpolate" only')
-
-
-def _checkpoint_stages(use_checkpoint: bool | Sequence[str]) -> tuple[str, ...]:
-    """The stages whose blocks are recomputed in the backward pass."""
-    if isinstance(use_checkpoint, bool):
-        return STAGES if use_checkpoint else ()
-    if isinstance(use_checkpoint, str) or any(name not in STAGES for name in use_checkpoint):
-        raise InputError(f"use_checkpoint {use_checkpoint!r}: give True, False or some of {', '.join(STAGES)}")
-    return tuple(use_checkpoint)
-
-
-def _check_windows(
-    depths: Sequence[int],
-    window_size: Sequence[int],
-    global_blocks: Sequence[int],
-    window_padding: str,
-    frames: int,
-) -> None:
-    """Refuse windows that cannot be cut."""
-    if window_padding not in WINDOW_PADDINGS:
-        raise InputError(f"window_padding {window_padding!r}: choose one of {', '.join(WINDOW_PADDINGS)}")
-    if len(window_size) != len(STAGES) or any(
-        size < 0 or size % unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)
-    ):
-        raise InputError(
-            f"window_size {tuple(window_size)}: give four sides in tokens, multiples of {UNIT_SIDES}, 0 for global"
-        )
-    if frames and any(size > unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)):
-        raise InputError(f"window_size {tuple(window_size)}: a video trunk (frames {frames}) has no larger windows")
-    pooling = [sum(depths[:stage]) for stage in range(1, len(STAGES))]
-    for block in global_blocks:
-        if not 0 <= block < sum(depths) or (block in pooling and window_size[pooling.index(block)]):
-            raise InputError(
-                f"global_blocks {tuple(global_blocks)}: {block} must be in 0 to {sum(depths) - 1} and not the first of "
-                f"a stage ({', '.join(map(str, pooling))})"
-            )
-
-
-def _block_windows(depths: Sequence[int], window_size: Sequence[int], global_blocks: Sequence[int]) -> list[int]:
-    """Each block's window side in mask units, 0 for global; a stage's first block has the window of the one before."""
-    sides = [size // unit for size, unit in zip(window_size, UNIT_SIDES, strict=True)]
-    windows = [
-        sides[stage - 1 if stage and i == 0 else stage] for stage, depth in enumerate(depths) for i in range(depth)
-    ]
-    return [0 if block in global_blocks else window for block, window in enumerate(windows)]
-
-
-def _common_window(windows: Sequence[int]) -> int:
-    """The side in units of all windows of several units, where they are alike; otherwise 1."""
-    larger = {window for window in windows if window > 1}
-    return larger.pop() if len(larger) == 1 else 1
-
-
-def _build_blocks(
-    embed_dim: int,
-    num_heads: int,
-    depths: Sequence[int],
-    mlp_ratio: float,
-    drop_path_rate: float,
-    windows: Sequence[int],
-    options: Mapping[str, bool],
-) -> list[HieraBlock]:
-    """All blocks of the four stages; the first of a stage pools and widens."""
-    rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
-    pool = math.prod(Q_STRIDE)
-    unit_tokens = UNIT_SIDES[0] ** 2
-    dim = embed_dim
-    blocks: list[HieraBlock] = []
-    for stage, depth in enumerate(depths):
-        for i in range(depth):
-            pools = stage > 0 and i == 0
-            dim_out = embed_dim << stage
-            blocks.append(
-                HieraBlock(
-                    dim,
-                    dim_out,
-                    num_heads << stage,
-                    mlp_ratio,
-                    rates[len(blocks)],
-                    unit_tokens,
-                    pool if pools else 1,
-                    windows[len(blocks)],
-                    **options,
-                )
-            )
-            dim = dim_out
-            if pools:
-                unit_tokens //= pool
-    return blocks

@@ -54,7 +54,8 @@ def unroll(x: Tensor, q_strides: Sequence[Stride], group: int = 1) -> Tensor:
         group: side in units of larger windows whose units are to be contiguous too; must divide the units.
 
     Returns:
-        tokens ``[B * U, unit_tokens, C]``, units in row-major order, or in groups as `UnitGrid` says.
+        tokens ``[B * U, unit_tokens, C]``, units in row-major order, or in groups as `UnitGrid` says; a view of ``x``
+        where nothing had to move.
 
     Raises:
         ValueError: H or W does not divide; the message gives both numbers.

@@ -21,6 +21,7 @@ __all__ = [
     "TIMM",
     "TIMM_ABSWIN",
     "Layout",
+    "head_of",
     "is_trunk_name",
 ]
 
@@ -53,6 +54,12 @@ _OUR_BLOCK = re.compile(r"(blocks|decoder_blocks)\.(\d+)\.(.+)")
 def is_trunk_name(name: str) -> bool:
     """Whether our name belongs to the trunk, not to a classifier or decoder."""
     return _starts_with_one_of(name, TRUNK)
+
+
+def head_of(name: str) -> str:
+    """Which head our name of a tensor outside the trunk belongs to; a file has all of a head or nothing of it."""
+    first = name.split(".")[0]
+    return first if first in ("norm", "head") else "decoder"
 
 
 def _starts_with_one_of(name: str, words: Sequence[str]) -> bool:

@@ -1,4 +1,7 @@
-"""Loading a published file into a trunk: every tensor is loaded, resampled, dropped by name, or an error."""
+"""Loading a published file into a model: every tensor is loaded, resampled, dropped by name, or an error.
+
+A trunk takes a file's trunk; a classifier or an autoencoder takes the head or decoder too, where the file has one.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import UNIT_SIDES, Hiera
+from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed, split_pos_embed
 from hiera_det.weights.contents import Contents, parse, variant_name
 from hiera_det.weights.download import locate
-from hiera_det.weights.layouts import TIMM_ABSWIN
+from hiera_det.weights.layouts import TIMM_ABSWIN, head_of, is_trunk_name
 from hiera_det.weights.sources import read_weight_file
 
 __all__ = ["LoadReport", "fit", "load_weights", "read_contents"]
@@ -77,12 +80,13 @@ def _groups(names: Sequence[str]) -> list[str]:
     return shown + (["..."] if len(counts) > len(shown) else [])
 
 
-def load_weights(trunk: Hiera, source: str) -> LoadReport:
-    """Load a file into a trunk and log what became of its tensors.
+def load_weights(trunk: Hiera, source: str, new_head: bool = False) -> LoadReport:
+    """Load a file into a model and log what became of its tensors.
 
     Args:
-        trunk: the model; its tensors are overwritten, all of them or, on an error, none.
+        trunk: the model, a trunk, classifier or autoencoder; what the file has is overwritten or, on an error, nothing.
         source: a file or folder, ``https://...``, ``hf://owner/name`` or ``timm://name``, in any known layout.
+        new_head: leave a classifier's last layer as it is, whatever the file has.
 
     Returns:
         the report, which is also logged.
@@ -90,8 +94,8 @@ def load_weights(trunk: Hiera, source: str) -> LoadReport:
     Raises:
         InputError: the file cannot be had or read, is no Hiera, or does not fit the trunk.
     """
-    tensors, report = fit(read_contents(source), trunk)
-    trunk.load_state_dict(tensors)
+    tensors, report = fit(read_contents(source), trunk, new_head)
+    trunk.load_state_dict(tensors, strict=not report.initialised)
     logger.info("%s", report)
     return report
 
@@ -102,22 +106,24 @@ def read_contents(source: str) -> Contents:
     return parse(read_weight_file(path), str(path))
 
 
-def fit(contents: Contents, trunk: Hiera) -> tuple[dict[str, Tensor], LoadReport]:
-    """Give a file's trunk the shapes of a model, without changing the model.
+def fit(contents: Contents, trunk: Hiera, new_head: bool = False) -> tuple[dict[str, Tensor], LoadReport]:
+    """Give a file's tensors the shapes of a model, without changing the model.
 
     Args:
         contents: the file.
         trunk: the model to load it into.
+        new_head: as in `load_weights`.
 
     Returns:
-        the tensors under the model's names, and the report.
+        the tensors under the model's names, without those of heads that the file does not have, and the report.
 
     Raises:
         InputError: another model's file; or tensors are missing, mis-shaped or unknown; in one line, with the cause.
     """
     _check_model(contents, trunk)
-    expected = trunk.state_dict()
-    tensors = dict(contents.trunk)
+    heads, initialised = _take_heads(contents, trunk, new_head)
+    expected = {name: tensor for name, tensor in trunk.state_dict().items() if name not in initialised}
+    tensors = contents.trunk | heads
     adapted = (*_adapt_stem(tensors, expected[STEM]), *_split_positions(contents, tensors, trunk))
     resampled = _resample_positions(contents, tensors, expected, trunk)
     # A trunk that returns early stages only is built without the later blocks.
@@ -132,9 +138,29 @@ def fit(contents: Contents, trunk: Hiera) -> tuple[dict[str, Tensor], LoadReport
         tuple(expected),
         resampled,
         adapted,
-        (*contents.heads, *contents.others, *unused),
+        (*(name for name in contents.heads if name not in heads), *contents.others, *unused),
+        initialised,
     )
     return {name: tensors[name] for name in expected}, report
+
+
+def _take_heads(contents: Contents, trunk: Hiera, new_head: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The file's heads that the model has too, and the names of the model's tensors that the file has none for.
+
+    Raises:
+        InputError: the file's classifier has other classes, and no new one was asked for.
+    """
+    wanted = {name: tensor for name, tensor in trunk.state_dict().items() if not is_trunk_name(name)}
+    theirs, ours = (heads.get("head.projection.weight") for heads in (contents.heads, wanted))
+    if theirs is not None and ours is not None and not new_head and len(theirs) != len(ours):
+        raise InputError(
+            f"weight file {contents.source} does not fit: its head has {len(theirs)} classes, the model's {len(ours)}; "
+            f"build it with num_classes={len(theirs)}, or with new_head=True to start the head afresh"
+        )
+    taken = {head_of(name) for name in wanted} & {head_of(name) for name in contents.heads}
+    taken -= {"head"} if new_head else set()
+    heads = {name: tensor for name, tensor in contents.heads.items() if head_of(name) in taken}
+    return heads, tuple(name for name in wanted if head_of(name) not in taken)
 
 
 def _check_model(contents: Contents, trunk: Hiera) -> None:
@@ -195,7 +221,7 @@ def _split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hier
     """Make a plain table the two parts that the model has; says how, or nothing."""
     if trunk.pos_mode != "absolute_win" or contents.is_absolute_win or "pos_embed" not in tensors:
         return ()
-    grid, unit = _grid(tensors["pos_embed"], "pos_embed", contents.source), UNIT_SIDES[0]
+    grid, unit = _grid(tensors["pos_embed"], "pos_embed", contents.source), trunk.unit_sides[0]
     if grid[0] % unit or grid[1] % unit:
         raise InputError(
             f"weight file {contents.source}: pos_embed is {grid[0]}x{grid[1]}, no whole mask units of {unit}x{unit}; "
@@ -209,8 +235,8 @@ def _resample_positions(
     contents: Contents, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
 ) -> tuple[str, ...]:
     """Bring position embeddings to the model's sizes; says which and how, or nothing."""
-    done = []
-    for name in [name for name in tensors if name.startswith("pos_embed") and name in expected]:
+    done, grids = [], trunk.position_grids()
+    for name in [name for name in tensors if name in expected and (name.startswith("pos_embed") or name in grids)]:
         table, target = tensors[name], expected[name]
         if table.shape == target.shape or table.ndim != target.ndim or name == "pos_embed_window":
             continue
@@ -220,9 +246,9 @@ def _resample_positions(
             continue
         grid = _grid(table, name, contents.source)
         flat = table if table.ndim == 3 else table.flatten(2).transpose(1, 2)
-        resized = resize_pos_embed(flat, grid, trunk.pos_grid)
+        resized = resize_pos_embed(flat, grid, grids[name])
         tensors[name] = resized.flatten(1, 2) if table.ndim == 3 else resized.permute(0, 3, 1, 2)
-        done.append(f"{name} {grid[0]}x{grid[1]} to {trunk.pos_grid[0]}x{trunk.pos_grid[1]}")
+        done.append(f"{name} {grid[0]}x{grid[1]} to {grids[name][0]}x{grids[name][1]}")
     return tuple(done)
 
 

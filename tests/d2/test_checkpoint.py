@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import hiera_det.d2  # noqa: F401  registers
-from hiera_det import build_hiera
+from hiera_det import build_hiera, hiera_classifier, hiera_mae
 from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights, local_weights
 from hiera_det.d2.setup import load_config
 from hiera_det.errors import InputError
@@ -96,6 +96,8 @@ PEERS = {
         decoder_num_heads=1,
     ),
     "timm": lambda: timm.models.hiera.Hiera(embed_dim=16, num_heads=1, stages=(1, 1, 1, 1)),
+    "our MAE": lambda: hiera_mae("tiny", decoder_depth=1, **SMALL),
+    "our classifier": lambda: hiera_classifier("tiny", 5, **SMALL),
 }
 
 

@@ -112,6 +112,30 @@ def test_drop_path_drops_whole_images_in_training_only() -> None:
     torch.testing.assert_close(evaluated, evaluated[:1].expand_as(evaluated))
 
 
+def test_stages_can_be_asked_for_by_number() -> None:
+    trunk = small(out_features=(4, 2))
+    assert tuple(trunk(torch.randn(1, 3, 32, 32))) == trunk.out_features == ("stage4", "stage2")
+
+
+def test_an_unpooled_last_stage_keeps_the_stride_of_the_one_before() -> None:
+    trunk = small(q_pool=2)
+    assert [(f.channels, f.stride) for f in trunk.feature_info] == [(16, 4), (32, 8), (64, 16), (128, 16)]
+    assert trunk(torch.randn(1, 3, 64, 96))["stage4"].shape == (1, 128, 4, 6)
+
+
+def test_images_must_be_whole_mask_units_of_the_size_asked_for() -> None:
+    assert small(mask_unit_size=4, q_pool=2)(torch.randn(1, 3, 48, 80))["stage4"].shape == (1, 128, 3, 5)
+    with pytest.raises(InputError, match="width must be a multiple of 64; pad to 128"):
+        small(mask_unit_size=16)(torch.zeros(1, 3, 64, 96))
+
+
+def test_evaluation_of_a_trunk_whose_first_stage_attends_globally() -> None:
+    trunk, images = small(window_size=(0, 4, 0, 0)).eval(), torch.randn(1, 3, 64, 64)
+    expected = trunk(images)["stage4"]
+    with torch.inference_mode():
+        torch.testing.assert_close(trunk(images)["stage4"], expected)
+
+
 def test_other_numbers_of_input_channels() -> None:
     assert small(in_channels=5)(torch.randn(1, 5, 32, 32))["stage4"].shape == (1, 128, 1, 1)
 
@@ -157,6 +181,18 @@ def test_images_that_cannot_be_taken_are_refused(shape: tuple[int, ...], message
         ({"out_features": ("stage1", "stage1")}, "each once"),
         ({"depths": (1, 2, 3)}, "four numbers"),
         ({"num_heads": 3}, "multiple of num_heads 3"),
+        ({"num_heads": (1, 2)}, r"num_heads \(1, 2\): give one number, which doubles per stage, or four"),
+        ({"num_heads": (1, 2, 4, 5)}, r"num_heads \(1, 2, 4, 5\) at each stage \(channels \[16, 32, 64, 128\]\)"),
+        ({"dim_mul": 1.0}, "dim_mul 1.0: must be above 1"),
+        ({"dim_mul": 1.3}, "dim_mul 1.3: must be above 1 and give whole channels from 16"),
+        ({"dim_mul": 1.5, "project_shortcut": False}, "dim_mul 1.5: without a projected shortcut the channels double"),
+        ({"q_pool": 4}, "q_pool 4: must be 0 to 3"),
+        ({"q_stride": 0}, "q_stride 0: give one side of a square"),
+        ({"q_stride": (2, 2)}, r"q_stride \(2, 2\): give one side of a square"),
+        ({"mask_unit_size": (8, 4)}, r"mask_unit_size \(8, 4\): give one side of a square"),
+        ({"mask_unit_size": 12}, "mask_unit_size 12: must be a multiple of 8, which q_pool 3 poolings of q_stride 2"),
+        ({"mask_unit_size": 16, "window_size": (8, 4, 0, 0)}, r"multiples of \(16, 8, 4, 2\), 0 for global"),
+        ({"out_features": (0, 4)}, "one or more of stage1"),
         ({"drop_path_rate": 1.0}, "below 1"),
         ({"pretrain_size": 225}, "multiple of 4"),
     ],

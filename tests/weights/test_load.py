@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiera_det import Hiera, build_hiera, build_hieradet, hiera_base, hiera_small_abswin
+from hiera_det import (
+    Hiera,
+    HieraForClassification,
+    HieraMAE,
+    build_hiera,
+    build_hieradet,
+    hiera_base,
+    hiera_classifier,
+    hiera_mae,
+    hiera_small_abswin,
+)
 from hiera_det.errors import InputError
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.weights.load import LoadReport, load_weights
@@ -25,9 +35,9 @@ def randomised(trunk: Hiera) -> dict[str, Tensor]:
     return {name: torch.randn_like(tensor) for name, tensor in trunk.state_dict().items()}
 
 
-def load(state: object, trunk: Hiera, folder: Path) -> LoadReport:
+def load(state: object, trunk: Hiera, folder: Path, new_head: bool = False) -> LoadReport:
     torch.save(state, folder / "file.pth")
-    return load_weights(trunk, str(folder / "file.pth"))
+    return load_weights(trunk, str(folder / "file.pth"), new_head)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "MAE"])
@@ -156,6 +166,121 @@ def test_a_trunk_of_early_stages_takes_its_blocks_only(tmp_path: Path) -> None:
     assert set(report.loaded) == set(early.state_dict())
     assert all(name.startswith("blocks.") for name in report.dropped)
     assert len(report.loaded) + len(report.dropped) == len(state)
+
+
+# --------------------------------------------------------------------------------------------------- heads and decoders
+
+
+def small_classifier(num_classes: int = 5, **fields: object) -> HieraForClassification:
+    return hiera_classifier("tiny", num_classes, **(SMALL | fields))
+
+
+def small_mae(**fields: object) -> HieraMAE:
+    decoder = {"decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 4}
+    return hiera_mae("tiny", **(SMALL | decoder | fields))
+
+
+def names_in(model: Hiera, *words: str) -> set[str]:
+    return {name for name in model.state_dict() if name.startswith(words)}
+
+
+def test_a_classifier_takes_its_own_file_with_the_head(tmp_path: Path) -> None:
+    state, model = randomised(small_classifier()), small_classifier()
+    report = load(state, model, tmp_path)
+    torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+    assert set(report.loaded) == set(state)
+    assert not report.dropped
+    assert not report.initialised
+
+
+@pytest.mark.parametrize("file", [small, small_mae])
+def test_a_file_without_a_classifier_leaves_the_head_fresh_and_says_so(file: type, tmp_path: Path) -> None:
+    state, model = randomised(file()), small_classifier()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = load(state, model, tmp_path)
+    fresh = {"norm.weight", "norm.bias", "head.projection.weight", "head.projection.bias"}
+    assert set(report.initialised) == fresh
+    assert str(report).endswith("4 newly initialised (norm 2, head 2)")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in fresh else state[name]), name
+
+
+def test_other_classes_are_refused_unless_a_new_head_is_asked_for(tmp_path: Path) -> None:
+    state, model = randomised(small_classifier(7)), small_classifier(5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    says = r"file\.pth does not fit: its head has 7 classes, the model's 5; build it with num_classes=7, or .* new_head"
+    with pytest.raises(InputError, match=says) as caught:
+        load(state, model, tmp_path)
+    assert "\n" not in str(caught.value)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    report = load(state, model, tmp_path, new_head=True)
+    assert set(report.initialised) == set(report.dropped) == names_in(model, "head.")
+    assert torch.equal(model.norm.weight, state["norm.weight"])
+    assert torch.equal(model.head.projection.weight, before["head.projection.weight"])
+
+
+def test_a_new_head_of_as_many_classes_is_new_too(tmp_path: Path) -> None:
+    state = randomised(small_classifier(5))
+    torch.save(state, tmp_path / "file.pth")
+    model = small_classifier(5, weights=str(tmp_path / "file.pth"), new_head=True)
+    assert model.head.projection.weight.abs().max() < 1e-3
+    assert torch.equal(model.norm.bias, state["norm.bias"])
+
+
+def test_an_mae_takes_its_own_file_with_the_decoder(tmp_path: Path) -> None:
+    state, model = randomised(small_mae()), small_mae()
+    report = load(state, model, tmp_path)
+    torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+    assert not report.dropped
+    assert not report.initialised
+
+
+@pytest.mark.parametrize("frames", [0, 16])
+def test_an_mae_takes_every_tensor_of_the_authors_file(frames: int, tmp_path: Path) -> None:
+    theirs = (hiera.mae_hiera_base_16x224 if frames else hiera.mae_hiera_tiny_224)().state_dict()
+    model = hiera_mae("base" if frames else "tiny", frames=frames)
+    report = load({"model_state": theirs}, model, tmp_path)
+    torch.testing.assert_close(dict(model.state_dict()), dict(theirs), rtol=0, atol=0)
+    assert len(report.loaded) == len(theirs)
+
+
+def test_a_classifiers_file_leaves_the_decoder_fresh_and_the_classifier_out(tmp_path: Path) -> None:
+    model = small_mae()
+    report = load(randomised(small_classifier()), model, tmp_path)
+    trunk = set(small().state_dict())
+    assert set(report.loaded) == trunk
+    assert set(report.initialised) == set(model.state_dict()) - trunk
+    assert set(report.dropped) == {"norm.weight", "norm.bias", "head.projection.weight", "head.projection.bias"}
+
+
+def test_the_decoders_positions_of_another_size_are_resampled_and_said(tmp_path: Path) -> None:
+    state, model = randomised(small_mae(pretrain_size=128)), small_mae()
+    report = load(state, model, tmp_path)
+    assert report.resampled == ("pos_embed 32x32 to 56x56", "decoder_pos_embed 8x8 to 14x14")
+    expected = resize_pos_embed(state["decoder_pos_embed"], (8, 8), (14, 14)).flatten(1, 2)
+    assert torch.equal(model.decoder_pos_embed, expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ({"decoder_depth": 1}, r"12 missing \(decoder_blocks\.1\."),
+        ({"decoder_depth": 3}, r"12 unexpected \(decoder_blocks\.2\."),
+        ({"decoder_embed_dim": 16}, r"mis-shaped \(.*mask_token \[1, 1, 16\] for \[1, 1, 32\]"),
+        ({"q_pool": 3}, r"mis-shaped \(.*multi_scale_fusion_heads"),
+    ],
+)
+def test_another_decoder_is_counted_and_named(file: dict[str, object], says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        load(small_mae(**file).state_dict(), small_mae(), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_head_is_an_error(tmp_path: Path) -> None:
+    state = randomised(small_classifier())
+    del state["head.projection.bias"]
+    with pytest.raises(InputError, match=r"1 missing \(head\.projection\.bias\)"):
+        load(state, small_classifier(), tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
