@@ -1,6 +1,7 @@
 # Needs Python 3.10 or newer and make. `make install` sets up $(VENV); the others set it up first where needed.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 SHAPES := datasets/shapes
@@ -26,8 +27,9 @@ quickstart: install
 		--val-json $(SHAPES)/annotations/val.json --val-images $(SHAPES)/images/val \
 		OUTPUT_DIR $(QUICK_START)
 
+# Two test files at a time; threads that wait for each other would otherwise keep the processors busy.
 test: install lint
-	$(RUN) -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: install
 	$(RUN) -m ruff format --check .

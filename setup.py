@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "hiera_det" / "__init__.p
 
 FAST_EVAL = ["faster-coco-eval>=1.6"]
 PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
+TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1"]
 
 setup(
     name="hiera_det",
@@ -25,11 +26,7 @@ setup(
     extras_require={
         "hub": ["huggingface_hub>=0.30"],
         "fast-eval": FAST_EVAL,
-        "test": [
-            *("pytest>=8", "ruff==0.17.5", "mypy==2.4.1", "Pillow", "shapely>=2", "huggingface_hub>=0.30"),
-            *FAST_EVAL,
-            *PEERS,
-        ],
+        "test": [*TEST_TOOLS, "Pillow", "shapely>=2", "huggingface_hub>=0.30", *FAST_EVAL, *PEERS],
         "peers": PEERS,
     },
 )
