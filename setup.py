@@ -8,9 +8,12 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "hiera_det" / "__init__.py").read_text(), re.MULTILINE)[1]
 
+HUB = ["huggingface_hub>=0.30"]
 FAST_EVAL = ["faster-coco-eval>=1.6"]
 PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
-TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1"]
+CLASSIFY = ["torchvision", "timm>=1.0.15", "Pillow", "matplotlib", "tqdm"]
+VIDEO = ["av>=12"]
+TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1", "shapely>=2"]
 
 setup(
     name="hiera_det",
@@ -24,9 +27,11 @@ setup(
     package_data={"hiera_det": ["py.typed"]},
     install_requires=["torch>=2.4", "numpy", "safetensors"],
     extras_require={
-        "hub": ["huggingface_hub>=0.30"],
+        "hub": HUB,
         "fast-eval": FAST_EVAL,
-        "test": [*TEST_TOOLS, "Pillow", "shapely>=2", "huggingface_hub>=0.30", *FAST_EVAL, *PEERS],
+        "test": [*TEST_TOOLS, *HUB, *FAST_EVAL, *PEERS, *CLASSIFY, *VIDEO],
         "peers": PEERS,
+        "classify": CLASSIFY,
+        "video": VIDEO,
     },
 )

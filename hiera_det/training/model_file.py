@@ -1,0 +1,158 @@
+"""Files of trained models: tensors under the authors' names, and beside them what it takes to build the model again.
+
+``{"model_state": tensors by name, "config": fields, "classes": names}``; all of it plain values, so that the file is
+read as tensors only. A published file has the tensors alone: then its size is recognised by them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hiera_det.errors import InputError
+from hiera_det.files import write_atomically
+from hiera_det.modeling.classifier import HieraForClassification
+from hiera_det.modeling.hiera import PATCH_STRIDE, Hiera
+from hiera_det.modeling.variants import VARIANTS
+from hiera_det.weights.contents import Contents, parse
+from hiera_det.weights.download import locate
+from hiera_det.weights.load import fit
+from hiera_det.weights.sources import read_weight_file
+
+__all__ = ["TRUNK_FIELDS", "ModelFile", "load_classifier", "read_model_file", "save_atomically", "write_model_file"]
+
+#: What a classifier and an autoencoder of the same trunk have in common.
+TRUNK_FIELDS = ("embed_dim", "num_heads", "depths", "pretrain_size", "frames")
+#: Frames of the clips that the published video models are made for.
+PUBLISHED_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a file says of its model.
+
+    Attributes:
+        source: where it is.
+        contents: its tensors.
+        fields: arguments of `Hiera` and its kin; recorded by this project, or those of the published size.
+        classes: names of the classes, empty where the file has none.
+        size: the published size that it is, or "".
+    """
+
+    source: str
+    contents: Contents
+    fields: dict[str, Any]
+    classes: tuple[str, ...]
+    size: str
+
+    @property
+    def trunk_fields(self) -> dict[str, Any]:
+        """The fields of the trunk alone."""
+        return {name: self.fields[name] for name in TRUNK_FIELDS if name in self.fields}
+
+
+def save_atomically(path: str, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values in one step, down to the disk.
+
+    Raises:
+        InputError: they cannot be written; the file is as it was.
+    """
+
+    def write(file: Any) -> None:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+    try:
+        write_atomically(Path(path), write)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be written ({reason})") from None
+
+
+def write_model_file(path: str, model: Hiera, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+    """Write a trained model.
+
+    Args:
+        path: of the file.
+        model: a trunk, classifier or autoencoder.
+        fields: the arguments it was built with, plain values.
+        classes: names of a classifier's classes, in the order of their indices.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    content: dict[str, Any] = {"model_state": state, "config": dict(fields)}
+    save_atomically(path, content | ({"classes": list(classes)} if classes else {}))
+
+
+def read_model_file(source: str) -> ModelFile:
+    """Read a file of this project or a published one, and say what model it is of.
+
+    Args:
+        source: a file or folder, ``https://...``, ``hf://owner/name`` or ``timm://name``.
+
+    Raises:
+        InputError: it cannot be had or read, or its model's dimensions are neither recorded nor a published size's.
+    """
+    path = str(locate(source))
+    loaded = read_weight_file(path)
+    contents = parse(loaded, path)
+    recorded = loaded.get("config")
+    dimensions = contents.embed_dim, contents.depths
+    size = next((name for name, own in VARIANTS.items() if (own.embed_dim, own.depths) == dimensions), "")
+    if isinstance(recorded, dict) and "embed_dim" in recorded:
+        fields = dict(recorded)
+    elif size:
+        fields = _published_fields(contents, size)
+    else:
+        raise InputError(
+            f"weight file {source}: it is {contents.model_name}, no published size, and says nothing of its attention "
+            "heads; give --embed-dim, --num-heads and --depths"
+        )
+    names = loaded.get("classes")
+    classes = tuple(str(name) for name in names) if isinstance(names, list) else ()
+    return ModelFile(path, contents, fields, classes, size)
+
+
+def _published_fields(contents: Contents, size: str) -> dict[str, Any]:
+    """The fields of a published size, and the side of the square of positions that the file has."""
+    variant = VARIANTS[size]
+    fields: dict[str, Any] = {
+        "embed_dim": variant.embed_dim,
+        "num_heads": variant.num_heads,
+        "depths": list(variant.depths),
+        "frames": PUBLISHED_FRAMES if contents.is_video else 0,
+    }
+    table = contents.trunk.get("pos_embed_spatial", contents.trunk.get("pos_embed"))
+    if table is not None and table.ndim == 3:
+        side = round(table.shape[1] ** 0.5)
+        if side * side == table.shape[1]:
+            fields["pretrain_size"] = side * PATCH_STRIDE
+    return fields
+
+
+def load_classifier(source: str) -> tuple[HieraForClassification, ModelFile]:
+    """The classifier of a file, ready for evaluation, on the CPU.
+
+    Raises:
+        InputError: see `read_model_file`; or the file has no classifier, as one of MAE pretraining.
+    """
+    file = read_model_file(source)
+    head = file.contents.heads.get("head.projection.weight")
+    if head is None:
+        raise InputError(
+            f"{source}: it holds {file.contents.kind}, no classifier; train one by tools/train_classifier.py"
+        )
+    if file.classes and len(file.classes) != len(head):
+        raise InputError(f"{source}: it names {len(file.classes)} classes, and its head has {len(head)}")
+    model = HieraForClassification(num_classes=len(head), **file.trunk_fields)
+    tensors, _ = fit(file.contents, model)
+    model.load_state_dict(tensors)
+    return model.eval(), file

@@ -1,0 +1,74 @@
+"""AdamW by groups: no weight decay where it does harm, and rates that fall from the last block to the first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hiera_det.modeling.hiera import Hiera
+
+__all__ = ["build_adamw", "is_decayed", "layer_of", "parameter_groups", "set_lr"]
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a parameter: 0 for stem and positions, 1 to ``depth`` for the blocks, ``depth`` for all after.
+
+    So in the authors' training code; the head learns at the full rate, and so does the last block.
+    """
+    if name.startswith(("pos_embed", "patch_embed")):
+        return 0
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return depth
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is under weight decay: not norms and biases (vectors), nor position embeddings."""
+    return parameter.ndim > 1 and "pos_embed" not in name
+
+
+def parameter_groups(model: Hiera, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """All parameters, each in one group, by layer and decay.
+
+    Args:
+        model: a trunk, classifier or autoencoder.
+        weight_decay: for those that `is_decayed` names.
+        layer_decay: the learning rate's factor from a layer to the one before.
+
+    Returns:
+        groups for an optimizer, with ``lr_scale``, the factor on the learning rate that `set_lr` applies.
+    """
+    depth = len(model.blocks)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        # Without layer decay two groups do; every further one costs a pass of the optimizer.
+        layer = layer_of(name, depth) if layer_decay != 1 else depth
+        decayed = is_decayed(name, parameter)
+        group = groups.setdefault(
+            (layer, decayed),
+            {
+                "params": [],
+                "weight_decay": weight_decay if decayed else 0.0,
+                "lr_scale": layer_decay ** (depth - layer),
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_adamw(
+    model: Hiera, betas: tuple[float, float], weight_decay: float, layer_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW over `parameter_groups`; its learning rate is 0 until `set_lr`."""
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group, times its ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

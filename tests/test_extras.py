@@ -1,0 +1,17 @@
+"""Packages that only some tools need are named with how to get them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hiera_det.errors import InputError
+from hiera_det.extras import need
+
+
+def test_an_absent_package_is_one_line_with_the_command() -> None:
+    with pytest.raises(InputError, match=r"^reading gold needs no_such_package: pip install gold-reader$"):
+        need("no_such_package", "reading gold", "gold-reader")
+
+
+def test_a_package_that_is_there_is_not_imported() -> None:
+    need("this", "wisdom")  # which would print

@@ -1,0 +1,195 @@
+"""tools/train_classifier.py as a user runs it: folders of classes in, a classifier that knows them out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from media import write_class_folders
+from PIL import Image
+from stopping import stop_by_sigterm
+
+from hiera_det.modeling.build import hiera_mae
+from hiera_det.training.model_file import load_classifier, write_model_file
+from hiera_det.weights.sources import read_weight_file
+
+TOOL = Path(__file__).parents[2] / "tools" / "train_classifier.py"
+CLASSIFY = TOOL.with_name("classify.py")
+FIELDS: dict[str, Any] = {"embed_dim": 16, "num_heads": 1, "depths": [1, 1, 1, 1], "pretrain_size": 64, "frames": 0}
+DIMS = ["--embed-dim", "16", "--depths", *"1111"]
+RUN = ["--image-size", "64", "--batch-size", "4", "--epochs", "2", "--lr", "1e-3", "--workers", "0"]
+RUN += ["--log-period", "2", "--device", "cpu"]
+#: The same gradients however the batch is shared out.
+PLAIN = ["--mixup", "0", "--cutmix", "0", "--drop-path", "0", "--auto-augment", "", "--random-erase", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``train`` and ``val``, and weights of a pretraining."""
+    root = tmp_path_factory.mktemp("data")
+    write_class_folders(root / "train", 4)
+    write_class_folders(root / "val", 3)
+    torch.manual_seed(0)
+    model = hiera_mae("tiny", **FIELDS, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=1)
+    write_model_file(str(root / "mae.pth"), model, FIELDS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training from those weights with the recipe's augmentation, in its own process."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    words = [sys.executable, str(TOOL), *map(str, folders(data)), "--output", str(out), *RUN]
+    done = subprocess.run([*words, "--weights", str(data / "mae.pth")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].endswith(str(out / "model_final.pth"))
+    assert "4 newly initialised (norm 2, head 2)" in done.stderr
+    return out
+
+
+def folders(data: Path) -> list[str | Path]:
+    return ["--train", data / "train", "--val", data / "val"]
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+
+
+def test_what_a_training_leaves(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        *("checkpoint.pth", "curves.png", "last_checkpoint", "log.txt", "metrics.json", "model_final.pth")
+    }
+    judged = [line for line in metrics(trained) if "top1" in line]
+    assert [line["iteration"] for line in judged] == [3, 6]
+    assert all(0 <= line["top1"] <= line["top5"] == 1 for line in judged)
+    saved = read_weight_file(str(trained / "model_final.pth"))
+    assert saved["classes"] == ["blue", "green", "red"]
+    assert saved["config"] == FIELDS  # taken from the weights, which no flag repeats
+    assert Image.open(trained / "curves.png").width > 1000
+
+
+def test_a_new_process_finds_the_accuracy_of_the_last_epoch(trained: Path, data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(CLASSIFY), "--weights", str(trained), "--evaluate", str(data / "val")]
+    words += ["--json", str(tmp_path / "a.json"), "--workers", "0", "--device", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, last = json.loads((tmp_path / "a.json").read_text()), metrics(trained)[-1]
+    assert found["images"] == 9
+    assert (found["top1"], found["top5"]) == (last["top1"], last["top5"])
+    assert found["loss"] == pytest.approx(last["val_loss"], rel=1e-6)
+
+
+def test_it_learns_what_can_be_learned(data: Path, tmp_path: Path, run_here: Any) -> None:
+    words = (TOOL, *folders(data), "--output", tmp_path / "out", *RUN, *PLAIN, *DIMS, "--epochs", "8", "--lr", "3e-3")
+    done = run_here(*words)
+    assert done.returncode == 0, done.stderr
+    assert "from scratch: no layer decay" in done.stderr
+    assert metrics(tmp_path / "out")[-1]["top1"] == 1
+
+
+def test_stopped_and_resumed_gives_the_metrics_of_one_run(data: Path, tmp_path: Path, run_here: Any) -> None:
+    words = (TOOL, *folders(data), *RUN, "--weights", data / "mae.pth", "--epochs", "4", "--drop-path", "0.2")
+    whole = run_here(*words, "--output", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "stopped"
+    with stop_by_sigterm():
+        stopped = run_here(*words, "--output", out)
+    assert stopped.returncode == 128 + 15, stopped.stderr
+    other = run_here(*words, "--output", out, "--resume", "--mixup", "0.1")
+    assert other.returncode == 2
+    assert "was made with --mixup 0.8, now it is 0.1; resume with the same" in other.stderr
+    resumed = run_here(*words, "--output", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (out / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
+    ours, theirs = (load_classifier(str(folder))[0].state_dict() for folder in (out, tmp_path / "whole"))
+    assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+
+
+def join_and_run(rank: int, port: int, words: list[str]) -> None:
+    """What torchrun would start as one of two processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, run_here: Any) -> None:
+    words = [*folders(data), *RUN, *PLAIN, "--weights", data / "mae.pth"]
+    one = run_here(TOOL, *words, "--output", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [str(word) for word in (TOOL, *words, "--output", tmp_path / "two")]
+    start = multiprocessing.get_context("fork").Process  # fresh ones would each import all of it anew
+    processes = [start(target=join_and_run, args=(rank, port, words)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert (tmp_path / "two" / "log.txt").read_text().count("iteration 6/6") == 1  # one of them logs
+    for ours, theirs in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_classifier_of_the_same_classes_keeps_its_last_layer_and_others_get_a_new_one(
+    data: Path, trained: Path, tmp_path: Path, run_here: Any
+) -> None:
+    words = (TOOL, *RUN, *PLAIN, "--epochs", "1", "--lr", "0", "--weights", trained, "--val")
+    same = run_here(*words, data / "val", "--train", data / "train", "--output", tmp_path / "same")
+    assert same.returncode == 0, same.stderr
+    assert metrics(tmp_path / "same")[-1]["top1"] == metrics(trained)[-1]["top1"]
+    assert "0 newly initialised" in same.stderr
+    write_class_folders(tmp_path / "other", 4, {"red": (200, 40, 40), "teal": (0, 128, 128), "sky": (130, 200, 250)})
+    other = run_here(*words, tmp_path / "other", "--train", tmp_path / "other", "--output", tmp_path / "out")
+    assert other.returncode == 0, other.stderr
+    assert "2 newly initialised (head 2)" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--val", "OTHER"], "1 of its 1 classes are none of the model's 3 (pink)"),
+        (["--val", "EMPTY"], "there are no class folders"),
+        (["--train", "none"], "none: no such folder; give one that holds a folder of images per class"),
+        (["--train", "BROKEN", "--val", "BROKEN"], ".jpg: cannot be read as an image"),
+        (["--train", "BROKEN", "--val", "BROKEN", "--workers", "1"], ".jpg: cannot be read as an image"),
+        (["--weights", "none.pth"], "none.pth"),
+        (["--weights", "DATA/mae.pth", "--embed-dim", "32"], "embed dim 16; the model is"),
+        (["--resume"], "--resume: there is no checkpoint.pth in "),
+        (["--batch-size", "3"], "need an even number of images at a time, not 3"),
+        (["--auto-augment", "best"], "--auto-augment best: timm has none; one is rand-m9-mstd0.5-inc1"),
+        (["--layer-decay", "2"], "--layer-decay 2.0: must be above 0 and at most 1"),
+        (["--random-erase", "2"], "--random-erase 2.0: must be from 0 to 1"),
+        (["--dropout", "1"], "--dropout 1.0: must be at least 0 and below 1"),
+        (["--mixup", "-1"], "must not be negative"),
+        (["--image-size", "60"], "--image-size 60: must be a positive multiple of 32"),
+    ],
+)
+def test_mistakes_end_in_one_line(words: list[str], says: str, data: Path, tmp_path: Path, run_here: Any) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "BROKEN" / "red").mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / "BROKEN" / "red" / f"{number}.jpg").write_bytes(b"no image")
+    write_class_folders(tmp_path / "OTHER", 1, {"pink": (250, 200, 200)})
+    filled = []
+    for word in words:
+        first, slash, rest = word.partition("/")
+        places = {"DATA": data} | {name: tmp_path / name for name in ("EMPTY", "BROKEN", "OTHER")}
+        filled.append(f"{places.get(first, first)}{slash}{rest}")
+    dims = [] if "--weights" in words else DIMS
+    done = run_here(TOOL, *folders(data), "--output", tmp_path / "out", *RUN, *dims, *filled)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert says in line
+    assert "Traceback" not in done.stderr
