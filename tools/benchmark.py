@@ -8,13 +8,15 @@ or windowed as in SAM 2 with its zero padding. Peers that are not installed are 
 '.[peers]'.
 
 Tasks: forward, without gradients; train, forward and backward of the maps' mean squares; detector-inference, images
-to pasted masks; detector-train, with the optimizer's update. The detectors are --config-files and detectron2's Mask
-R-CNN on ResNet-50; with random weights the number of detections differs from a trained model's
-(tools/benchmark_detectors.py says how it is set).
+to pasted masks; detector-train, the step of tools/train_net.py with the optimizer's update. The detectors are
+--config-files and detectron2's Mask R-CNN on ResNet-50. Among the former, vitdet-b is ViTDet's on ViT-B, for which
+detectron2's main branch must be installed, and a config with +compile after it is that one with its trunk compiled, in
+the rounds of --warmup, which are not counted. With random weights the number of detections differs from a trained
+model's (tools/benchmark_detectors.py says how it is set).
 
-Peak memory is what one step adds to the built model, on a CPU in a fresh process for each model. GFLOP counts two for
-each multiply-add, attention included, and takes a trunk's training for three forwards; the rate stands over that of a
-square matrix product, measured on the same machine in the same type before and after.
+Peak memory is what one step adds to the built model and the optimizer's moments, on a CPU in a fresh process for each
+model. GFLOP counts two for each multiply-add, attention included, and takes a trunk's training for three forwards; the
+rate stands over that of a square matrix product, measured on the same machine in the same type before and after.
 
 Examples:
     python tools/benchmark.py
@@ -22,6 +24,9 @@ Examples:
     python tools/benchmark.py --models all --task forward train --dtype float32 bfloat16 --cases 512x512x1 800x1344x1
     python tools/benchmark.py --task detector-inference detector-train \
         --config-files configs/mask_rcnn_hiera_{t,b}_1x.yaml
+    python tools/benchmark.py --device cuda --task detector-train detector-inference --dtype bfloat16 \
+        --cases 1024x1024x1 --config-files configs/mask_rcnn_hiera_b.yaml configs/mask_rcnn_hiera_b.yaml+compile \
+        vitdet-b --rounds 21 --warmup 5 --json detectors.json
     python tools/benchmark.py --table benchmark.json
     python tools/benchmark.py --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
@@ -40,7 +45,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from benchmark_detectors import ZOO_CONFIG, load_detector_config, require_detectron2
+from benchmark_detectors import ZOO_CONFIG, compiled_twins, load_detector_config, require_detectron2
 from benchmark_measure import largest_differences, matrix_rates, median_ratio, progress, shown, time_rounds
 from benchmark_memory import cpu_peak, cuda_peak
 from benchmark_models import COMPILED, DEFAULT_MODELS, TRUNKS, baseline_of, with_references
@@ -86,14 +91,14 @@ def check_arguments(args: argparse.Namespace) -> None:
     ):
         if number < least:
             raise InputError(f"{flag} {number}: must be at least {least}")
-    if args.compile and not args.warmup:
-        raise InputError("--compile: needs --warmup 1 or more, in which the compiler runs")
+    if not args.warmup and (args.compile or any(name.endswith(COMPILED) for name in args.config_files)):
+        raise InputError("--warmup 0: compiled models need 1 or more, in which the compiler runs")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no GPU here; leave it out")
     if set(args.task) & set(DETECTOR_TASKS):
         require_detectron2()
-        for config_file in args.config_files:
-            load_detector_config(config_file, args.device)
+        for name in [*args.config_files, ZOO_CONFIG]:
+            load_detector_config(name, args.device)
     if args.json:
         check_writable(args.json)
 
@@ -111,6 +116,12 @@ def trunks_to_run(args: argparse.Namespace) -> list[str]:
         if args.compile and TRUNKS[name].package == "hiera_det":
             names.append(name + COMPILED)
     return names
+
+
+def detectors_to_run(args: argparse.Namespace) -> list[str]:
+    """The detectors asked for, with ours compiled where that is wanted of all, and detectron2's on ResNet-50."""
+    names = compiled_twins(args.config_files, args.device) if args.compile else args.config_files
+    return [*names, ZOO_CONFIG]
 
 
 def measure(
@@ -246,13 +257,14 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="TYPE",
         help="float32, bfloat16 (PyTorch's mixed precision) or both",
     )
-    parser.add_argument("--compile", action="store_true", help="time ours compiled too, beside the eager ones")
+    parser.add_argument("--compile", action="store_true", help="time all of ours compiled too, beside the eager ones")
     parser.add_argument(
         "--config-files",
         nargs="+",
         default=[DEFAULT_CONFIG],
-        metavar="FILE",
-        help="detectors for the detector tasks; times are over the first",
+        metavar="DETECTOR",
+        help="for the detector tasks: config files, those of our trunks also with +compile after them, and vitdet-b; "
+        "times are over the first",
     )
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds per case")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them")
@@ -289,12 +301,13 @@ def main() -> None:
     trunk_tasks = [task for task in args.task if task not in DETECTOR_TASKS]
     detector_tasks = [task for task in args.task if task in DETECTOR_TASKS]
     trunks = trunks_to_run(args) if trunk_tasks else []
+    detectors = detectors_to_run(args) if detector_tasks else []
     for case in cases:
         setting = Setting(args.size, *case, args.device, args.threads)
         if trunk_tasks:
             run_models(trunks, trunk_tasks, setting, args, report)
         if detector_tasks:
-            run_models([*args.config_files, ZOO_CONFIG], detector_tasks, setting, args, report)
+            run_models(detectors, detector_tasks, setting, args, report)
     print(format_report(report))
     if args.json:
         print(args.json)

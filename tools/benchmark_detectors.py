@@ -1,24 +1,30 @@
 """The whole detectors that tools/benchmark.py times, and the batch that it makes for them.
 
-Beside this project's configs stands detectron2's own Mask R-CNN on ResNet-50 and FPN, from its model zoo's config,
-which keeps its stem and first stage frozen as published. All weights are random, and with them the number of proposals
-and detections would be an accident that decides how much work the heads have. So the last layers of RPN and box head
-are set: each proposal is an anchor and a candidate of one class, suppression leaves the config's full number of
-detections (100) where the image has room for them, and all go through the mask head, in every detector alike. That is
-more than a trained model finds in most images.
+A detector's name is a config file, or ``vitdet-b`` (tools/benchmark_vitdet.py), or the config file of a Hiera trunk
+with ``+compile`` after it: that trunk under torch.compile, as ``MODEL.HIERA.COMPILE`` does it. Beside them stands
+detectron2's own Mask R-CNN on ResNet-50 and FPN, from its model zoo's config, which keeps its stem and first stage
+frozen as published. Images are never padded to ``MODEL.HIERA.SQUARE_PAD``: the benchmark's have the size to measure.
+
+All weights are random, and with them the number of proposals and detections would be an accident that decides how much
+work the heads have. So the last layers of RPN and box head are set: each proposal is an anchor and a candidate of one
+class, suppression leaves the config's full number of detections (100) where the image has room for them, and all go
+through the mask head, in every detector alike. That is more than a trained model finds in most images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_models import COMPILED
+from benchmark_vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
 from torch import Tensor
 
 from hiera_det.errors import InputError
 
-__all__ = ["ZOO_CONFIG", "build_detector", "load_detector_config", "make_batch", "require_detectron2"]
+__all__ = ["ZOO_CONFIG", "build_detector", "compiled_twins", "load_detector_config", "make_batch", "require_detectron2"]
 
 #: detectron2's own, in its package's model zoo.
 ZOO_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
@@ -34,32 +40,65 @@ def require_detectron2() -> None:
         raise InputError(f"--task: {error}") from None
 
 
-def load_detector_config(config_file: str, device: str) -> Any:
-    """A project's config, or detectron2's own, with random weights and a learning rate that leaves them alone."""
+def load_detector_config(name: str, device: str) -> Any:
+    """A detector's config, with random weights and a learning rate that leaves them alone.
+
+    Raises:
+        InputError: the name is none, or the detector cannot be built here.
+    """
     from hiera_det.d2.setup import load_config
 
-    changes = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "SOLVER.BASE_LR", "0.0"]
-    if config_file == ZOO_CONFIG:
-        import detectron2
-
-        config_file = str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / ZOO_CONFIG)
-        changes += ["SOLVER.OPTIMIZER", "SGD"]  # the zoo's configs know no other
-    cfg = load_config(config_file, changes)
+    config_file = name.removesuffix(COMPILED)
+    changes = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "SOLVER.BASE_LR", "0.0", "MODEL.HIERA.SQUARE_PAD", "0"]
+    changes += ["MODEL.HIERA.COMPILE", str(name.endswith(COMPILED))]
+    if config_file == VITDET_B:
+        cfg = load_config("", [*VITDET_SETTINGS, *changes])
+    elif config_file == ZOO_CONFIG:
+        # The zoo's configs know no other optimizer.
+        cfg = load_config(_zoo_file(ZOO_CONFIG), [*changes, "SOLVER.OPTIMIZER", "SGD"])
+    else:
+        cfg = load_config(config_file, changes)
     if (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME) != ("GeneralizedRCNN", "StandardROIHeads"):
-        raise InputError(f"--config-files {config_file}: no Mask R-CNN; name a config of one")
+        raise InputError(f"--config-files {config_file}: no Mask R-CNN; name a config of one, or {VITDET_B}")
+    if name.endswith(COMPILED) and not _is_ours(cfg):
+        raise InputError(f"--config-files {name}: only Hiera trunks are compiled; leave {COMPILED} out")
+    if config_file == VITDET_B:
+        check_vitdet()
     return cfg
 
 
-def build_detector(config_file: str, device: str) -> tuple[Any, torch.optim.Optimizer, Any]:
-    """The model, its optimizer and its config."""
+def _zoo_file(name: str) -> str:
+    """Path of a config in the model zoo of detectron2's package."""
+    import detectron2
+
+    return str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / name)
+
+
+def _is_ours(cfg: Any) -> bool:
+    """Whether the trunk is this project's, which alone heeds ``MODEL.HIERA.COMPILE``."""
+    return str(cfg.MODEL.BACKBONE.NAME).startswith("build_hiera_")
+
+
+def compiled_twins(names: Sequence[str], device: str) -> list[str]:
+    """The names, and after each of this project's trunks the same one compiled."""
+    found = []
+    for name in names:
+        found.append(name)
+        if not name.endswith(COMPILED) and _is_ours(load_detector_config(name, device)):
+            found.append(name + COMPILED)
+    return found
+
+
+def build_detector(name: str, image: tuple[int, int], device: str) -> tuple[Any, torch.optim.Optimizer, Any]:
+    """The model for images of that height and width, its optimizer and its config."""
     require_detectron2()
     from detectron2.modeling import build_model
 
     from hiera_det.d2.solver import build_optimizer
 
-    cfg = load_detector_config(config_file, device)
+    cfg = load_detector_config(name, device)
     torch.manual_seed(0)
-    module = build_model(cfg)
+    module = build_vitdet(cfg, max(image)) if name == VITDET_B else build_model(cfg)
     _set_predictions(module)
     return module, build_optimizer(cfg, module), cfg
 

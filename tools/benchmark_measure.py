@@ -26,8 +26,9 @@ def progress(text: str) -> None:
 
 
 def shown(name: str) -> str:
-    """A trunk's name, or a config file's without folder and ending."""
-    return Path(name).stem
+    """A model's name; a config file's is without folder and ending."""
+    eager = name.removesuffix(COMPILED)
+    return Path(eager).stem + name[len(eager) :]
 
 
 def time_once(step: Step, device: str) -> float:

@@ -155,7 +155,9 @@ def _header(report: Report) -> list[str]:
             "largest value; in bfloat16 that is everybody's own rounding, ours too."
         )
     if any(row.peak_mib is not None for row in report.rows):
-        lines.append("Peak: what a step adds to the built model, in training with the gradients.")
+        lines.append(
+            "Peak: what a step adds to the built model and the optimizer's moments, in training with gradients."
+        )
     if report.rates:
         rates = ", ".join(f"{way} {min(rates):.0f}-{max(rates):.0f}" for way, rates in report.rates.items())
         lines.append(
@@ -199,6 +201,7 @@ COLUMNS: tuple[Column, ...] = (
     ("model", lambda row: row.model, "", ""),
     ("median ms", lambda row: row.median_ms, ".0f", ""),
     ("s/image", lambda row: row.median_ms / 1000 / row.batch if row.is_detector else None, ".3g", ""),
+    ("images/s", lambda row: 1000 * row.batch / row.median_ms if row.is_detector else None, ".3g", ""),
     ("time over ours", lambda row: row.time_over_ours, ".2f", ""),
     ("peak MiB over the weights", lambda row: row.peak_mib, ".0f", "not measured"),
     ("GFLOP", lambda row: row.gflop, ".1f", "not counted"),

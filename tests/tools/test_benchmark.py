@@ -16,12 +16,16 @@ import torch
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 sys.path.insert(0, str(SCRIPT.parent))  # its parts lie beside it, where Python finds them for a script
 
-from benchmark_measure import largest_differences, matrix_rates, median_ratio, time_rounds
+from benchmark_detectors import compiled_twins
+from benchmark_measure import largest_differences, matrix_rates, median_ratio, shown, time_rounds
 from benchmark_models import TRUNKS, baseline_of, with_references
 from benchmark_report import Report, Row, format_report, read_report, write_report
-from benchmark_subjects import Setting, TrunkSubject, build_subject
+from benchmark_subjects import DetectorSubject, Setting, Step, TrunkSubject, build_subject
+
+from hiera_det.errors import InputError
 
 CONFIGS = SCRIPT.parents[1] / "configs"
+QUICK_START = str(CONFIGS / "quick_start.yaml")
 QUICK = ("--size", "tiny", "--cases", "64x96x1", "--rounds", "1", "--warmup", "0", "--threads", "1")
 OTHERS = [name for name, entry in TRUNKS.items() if not entry.reference]
 
@@ -54,6 +58,19 @@ def table_of(text: str) -> list[list[str]]:
     """The cells of a printed table, its titles first."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def reached_by(step: Step, module: torch.nn.Module) -> set[str]:
+    """Names of the parameters that a training step gives a gradient."""
+    reached: set[str] = set()
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+        for name, parameter in module.named_parameters()
+    ]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return reached
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +123,7 @@ def test_peak_memory_is_what_a_step_adds_to_the_weights(run_here: Any, tmp_path:
 def test_whole_detectors_infer_and_step_beside_detectron2s(run_here: Any, tmp_path: Path) -> None:
     pytest.importorskip("detectron2")
     file = tmp_path / "rows.json"
-    tasks = ["--task", "detector-inference", "detector-train", "--config-files", str(CONFIGS / "quick_start.yaml")]
+    tasks = ["--task", "detector-inference", "detector-train", "--config-files", QUICK_START]
     done = run_here(SCRIPT, *QUICK, *tasks, "--no-memory", "--matrix-side", "0", "--json", str(file))
     assert done.returncode == 0, done.stderr
     rows = read_report(file).rows
@@ -116,11 +133,12 @@ def test_whole_detectors_infer_and_step_beside_detectron2s(run_here: Any, tmp_pa
     assert gflop[3] > 2 * gflop[1]  # forward and backward of ResNet-50, where both see a similar number of regions
     titles, first, *_ = table_of(done.stdout)
     assert float(first[titles.index("s/image")]) == pytest.approx(rows[0].median_ms / 1000, rel=0.01)
+    assert float(first[titles.index("images/s")]) == pytest.approx(1000 / rows[0].median_ms, rel=0.01)
 
 
 def test_random_detectors_detect_so_that_the_mask_head_has_work() -> None:
     pytest.importorskip("detectron2")
-    subject = build_subject(str(CONFIGS / "quick_start.yaml"), Setting("", 128, 160, 2, "cpu", 1))
+    subject = build_subject(QUICK_START, Setting("", 128, 160, 2, "cpu", 1))
     for found in subject.step("detector-inference", "float32")():  # type: ignore[attr-defined]
         assert len(found["instances"]) > 20
         assert not found["instances"].pred_classes.any()
@@ -148,6 +166,77 @@ def test_compiled_models_run_beside_the_eager_ones(
     assert asked == [None]
 
 
+# ------------------------------------------------------------------------------------------------------------ detectors
+
+
+def detector(name: str, height: int = 64, width: int = 96) -> DetectorSubject:
+    pytest.importorskip("detectron2")
+    subject = build_subject(name, Setting("", height, width, 1, "cpu", 1))
+    assert isinstance(subject, DetectorSubject)
+    return subject
+
+
+def test_vitdet_trains_and_infers_on_detectron2s_main_branch_and_is_refused_on_0_6() -> None:
+    modeling = pytest.importorskip("detectron2.modeling")
+    if not hasattr(modeling, "ViT"):
+        with pytest.raises(InputError, match=r"vitdet-b: .* install detectron2's main branch"):
+            detector("vitdet-b")
+        return
+    subject = detector("vitdet-b")
+    blocks = subject.module.backbone.net.blocks
+    assert [block.window_size for block in blocks] == 4 * [14, 14, 0]
+    assert [len(block.attn.rel_pos_h) for block in blocks] == 4 * [2 * 14 - 1, 2 * 14 - 1, 2 * (96 // 16) - 1]
+    reached = reached_by(subject.step("detector-train", "bfloat16"), subject.module)
+    assert reached == {name for name, _ in subject.module.named_parameters()}
+    (found,) = subject.step("detector-inference", "bfloat16")()  # type: ignore[misc]
+    assert len(found["instances"]) > 10
+
+
+def test_a_detectors_training_step_leaves_weights_and_adds_no_moments() -> None:
+    subject = detector(QUICK_START)
+    step = subject.step("detector-train", "bfloat16")
+    module, moments = subject.module, subject.optimizer.state
+    weights = {name: parameter.clone() for name, parameter in module.named_parameters()}
+    assert {parameter for parameter, state in moments.items() if "exp_avg_sq" in state} == set(module.parameters())
+    computed = []
+    module.backbone.trunk.blocks[0].mlp.fc1.register_forward_hook(lambda *given: computed.append(given[-1].dtype))
+    step()
+    assert computed == [torch.bfloat16]
+    assert all(torch.equal(weights[name], parameter) for name, parameter in module.named_parameters())
+    assert any(state["exp_avg_sq"].any() for state in moments.values())  # the step did update
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_config_that_pads_to_squares_is_measured_at_the_images_size(tmp_path: Path) -> None:
+    config = tmp_path / "padded.yaml"
+    config.write_text(f"_BASE_: {QUICK_START}\nMODEL:\n  HIERA:\n    SQUARE_PAD: 256\n")
+    subject = detector(str(config))
+    shapes = []
+    subject.module.backbone.trunk.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    subject.step("detector-inference", "float32")()
+    assert shapes == [(1, 3, 64, 96)]
+
+
+def test_a_detector_is_compiled_by_its_name_and_counted_as_its_eager_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[torch.nn.Module, bool]] = []  # compiling takes minutes
+
+    def compile_nothing(module: torch.nn.Module, dynamic: bool) -> None:
+        asked.append((module, dynamic))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_nothing)
+    eager, compiled = detector(QUICK_START), detector(QUICK_START + "+compile")
+    counted = [subject.count_gflop("detector-inference") for subject in (eager, compiled)]
+    assert counted[0] == counted[1]
+    assert asked == [(compiled.module.backbone.trunk, True)]
+    assert shown(compiled.name) == "quick_start+compile"
+
+
+def test_compile_adds_a_twin_to_each_eager_trunk_of_ours() -> None:
+    pytest.importorskip("detectron2")
+    named = str(CONFIGS / "mask_rcnn_hiera_b.yaml+compile")
+    assert compiled_twins([QUICK_START, named], "cpu") == [QUICK_START, QUICK_START + "+compile", named]
+
+
 # ------------------------------------------------------------------------------------------------------- work and steps
 
 
@@ -159,14 +248,7 @@ def test_counted_work_is_that_of_the_paper(ours: TrunkSubject) -> None:
 
 
 def test_a_training_step_reaches_every_parameter_and_leaves_no_gradient(ours: TrunkSubject) -> None:
-    reached: set[str] = set()
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
-        for name, parameter in ours.module.named_parameters()
-    ]
-    ours.step("train", "float32")()
-    for hook in hooks:
-        hook.remove()
+    reached = reached_by(ours.step("train", "float32"), ours.module)
     assert reached == {name for name, _ in ours.module.named_parameters()}
     assert all(parameter.grad is None for parameter in ours.module.parameters())
 
@@ -313,6 +395,9 @@ def test_flops_of_detectors_are_those_of_the_paper(run_here: Any) -> None:
         (["--compile", "--warmup", "0"], "--warmup"),
         (["--task", "detector-train", "--config-files", "nowhere.yaml"], "nowhere.yaml"),
         (["--task", "detector-train", "--config-files", ""], "no Mask R-CNN"),
+        (["--task", "detector-train", "--config-files", "nowhere.yaml+compile"], "nowhere.yaml: no such file"),
+        (["--task", "detector-train", "--config-files", "vitdet-b+compile"], "leave +compile out"),
+        (["--config-files", "any.yaml+compile", "--warmup", "0"], "--warmup 0"),
         (["--json", "nowhere/rows.json"], "nowhere/rows.json"),
     ],
 )
