@@ -9,7 +9,9 @@ not padded here but by the model (``MODEL.HIERA.SQUARE_PAD``), and boxes are tho
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,10 +22,13 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.data.detection_utils import build_augmentation as detectron2_augmentation
 
+from hiera_det.d2.layers import Layer, last_layer
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIDES
 
-__all__ = ["TrainMapper", "build_augmentation", "build_train_mapper", "check_lsj"]
+__all__ = ["TrainMapper", "build_augmentation", "build_train_mapper", "check_lsj", "settle_input"]
+
+logger = logging.getLogger("hiera_det.setup")
 
 FLIPS = ("horizontal", "vertical", "none")
 Polygon: TypeAlias = npt.NDArray[np.float64]  # [points, 2], x and y
@@ -62,6 +67,24 @@ def check_lsj(cfg: CfgNode) -> None:
         raise InputError(
             "INPUT.LSJ.ENABLED: polygons are cropped by shapely, which is not installed: pip install shapely"
         )
+
+
+def settle_input(cfg: CfgNode, layers: Sequence[Layer]) -> None:
+    """Decide between large-scale jitter and detectron2's resizing where a config has both: the later counts; in place.
+
+    Who sets ``INPUT.MIN_SIZE_TRAIN`` over a config with jitter wants images of that size, not squares of 1024 pixels.
+    """
+    jitter = last_layer(layers, "INPUT.LSJ.ENABLED", "INPUT.LSJ.SIZE", "INPUT.LSJ.SCALE")
+    resizing = last_layer(layers, "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN")
+    if not cfg.INPUT.LSJ.ENABLED or resizing <= jitter:
+        return
+    cfg.INPUT.LSJ.ENABLED = False
+    if last_layer(layers, "MODEL.HIERA.SQUARE_PAD") <= jitter:  # the jitter's own
+        cfg.MODEL.HIERA.SQUARE_PAD = 0
+    logger.info(
+        "INPUT.MIN_SIZE_TRAIN or MAX_SIZE_TRAIN is set: no large-scale jitter, and MODEL.HIERA.SQUARE_PAD %d",
+        cfg.MODEL.HIERA.SQUARE_PAD,
+    )
 
 
 def _is_range(values: Any) -> bool:

@@ -1,9 +1,9 @@
 """The schedule: epochs become iterations, and another batch size moves the learning rate.
 
-A value in a config is meant for the batch size in force where it is written. Files that inherit, and the command line
-after them, are therefore looked at as layers: what is written together with ``SOLVER.IMS_PER_BATCH`` or after it stands
-as given, what was inherited from a file with another batch is scaled. Of two keys that say the same, such as
-``SOLVER.EPOCHS`` and ``SOLVER.MAX_ITER``, the one of the later layer counts.
+A value in a config is meant for the batch size in force where it is written. By layers (`hiera_det.d2.layers`): what is
+written together with ``SOLVER.IMS_PER_BATCH`` or after it stands as given, what was inherited from a file with another
+batch is scaled. Of two keys that say the same, such as ``SOLVER.EPOCHS`` and ``SOLVER.MAX_ITER``, the one of the later
+layer counts.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from hiera_det.d2.layers import Layer, get_value, last_layer, set_value
 from hiera_det.errors import InputError
 
-__all__ = ["Layer", "count_images", "read_layers", "resolve_schedule", "scale_to_processes", "settle_layers"]
+__all__ = ["count_images", "resolve_schedule", "scale_to_processes", "settle_schedule"]
 
 logger = logging.getLogger("hiera_det.schedule")
 
@@ -36,64 +35,10 @@ ALTERNATIVES = (
     ("SOLVER.CHECKPOINT_EPOCHS", "SOLVER.CHECKPOINT_PERIOD"),
     ("TEST.EVAL_EPOCHS", "TEST.EVAL_PERIOD"),
 )
-#: More keys than anybody writes into a file.
-WHOLE = 150
 SCALINGS = ("linear", "sqrt", "none")
 
 
-class Layer(NamedTuple):
-    """What one file, or the command line, writes: full names of keys and their values."""
-
-    source: str
-    values: dict[str, Any]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is a config written down with all its defaults, where both of two alternatives stand."""
-        return len(self.values) > WHOLE
-
-
-def read_layers(config_file: str, opts: Sequence[str]) -> list[Layer]:
-    """A config file's bases, the file itself and the command line, from the first to the last.
-
-    Args:
-        config_file: path of a YAML file that detectron2 has read without complaint; "" for none.
-        opts: keys and values in turn, as the command line gives them.
-    """
-    layers = _file_layers(config_file) if config_file else []
-    values = {key: _literal(value) for key, value in zip(opts[0::2], opts[1::2], strict=True)}
-    return [*layers, Layer("the command line", values)]
-
-
-def _literal(value: str) -> Any:
-    """A value of the command line as YAML reads it."""
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        return value
-
-
-def _file_layers(path: str) -> list[Layer]:
-    """A file after its bases; a base of two files that inherit from it stands twice, which changes nothing."""
-    with open(path, encoding="utf-8") as file:
-        content = yaml.safe_load(file) or {}
-    bases = content.pop("_BASE_", [])
-    layers = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        layers += _file_layers(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
-    return [*layers, Layer(path, dict(_flat(content)))]
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full names and values of a nested dict."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def settle_layers(cfg: CfgNode, layers: Sequence[Layer]) -> None:
+def settle_schedule(cfg: CfgNode, layers: Sequence[Layer]) -> None:
     """Decide between keys that say the same, and scale what was inherited to ``SOLVER.IMS_PER_BATCH``; in place.
 
     Raises:
@@ -105,7 +50,7 @@ def settle_layers(cfg: CfgNode, layers: Sequence[Layer]) -> None:
         raise InputError(f"SOLVER.SCALING {cfg.SOLVER.SCALING!r}: choose {', '.join(SCALINGS)}")
     if cfg.SOLVER.SCALING == "none" or cfg.SOLVER.IMS_PER_BATCH < 1:
         return
-    superseded = {by_iterations for by_epochs, by_iterations in ALTERNATIVES if _get(cfg, by_epochs)}
+    superseded = {by_iterations for by_epochs, by_iterations in ALTERNATIVES if get_value(cfg, by_epochs)}
     for key in (LEARNING_RATE, *ITERATIONS):
         meant_for = _batch_in_force(layers, key)
         if key not in superseded and meant_for and meant_for != cfg.SOLVER.IMS_PER_BATCH:
@@ -114,23 +59,18 @@ def settle_layers(cfg: CfgNode, layers: Sequence[Layer]) -> None:
 
 def _settle_alternative(cfg: CfgNode, layers: Sequence[Layer], by_epochs: str, by_iterations: str) -> None:
     """Keep the one of two keys that the later layer sets."""
-    last = {key: _last_layer(layers, key) for key in (by_epochs, by_iterations)}
+    last = {key: last_layer(layers, key) for key in (by_epochs, by_iterations)}
     both = last[by_epochs] == last[by_iterations] >= 0
     if both and layers[last[by_epochs]].values[by_epochs] and not layers[last[by_epochs]].is_whole:
         source = layers[last[by_epochs]].source
         raise InputError(f"{source}: {by_epochs} and {by_iterations} say the same in two ways; keep one of them")
     if last[by_iterations] > last[by_epochs]:
-        _set(cfg, by_epochs, [] if by_epochs == "SOLVER.MILESTONES" else 0.0)
-
-
-def _last_layer(layers: Sequence[Layer], key: str) -> int:
-    """Index of the last layer that sets a key; -1 for none."""
-    return max((index for index, layer in enumerate(layers) if key in layer.values), default=-1)
+        set_value(cfg, by_epochs, [] if by_epochs == "SOLVER.MILESTONES" else 0.0)
 
 
 def _batch_in_force(layers: Sequence[Layer], key: str) -> int:
     """The batch size for which a key's value is meant; 0 where nothing says so."""
-    last = _last_layer(layers, key)
+    last = last_layer(layers, key)
     if last < 0:
         return 0
     sizes = [(index, layer.values[BATCH]) for index, layer in enumerate(layers) if BATCH in layer.values]
@@ -141,7 +81,7 @@ def _batch_in_force(layers: Sequence[Layer], key: str) -> int:
 
 def _scale(cfg: CfgNode, key: str, factor: float, meant_for: str) -> None:
     """Scale one value to ``factor`` times as many images per step, and say so."""
-    value = _get(cfg, key)
+    value = get_value(cfg, key)
     new: Any
     if key == LEARNING_RATE:
         new = value * (math.sqrt(factor) if cfg.SOLVER.SCALING == "sqrt" else factor)
@@ -151,7 +91,7 @@ def _scale(cfg: CfgNode, key: str, factor: float, meant_for: str) -> None:
         new = tuple(round(step / factor) for step in value)
     if new == value:
         return
-    _set(cfg, key, new)
+    set_value(cfg, key, new)
     logger.info(
         "%s %s is meant for %s: now %s for %d images (SOLVER.SCALING %s; none leaves it)",
         *(key, value, meant_for, new, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.SCALING),
@@ -238,16 +178,3 @@ def count_images(name: str) -> int:
     if not count:
         raise InputError(f"{path}: lists no images")
     return count
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
-def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        cfg = cfg[part]
-    cfg[leaf] = value

@@ -15,7 +15,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from hiera_det.d2.augmentation import check_lsj
+from hiera_det.d2.augmentation import check_lsj, settle_input
 from hiera_det.d2.batches import check_test_batch
 from hiera_det.d2.checkpoint import last_checkpoint, local_weights
 from hiera_det.d2.config import add_hiera_config
@@ -23,8 +23,9 @@ from hiera_det.d2.data import check_registered, own_data_config
 from hiera_det.d2.ema import check_ema_decay
 from hiera_det.d2.evaluation import check_coco_eval
 from hiera_det.d2.launch import place_from_environment
+from hiera_det.d2.layers import read_layers
 from hiera_det.d2.precision import check_autocast
-from hiera_det.d2.schedule import count_images, read_layers, resolve_schedule, scale_to_processes, settle_layers
+from hiera_det.d2.schedule import count_images, resolve_schedule, scale_to_processes, settle_schedule
 from hiera_det.d2.sharding import check_parallel
 from hiera_det.d2.step import check_precision
 from hiera_det.errors import InputError
@@ -70,7 +71,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise InputError(f"{opts[-1]}: KEY VALUE pairs come in twos, and the last key has no value")
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _merge(cfg, f"{key} {value}", partial(cfg.merge_from_list, [key, _as_float(cfg, key, value)]))
-    settle_layers(cfg, read_layers(config_file, opts))
+    layers = read_layers(config_file, opts)
+    settle_schedule(cfg, layers)
+    settle_input(cfg, layers)
     return cfg
 
 

@@ -42,6 +42,25 @@ def jitter_config(*opts: str) -> CfgNode:
     return load_config(str(CONFIGS / "mask_rcnn_hiera_t_1x.yaml"), [*lsj, *opts])
 
 
+@pytest.mark.parametrize(
+    ("opts", "jitter", "pad"),
+    [
+        ([], True, 1024),
+        (["INPUT.MIN_SIZE_TRAIN", "(320,)"], False, 0),
+        (["INPUT.MAX_SIZE_TRAIN", "500", "MODEL.HIERA.SQUARE_PAD", "512"], False, 512),
+        (["INPUT.MIN_SIZE_TRAIN", "(320,)", "INPUT.LSJ.SIZE", "512"], True, 1024),
+        (["INPUT.MIN_SIZE_TEST", "320"], True, 1024),
+    ],
+)
+def test_training_sizes_set_over_jitter_take_its_place(
+    opts: list[str], jitter: bool, pad: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="hiera_det"):
+        cfg = load_config(str(CONFIGS / "mask_rcnn_hiera_t.yaml"), opts)
+    assert (jitter, pad) == (cfg.INPUT.LSJ.ENABLED, cfg.MODEL.HIERA.SQUARE_PAD)
+    assert ("no large-scale jitter" in caplog.text) == (not jitter)
+
+
 def annotation(category: int, polygon: list[float], kind: str = "polygon", **more: Any) -> dict[str, Any]:
     points = np.asarray(polygon).reshape(-1, 2)
     segmentation: Any = [list(map(float, polygon))]
