@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -114,29 +111,20 @@ def test_stopped_and_resumed_gives_the_metrics_of_one_run(data: Path, tmp_path: 
     assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
 
 
-def join_and_run(rank: int, port: int, words: list[str]) -> None:
-    """What torchrun would start as one of two processes."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
-
-
 def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, run_here: Any) -> None:
     words = [*folders(data), *RUN, *PLAIN, "--weights", data / "mae.pth"]
     one = run_here(TOOL, *words, "--output", tmp_path / "one")
     assert one.returncode == 0, one.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [str(word) for word in (TOOL, *words, "--output", tmp_path / "two")]
-    start = multiprocessing.get_context("fork").Process  # fresh ones would each import all of it anew
-    processes = [start(target=join_and_run, args=(rank, port, words)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = subprocess.run(
+        [*torchrun, *map(str, (TOOL, *words, "--output", tmp_path / "two"))],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert two.returncode == 0, two.stderr
     assert (tmp_path / "two" / "log.txt").read_text().count("iteration 6/6") == 1  # one of them logs
     for ours, theirs in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
