@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ TINY += ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "M
 TINY += ["MODEL.RPN.POST_NMS_TOPK_TEST", "20", "INPUT.MIN_SIZE_TEST", "64", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
 TINY += ["SOLVER.MAX_ITER", "10", "SOLVER.STEPS", "()"]  # in iterations, as in the config that a training leaves
 TINY += ["MODEL.ROI_BOX_HEAD.FC_DIM", "16", "DATASETS.TRAIN", "('not here',)", "DATASETS.TEST", "()"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_loggers() -> None:
+    """Undo what a tool that ran in this process did to the loggers, so that tests see every message."""
+    for name in ("hiera_det", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
