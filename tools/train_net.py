@@ -7,8 +7,7 @@ Examples:
         --train-json train.json --train-images images/train --val-json val.json --val-images images/val
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8 --dry-run
     python tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --eval-only MODEL.WEIGHTS model_final.pth
-    torchrun --nnodes 1:4 --nproc-per-node 8 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint host:29500 \
-        tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml --auto-resume
+    torchrun --nproc-per-node 8 --max-restarts 3 tools/train_net.py --config-file configs/mask_rcnn_hiera_b.yaml
 """
 
 from __future__ import annotations
