@@ -47,6 +47,12 @@ def test_importing_the_package_imports_neither_torch_nor_a_detector() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_importing_the_trunk_leaves_the_compiler_alone() -> None:
+    loaded = "[m for m in ('torch._dynamo', 'torch._inductor') if m in sys.modules]"
+    done = run_python(f"import sys; from hiera_det import hiera_base, hiera_mae, load_weights; print({loaded})")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_every_public_name_can_be_imported() -> None:
     done = run_python("import hiera_det\nfor n in hiera_det.__all__: getattr(hiera_det, n)\nassert dir(hiera_det)")
     assert done.returncode == 0, done.stderr

@@ -18,24 +18,21 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from typing import Any
 
 from hiera_det.errors import run_tool
 
 try:
     # isort: split
-    from detectron2.config import CfgNode
     from detectron2.engine import default_setup
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
     from hiera_det.d2.arguments import training_parser
-    from hiera_det.d2.checkpoint import HieraCheckpointer, decide_resume
-    from hiera_det.d2.launch import launch, place_from_environment
+    from hiera_det.d2.checkpoint import decide_resume
+    from hiera_det.d2.launch import launch_tool
     from hiera_det.d2.lazy_setup import in_lazy_words, setup_lazy_config, training_device
     from hiera_det.d2.lazy_trainer import trainer_class
-    from hiera_det.d2.trainer import Trainer
 except ImportError as error:
     sys.exit(f"error: {error}")
 
@@ -50,7 +47,7 @@ def run(args: argparse.Namespace, check_files: bool) -> None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
         kind = trainer_class(lazy)
         if args.eval_only:
-            evaluate(kind, cfg, resume=args.resume)
+            kind.evaluate_checkpoint(cfg, resume=args.resume)
             return
         resume = decide_resume(cfg.OUTPUT_DIR, resume=args.resume, auto_resume=args.auto_resume)
         trainer = kind(cfg)
@@ -58,35 +55,11 @@ def run(args: argparse.Namespace, check_files: bool) -> None:
         trainer.train()
 
 
-def evaluate(kind: type[Trainer], cfg: CfgNode, resume: bool) -> dict[str, Any]:
-    """Evaluate ``train.init_checkpoint``, or the output folder's last checkpoint."""
-    model = kind.build_model(cfg)
-    checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    if resume:
-        checkpointer.resume_or_load("", resume=True)
-    else:
-        checkpointer.load_detector(cfg.MODEL.WEIGHTS)
-    results: dict[str, Any] = kind.test(cfg, model)
-    return results
-
-
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
     args = training_parser(__doc__, "train.output_dir").parse_args()
-    place = place_from_environment()
-    several = args.num_gpus > 1 or args.num_machines > 1
-    if several and not place:
-        setup_lazy_config(args)  # once here, where a mistake ends in one line instead of one per process
     with in_lazy_words():
-        launch(
-            run,
-            (args, place.local_rank == 0 if place else not several),
-            num_processes=args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            device=training_device(args),
-        )
+        launch_tool(run, args, check=lambda: setup_lazy_config(args), device=training_device(args))
 
 
 if __name__ == "__main__":

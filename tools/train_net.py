@@ -22,17 +22,15 @@ from hiera_det.errors import run_tool
 
 try:
     # isort: split
-    from detectron2.config import CfgNode
     from detectron2.engine import default_setup
-    from detectron2.evaluation import verify_results
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: registers backbones and heads, says how to install detectron2
     from hiera_det.d2.arguments import training_parser
-    from hiera_det.d2.checkpoint import HieraCheckpointer, check_weights, decide_resume
+    from hiera_det.d2.checkpoint import check_weights, decide_resume
     from hiera_det.d2.dry_run import dry_run
-    from hiera_det.d2.launch import launch, place_from_environment
+    from hiera_det.d2.launch import launch_tool
     from hiera_det.d2.setup import setup_config, training_device
     from hiera_det.d2.trainer import Trainer
 except ImportError as error:
@@ -64,43 +62,17 @@ def run(args: argparse.Namespace, check_files: bool) -> OrderedDict[str, Any] | 
     logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
     if args.eval_only:
-        return evaluate(cfg, resume=args.resume)
+        return Trainer.evaluate_checkpoint(cfg, resume=args.resume)
     resume = decide_resume(cfg.OUTPUT_DIR, resume=args.resume, auto_resume=args.auto_resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()
 
 
-def evaluate(cfg: CfgNode, resume: bool) -> OrderedDict[str, Any]:
-    """Evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint."""
-    model = Trainer.build_model(cfg)
-    checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    if resume:
-        checkpointer.resume_or_load("", resume=True)
-    else:
-        checkpointer.load_detector(cfg.MODEL.WEIGHTS)
-    results = Trainer.test(cfg, model)
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
-
-
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
     args = argument_parser().parse_args()
-    place = place_from_environment()
-    several = args.num_gpus > 1 or args.num_machines > 1
-    if several and not place:
-        check_weights(setup_config(args))  # once here, where a mistake ends in one line instead of one per process
-    launch(
-        run,
-        (args, place.local_rank == 0 if place else not several),
-        num_processes=args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        device=training_device(args),
-    )
+    launch_tool(run, args, check=lambda: check_weights(setup_config(args)), device=training_device(args))
 
 
 if __name__ == "__main__":

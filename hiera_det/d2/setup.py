@@ -22,7 +22,6 @@ from hiera_det.d2.config import add_hiera_config
 from hiera_det.d2.data import check_registered, own_data_config
 from hiera_det.d2.ema import check_ema_decay
 from hiera_det.d2.evaluation import check_coco_eval
-from hiera_det.d2.launch import place_from_environment
 from hiera_det.d2.layers import read_layers
 from hiera_det.d2.precision import check_autocast
 from hiera_det.d2.schedule import count_images, resolve_schedule, scale_to_processes, settle_schedule
@@ -30,6 +29,7 @@ from hiera_det.d2.sharding import check_parallel
 from hiera_det.d2.step import check_precision
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
+from hiera_det.launch import place_from_environment
 from hiera_det.modeling.variants import get_variant
 
 __all__ = [

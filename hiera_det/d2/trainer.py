@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, LRScheduler, PeriodicCheckpointer
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -99,6 +99,24 @@ class Trainer(DefaultTrainer):
         """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``."""
         with autocast(cfg), whole(model):
             return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
+        """Build the model and evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint.
+
+        Raises:
+            InputError: the file is not a trained detector's, or another model's.
+        """
+        model = cls.build_model(cfg)
+        checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        if resume:
+            checkpointer.resume_or_load("", resume=True)
+        else:
+            checkpointer.load_detector(cfg.MODEL.WEIGHTS)
+        results = cls.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, hooks, and under ``_trainer`` the optimizer and the scaler of mixed precision."""

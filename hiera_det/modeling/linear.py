@@ -93,7 +93,6 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-@torch.compiler.assume_constant_result  # asked while compiling, not in the graph, which it would break
 def _onednn_convolves() -> bool:
     """Whether convolutions run in oneDNN here: it is built in, on, and there is more than one thread."""
     return (
@@ -101,6 +100,11 @@ def _onednn_convolves() -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and torch.get_num_threads() > 1
     )
+
+
+# Asked while compiling, not in the graph, which it would break. `torch.compiler.assume_constant_result` sets the same,
+# but imports the compiler for it: a second in every process.
+_onednn_convolves._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:

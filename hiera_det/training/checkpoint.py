@@ -9,6 +9,7 @@ from typing import Any
 
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
+from hiera_det.launch import is_restart
 from hiera_det.training.model_file import save_atomically
 from hiera_det.weights.sources import read_weight_file
 
@@ -41,7 +42,7 @@ def checkpoint_to_resume(folder: str, resume: bool, auto_resume: bool) -> str:
     """
     path = os.path.join(folder, CHECKPOINT)
     if os.path.isfile(path):
-        if not (resume or auto_resume):
+        if not (resume or auto_resume or is_restart()):  # torchrun starts all anew when it has lost a process
             raise InputError(f"--output {folder}: a training is there already; give --resume, or another folder")
         return path
     if resume:

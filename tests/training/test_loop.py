@@ -162,7 +162,7 @@ def test_gradients_are_clipped_to_a_norm(tmp_path: Path) -> None:
     assert norms == pytest.approx([1e-3] * 2, rel=1e-2)
 
 
-def test_resuming_needs_a_checkpoint_and_a_fresh_start_none(tmp_path: Path) -> None:
+def test_resuming_needs_a_checkpoint_and_a_fresh_start_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = str(tmp_path)
     assert checkpoint_to_resume(out, False, False) == ""
     assert checkpoint_to_resume(out, False, True) == ""
@@ -173,6 +173,8 @@ def test_resuming_needs_a_checkpoint_and_a_fresh_start_none(tmp_path: Path) -> N
     assert path == checkpoint_to_resume(out, True, False) == str(tmp_path / "checkpoint.pth")
     with pytest.raises(InputError, match="a training is there already; give --resume"):
         checkpoint_to_resume(out, False, False)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun, after it has lost a process
+    assert checkpoint_to_resume(out, False, False) == path
 
 
 def test_other_settings_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
