@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hiera_det.d2 import HieraBackbone, add_hiera_config
-    from hiera_det.d2.predict import Predictor
+    from hiera_det.d2.predict.predictor import Predictor
     from hiera_det.errors import InputError
-    from hiera_det.modeling.build import (
+    from hiera_det.modeling.classifier import HieraForClassification
+    from hiera_det.modeling.hiera import Hiera
+    from hiera_det.modeling.intermediates import Intermediates, intermediates
+    from hiera_det.modeling.mae import HieraMAE, MAEOutput
+    from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
+    from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS, HieraDetVariant, HieraVariant
+    from hiera_det.weights.load import LoadReport, load_weights
+    from hiera_det.zoo import (
         build_hiera,
         build_hieradet,
         hiera_base,
@@ -30,13 +37,6 @@ if TYPE_CHECKING:
         hieradet_small,
         hieradet_tiny,
     )
-    from hiera_det.modeling.classifier import HieraForClassification
-    from hiera_det.modeling.hiera import Hiera
-    from hiera_det.modeling.intermediates import Intermediates, intermediates
-    from hiera_det.modeling.mae import HieraMAE, MAEOutput
-    from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
-    from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS, HieraDetVariant, HieraVariant
-    from hiera_det.weights.load import LoadReport, load_weights
 
 __version__ = "0.1.0"
 
@@ -47,21 +47,21 @@ _HOME = {
     "Intermediates": "modeling.intermediates",
     "MAEOutput": "modeling.mae",
     "intermediates": "modeling.intermediates",
-    "build_hiera": "modeling.build",
-    "build_hieradet": "modeling.build",
-    "hiera_base": "modeling.build",
-    "hiera_base_plus": "modeling.build",
-    "hiera_classifier": "modeling.build",
-    "hiera_mae": "modeling.build",
-    "hiera_huge": "modeling.build",
-    "hiera_large": "modeling.build",
-    "hiera_small": "modeling.build",
-    "hiera_small_abswin": "modeling.build",
-    "hiera_tiny": "modeling.build",
-    "hieradet_base_plus": "modeling.build",
-    "hieradet_large": "modeling.build",
-    "hieradet_small": "modeling.build",
-    "hieradet_tiny": "modeling.build",
+    "build_hiera": "zoo",
+    "build_hieradet": "zoo",
+    "hiera_base": "zoo",
+    "hiera_base_plus": "zoo",
+    "hiera_classifier": "zoo",
+    "hiera_mae": "zoo",
+    "hiera_huge": "zoo",
+    "hiera_large": "zoo",
+    "hiera_small": "zoo",
+    "hiera_small_abswin": "zoo",
+    "hiera_tiny": "zoo",
+    "hieradet_base_plus": "zoo",
+    "hieradet_large": "zoo",
+    "hieradet_small": "zoo",
+    "hieradet_tiny": "zoo",
     "HieraVariant": "modeling.variants",
     "LoadReport": "weights.load",
     "load_weights": "weights.load",
@@ -72,7 +72,7 @@ _HOME = {
     "SimpleFeaturePyramid": "modeling.pyramid",
     "InputError": "errors",
     "HieraBackbone": "d2",
-    "Predictor": "d2.predict",
+    "Predictor": "d2.predict.predictor",
     "add_hiera_config": "d2",
 }
 

@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Blocker())
 def test_core_runs_with_detectron2_blocked() -> None:
     code = BLOCK_DETECTRON2 + (
         "import torch, hiera_det, hiera_det.weights.layouts, hiera_det.weights.sources\n"
-        "import hiera_det.training.pretraining, hiera_det.training.finetuning, hiera_det.training.classifying\n"
+        "import hiera_det.tasks.pretrain.train, hiera_det.tasks.classify.train, hiera_det.tasks.classify.predict\n"
         "trunk = hiera_det.hiera_tiny(embed_dim=16, depths=(1, 1, 1, 1))\n"
         "neck = hiera_det.FPN(trunk.feature_info, 16)\n"
         "print(neck(trunk(torch.zeros(1, 3, 64, 64)))['p2'].shape)\n"

@@ -222,8 +222,8 @@ def print_flops(configs: list[str], case: tuple[int, int, int]) -> None:
     """Multiply-adds of whole detectors as a Markdown table."""
     try:
         import hiera_det.d2  # noqa: F401  registers
-        from hiera_det.d2.flops import count_detector
-        from hiera_det.d2.setup import load_config
+        from hiera_det.d2.config.setup import load_config
+        from hiera_det.d2.model.flops import count_detector
     except ImportError as error:
         raise InputError(f"--flops: {error}") from None
     height, width, _ = case

@@ -46,7 +46,7 @@ def load_detector_config(name: str, device: str) -> Any:
     Raises:
         InputError: the name is none, or the detector cannot be built here.
     """
-    from hiera_det.d2.setup import load_config
+    from hiera_det.d2.config.setup import load_config
 
     config_file = name.removesuffix(COMPILED)
     changes = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "SOLVER.BASE_LR", "0.0", "MODEL.HIERA.SQUARE_PAD", "0"]
@@ -94,7 +94,7 @@ def build_detector(name: str, image: tuple[int, int], device: str) -> tuple[Any,
     require_detectron2()
     from detectron2.modeling import build_model
 
-    from hiera_det.d2.solver import build_optimizer
+    from hiera_det.d2.train.solver import build_optimizer
 
     cfg = load_detector_config(name, device)
     torch.manual_seed(0)

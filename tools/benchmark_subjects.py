@@ -139,7 +139,7 @@ class DetectorSubject:
 
     def step(self, task: str, dtype: str) -> Step:
         """See `Subject`: images to masks in the image's size, or a step of tools/train_net.py's training."""
-        from hiera_det.d2 import step as training
+        from hiera_det.d2.train import step as training
 
         self.module.train(task == "detector-train")
         if task == "detector-inference":

@@ -19,10 +19,10 @@ import logging
 import os
 from pathlib import Path
 
+from hiera_det.cli.flags import check_device, default_device
 from hiera_det.errors import InputError, run_tool
 from hiera_det.extras import need
 from hiera_det.files import make_folder, write_atomically
-from hiera_det.training.flags import check_device, default_device
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):
         need(package, "tools/classify.py", pip)
-    from hiera_det.training.classifying import Classifier, read_class_names
+    from hiera_det.tasks.classify.predict import Classifier, read_class_names
 
     check_device(args.device)
     if args.json:

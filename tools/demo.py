@@ -28,9 +28,9 @@ try:
     from tqdm import tqdm
 
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
-    from hiera_det.d2.predict import Prediction, Predictor
-    from hiera_det.d2.setup import load_config
-    from hiera_det.datasets.images import find_images, output_paths
+    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.predict.predictor import Prediction, Predictor
+    from hiera_det.data.images import find_images, output_paths
     from hiera_det.files import make_folder, write_atomically
 except ImportError as error:
     sys.exit(f"error: {error}")

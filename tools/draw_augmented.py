@@ -23,9 +23,9 @@ try:
     from detectron2.utils.env import seed_all_rng
 
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
-    from hiera_det.d2.contact_sheet import draw_augmented
-    from hiera_det.d2.data import check_registered, own_data_config
-    from hiera_det.d2.setup import load_config
+    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.data.contact_sheet import draw_augmented
+    from hiera_det.d2.data.datasets import check_registered, own_data_config
 except ImportError as error:
     sys.exit(f"error: {error}")
 

@@ -28,11 +28,11 @@ try:
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
-    from hiera_det.d2.arguments import training_parser
-    from hiera_det.d2.checkpoint import decide_resume
-    from hiera_det.d2.launch import launch_tool
-    from hiera_det.d2.lazy_setup import in_lazy_words, setup_lazy_config, training_device
-    from hiera_det.d2.lazy_trainer import trainer_class
+    from hiera_det.cli.detector_flags import training_parser
+    from hiera_det.d2.lazy.setup import in_lazy_words, setup_lazy_config, training_device
+    from hiera_det.d2.lazy.trainer import trainer_class
+    from hiera_det.d2.train.checkpoint import decide_resume
+    from hiera_det.d2.train.launch import launch_tool
 except ImportError as error:
     sys.exit(f"error: {error}")
 

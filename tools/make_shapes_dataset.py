@@ -21,7 +21,7 @@ from typing import Any
 from hiera_det.errors import InputError, run_tool
 
 try:
-    from hiera_det.datasets.shapes import write_shapes_dataset
+    from hiera_det.data.shapes import write_shapes_dataset
 except ImportError as error:
     sys.exit(f"error: {error}; install NumPy and Pillow: pip install numpy pillow")
 

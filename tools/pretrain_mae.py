@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 
+from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
 from hiera_det.errors import run_tool
 from hiera_det.extras import need
-from hiera_det.training.flags import add_model_flags, add_training_flags, check_device, run_everywhere
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def main() -> None:
     args = argument_parser().parse_args()
     need("matplotlib", "the picture of the curves")
     need("PIL", "reading images", "Pillow")
-    from hiera_det.training.pretraining import check, pretrain
+    from hiera_det.tasks.pretrain.train import check, pretrain
 
     check_device(args.device)
     check(args)

@@ -16,10 +16,10 @@ from hiera_det.errors import InputError, run_tool
 try:
     # isort: split
     import hiera_det.d2  # noqa: F401  says how to install detectron2
-    from hiera_det.d2.lazy_config import load_lazy_config
-    from hiera_det.d2.lazy_setup import shared_keys
-    from hiera_det.d2.schedule import resolve_schedule
-    from hiera_det.d2.setup import load_config
+    from hiera_det.d2.config.schedule import resolve_schedule
+    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.lazy.config import load_lazy_config
+    from hiera_det.d2.lazy.setup import shared_keys
 except ImportError as error:
     sys.exit(f"error: {error}")
 

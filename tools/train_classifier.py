@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import argparse
 
+from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
 from hiera_det.errors import run_tool
 from hiera_det.extras import need
-from hiera_det.training.flags import add_model_flags, add_training_flags, check_device, run_everywhere
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def main() -> None:
     args = argument_parser().parse_args()
     need("PIL", "reading images", "Pillow")
     need("torchvision", "preparing images")
-    from hiera_det.training.finetuning import check, train_classifier
+    from hiera_det.tasks.classify.train import check, train_classifier
 
     check_device(args.device)
     check(args)

@@ -27,12 +27,12 @@ try:
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: registers backbones and heads, says how to install detectron2
-    from hiera_det.d2.arguments import training_parser
-    from hiera_det.d2.checkpoint import check_weights, decide_resume
-    from hiera_det.d2.dry_run import dry_run
-    from hiera_det.d2.launch import launch_tool
-    from hiera_det.d2.setup import setup_config, training_device
-    from hiera_det.d2.trainer import Trainer
+    from hiera_det.cli.detector_flags import training_parser
+    from hiera_det.d2.config.setup import setup_config, training_device
+    from hiera_det.d2.train.checkpoint import check_weights, decide_resume
+    from hiera_det.d2.train.dry_run import dry_run
+    from hiera_det.d2.train.launch import launch_tool
+    from hiera_det.d2.train.trainer import Trainer
 except ImportError as error:
     sys.exit(f"error: {error}")
 

@@ -12,14 +12,14 @@ except ImportError as error:
         "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
     ) from None
 
-from hiera_det.d2 import heads as _heads  # registers the heads
-from hiera_det.d2.backbone import (
+from hiera_det.d2.config.keys import add_hiera_config
+from hiera_det.d2.model import heads as _heads  # registers the heads
+from hiera_det.d2.model.backbone import (
     HieraBackbone,
     build_hiera_backbone,
     build_hiera_fpn_backbone,
     build_hiera_simple_fpn_backbone,
 )
-from hiera_det.d2.config import add_hiera_config
 
 __all__ = [
     "HieraBackbone",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hiera_det.modeling.fused import attention
-from hiera_det.modeling.linear import TokenLinear
+from hiera_det.modeling.fast.attention import attention
+from hiera_det.modeling.fast.linear import TokenLinear
 from hiera_det.modeling.tokens import UnitGrid, pool_tokens
 from hiera_det.modeling.windows import join_windows, padding_mask, split_windows
 

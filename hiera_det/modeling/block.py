@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hiera_det.modeling.attention import MaskUnitAttention
 from hiera_det.modeling.drop_path import DropPath
-from hiera_det.modeling.linear import TokenLinear, compiled_mlp, onednn_pays
+from hiera_det.modeling.fast.linear import TokenLinear, compiled_mlp, onednn_pays
 from hiera_det.modeling.tokens import UnitGrid, average_tokens, pool_tokens
 
 __all__ = ["HieraBlock", "LayerScale", "Mlp", "add_branch"]

@@ -2,7 +2,7 @@
 
 Four stages at strides 4, 8, 16, 32; attention inside mask units in the first two and over the whole image, or in larger
 windows, in the last two; queries max-pooled between stages. Parameters are named as in the authors' files; SAM 2's
-HieraDet, timm's variations and the video models are settings of the same trunk (`hiera_det.modeling.build`). Mask units
+HieraDet, timm's variations and the video models are settings of the same trunk (`hiera_det.zoo`). Mask units
 can be left out (`hiera_det.modeling.masking`). Letters: B images, T frames and H, W pixels unless said, N tokens per
 image, C channels, k kept mask units.
 """
@@ -19,16 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import add_branch
-from hiera_det.modeling.linear import is_exporting
+from hiera_det.modeling.fast.linear import is_exporting
 from hiera_det.modeling.masking import check_mask, gather_units, kept_units, unit_windows
-from hiera_det.modeling.position import (
-    PositionCache,
-    absolute_win_embed,
-    resize_pos_embed,
-    separable_embed,
-    tile_pos_embed,
-)
-from hiera_det.modeling.settings import (
+from hiera_det.modeling.options import (
     FRAME_STRIDE,
     PATCH_STRIDE,
     POS_EMBEDS,
@@ -44,6 +37,13 @@ from hiera_det.modeling.settings import (
     common_window,
     stage_names,
     widths,
+)
+from hiera_det.modeling.position import (
+    PositionCache,
+    absolute_win_embed,
+    resize_pos_embed,
+    separable_embed,
+    tile_pos_embed,
 )
 from hiera_det.modeling.tokens import UnitGrid, reroll, unroll
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import NORM_EPS, HieraBlock
+from hiera_det.modeling.fast.linear import TokenLinear
 from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, STAGES, Hiera
-from hiera_det.modeling.linear import TokenLinear
 from hiera_det.modeling.masking import check_mask, kept_units, mask_from_noise
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.tokens import UnitGrid

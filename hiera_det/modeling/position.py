@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.linear import is_exporting
+from hiera_det.modeling.fast.linear import is_exporting
 
 __all__ = [
     "PositionCache",

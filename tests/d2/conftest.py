@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hiera_det.datasets.shapes import ShapesPaths
+from hiera_det.data.shapes import ShapesPaths
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quick_start.yaml"
 #: A detector whose training step takes a fraction of a second.

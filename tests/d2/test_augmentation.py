@@ -22,8 +22,8 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.augmentation import build_augmentation, build_train_mapper, check_lsj
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.augmentation import build_augmentation, build_train_mapper, check_lsj
 from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

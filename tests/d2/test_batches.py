@@ -15,9 +15,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from PIL import Image
 
-from hiera_det.d2.batches import MAX_PADDING, BucketSampler, build_test_loader, make_batches, model_input, padded_size
-from hiera_det.d2.data import own_data_config
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.batches import (
+    MAX_PADDING,
+    BucketSampler,
+    build_test_loader,
+    make_batches,
+    model_input,
+    padded_size,
+)
+from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.errors import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")

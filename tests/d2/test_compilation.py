@@ -11,10 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 
-from hiera_det.d2 import compilation
-from hiera_det.d2.checkpoint import HieraCheckpointer
-from hiera_det.d2.flops import count_detector
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.model.flops import count_detector
+from hiera_det.d2.train.checkpoint import HieraCheckpointer
+from hiera_det.engine import compilation
 from hiera_det.errors import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")

@@ -17,13 +17,13 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from hiera_det.d2.augmentation import check_lsj
-from hiera_det.d2.checkpoint import HieraCheckpointer
-from hiera_det.d2.data import own_data_config
-from hiera_det.d2.flops import count_detector
-from hiera_det.d2.predict import Predictor
-from hiera_det.d2.schedule import resolve_schedule
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.schedule import resolve_schedule
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.augmentation import check_lsj
+from hiera_det.d2.data.datasets import own_data_config
+from hiera_det.d2.model.flops import count_detector
+from hiera_det.d2.predict.predictor import Predictor
+from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.modeling.pyramid import LayerNorm2d
 from hiera_det.modeling.variants import get_variant
 

@@ -13,10 +13,10 @@ from detectron2.config import CfgNode
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.contact_sheet import CAPTION_HEIGHT, CELL, GAP, draw_augmented
-from hiera_det.d2.data import own_data_config
-from hiera_det.d2.drawing import PALETTE
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.contact_sheet import CAPTION_HEIGHT, CELL, GAP, draw_augmented
+from hiera_det.d2.data.datasets import own_data_config
+from hiera_det.d2.predict.drawing import PALETTE
 from hiera_det.errors import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")

@@ -20,8 +20,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from hiera_det.d2.data import check_registered, own_data_config, register_json
-from hiera_det.datasets.coco_json import check_coco_json
+from hiera_det.d2.data.datasets import check_registered, own_data_config, register_json
+from hiera_det.data.coco.check import check_coco_json
 from hiera_det.errors import InputError
 
 WIDTH, HEIGHT = 16, 12
@@ -124,7 +124,8 @@ def test_another_process_registers_the_same_names(own: dict[str, str]) -> None:
     cfg = mask_config()
     own_data_config(cfg, **own)
     code = (
-        "import json, sys; from detectron2.config import get_cfg; from hiera_det.d2.data import own_data_config\n"
+        "import json, sys; from detectron2.config import get_cfg\n"
+        "from hiera_det.d2.data.datasets import own_data_config\n"
         "cfg = get_cfg(); own_data_config(cfg, **json.loads(sys.argv[1]), check_files=False)\n"
         "print(cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])"
     )

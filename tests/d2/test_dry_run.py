@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiera_det.d2.dry_run import Forecast, dry_run
-from hiera_det.d2.setup import setup_config
-from hiera_det.datasets.shapes import write_shapes_dataset
+from hiera_det.d2.config.setup import setup_config
+from hiera_det.d2.train.dry_run import Forecast, dry_run
+from hiera_det.data.shapes import write_shapes_dataset
 from hiera_det.errors import InputError
 
 FORECAST = Forecast(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiera_det.d2.ema import EMA, EMAHook, check_ema_decay
+from hiera_det.engine.ema import EMA, EMAHook, check_ema_decay
 from hiera_det.errors import InputError
 
 

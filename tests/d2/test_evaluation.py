@@ -17,11 +17,11 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2 import evaluation
-from hiera_det.d2.data import own_data_config
-from hiera_det.d2.evaluation import FasterCOCOEvaluator, build_evaluator
-from hiera_det.d2.setup import load_config
-from hiera_det.d2.trainer import Trainer
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.datasets import own_data_config
+from hiera_det.d2.predict import evaluation
+from hiera_det.d2.predict.evaluation import FasterCOCOEvaluator, build_evaluator
+from hiera_det.d2.train.trainer import Trainer
 from hiera_det.errors import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")

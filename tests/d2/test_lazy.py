@@ -17,14 +17,14 @@ from omegaconf import DictConfig, ListConfig
 from PIL import Image
 from torch import nn
 
-from hiera_det.d2.augmentation import build_train_mapper
-from hiera_det.d2.heads import HieraBoxHead, HieraMaskHead
-from hiera_det.d2.lazy import build_fpn_backbone, warmup_length
-from hiera_det.d2.schedule import resolve_schedule
-from hiera_det.d2.setup import load_config
-from hiera_det.d2.solver import build_optimizer
+from hiera_det.d2.config.schedule import resolve_schedule
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.augmentation import build_train_mapper
+from hiera_det.d2.lazy.nodes import build_fpn_backbone, warmup_length
+from hiera_det.d2.model.heads import HieraBoxHead, HieraMaskHead
+from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.errors import InputError
-from hiera_det.modeling.build import build_hiera
+from hiera_det.zoo import build_hiera
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LEAVES = sorted((CONFIGS / "lazy").glob("*.py"))

@@ -11,10 +11,10 @@ import pytest
 from detectron2.config import CfgNode
 from PIL import Image
 
-from hiera_det.d2.lazy_config import load_lazy_config, select
-from hiera_det.d2.lazy_setup import NODES, in_lazy_words, setup_lazy_config, shared_keys
-from hiera_det.d2.schedule import resolve_schedule
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.schedule import resolve_schedule
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.lazy.config import load_lazy_config, select
+from hiera_det.d2.lazy.setup import NODES, in_lazy_words, setup_lazy_config, shared_keys
 from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

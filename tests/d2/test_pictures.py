@@ -19,8 +19,9 @@ from detectron2.modeling import build_model
 from PIL import Image, ImageDraw
 from torch import nn
 
-from hiera_det.d2 import add_hiera_config, pictures
-from hiera_det.d2.pictures import PictureHook, draw_curves, draw_predictions
+from hiera_det.d2 import add_hiera_config
+from hiera_det.d2.predict import pictures
+from hiera_det.d2.predict.pictures import PictureHook, draw_curves, draw_predictions
 
 SIZES = [(96, 64), (64, 96), (80, 80)]  # width, height
 CLASSES = ["disk", "a $10 \\box$ {"]  # the second is no formula

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiera_det.d2.precision import autocast, check_autocast
-from hiera_det.d2.setup import load_config
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.errors import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")

@@ -24,10 +24,10 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from hiera_det.d2.launch import launch
-from hiera_det.d2.setup import setup_config
-from hiera_det.d2.trainer import Trainer
-from hiera_det.datasets.shapes import ShapesPaths
+from hiera_det.d2.config.setup import setup_config
+from hiera_det.d2.train.launch import launch
+from hiera_det.d2.train.trainer import Trainer
+from hiera_det.data.shapes import ShapesPaths
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5

@@ -11,11 +11,11 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import hiera_det.d2  # noqa: F401  registers
-from hiera_det.d2.setup import load_config
-from hiera_det.d2.solver import build_optimizer, param_groups
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.train.solver import build_optimizer, param_groups
 from hiera_det.errors import InputError
-from hiera_det.modeling.build import hiera_base
 from hiera_det.modeling.pyramid import LayerNorm2d
+from hiera_det.zoo import hiera_base
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASE = str(CONFIGS / "mask_rcnn_hiera_t_1x.yaml")

@@ -9,8 +9,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from hiera_det.d2.config import add_hiera_config
-from hiera_det.d2.step import Step, check_precision
+from hiera_det.d2.config.keys import add_hiera_config
+from hiera_det.d2.train.step import Step, check_precision
 from hiera_det.errors import InputError
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from media import write_class_folders, write_video
 
-from hiera_det.datasets.video import read_views
+from hiera_det.data.video import read_views
 from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.modeling.mae import HieraMAE
-from hiera_det.training.model_file import write_model_file
-from hiera_det.training.transforms import eval_reader
+from hiera_det.tasks.transforms import eval_reader
+from hiera_det.weights.model_file import write_model_file
 
 TOOL = Path(__file__).parents[2] / "tools" / "classify.py"
 FIELDS: dict[str, Any] = {"embed_dim": 16, "num_heads": 1, "depths": [1, 1, 1, 1], "pretrain_size": 64, "frames": 0}

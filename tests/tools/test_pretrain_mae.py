@@ -13,9 +13,9 @@ from media import write_class_folders, write_video
 from PIL import Image
 from stopping import stop_by_sigterm
 
-from hiera_det.modeling.build import build_hiera, hiera_classifier, hiera_mae
 from hiera_det.weights.load import load_weights
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.zoo import build_hiera, hiera_classifier, hiera_mae
 
 TOOL = Path(__file__).parents[2] / "tools" / "pretrain_mae.py"
 TRUNK: dict[str, Any] = {"embed_dim": 16, "num_heads": 1, "depths": (1, 1, 1, 1), "pretrain_size": 64}
@@ -69,8 +69,8 @@ def test_a_detector_takes_the_weights(output: Path, request: pytest.FixtureReque
     pytest.importorskip("detectron2")
     from detectron2.modeling import build_model
 
-    from hiera_det.d2.checkpoint import HieraCheckpointer
-    from hiera_det.d2.setup import load_config
+    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.train.checkpoint import HieraCheckpointer
 
     run_folder = request.getfixturevalue("run_folder")  # whose config is of a trunk as small
     model = build_model(load_config(str(run_folder / "config.yaml"), []))

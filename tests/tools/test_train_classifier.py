@@ -15,9 +15,9 @@ from media import write_class_folders
 from PIL import Image
 from stopping import stop_by_sigterm
 
-from hiera_det.modeling.build import hiera_mae
-from hiera_det.training.model_file import load_classifier, write_model_file
+from hiera_det.weights.model_file import load_classifier, write_model_file
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.zoo import hiera_mae
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_classifier.py"
 CLASSIFY = TOOL.with_name("classify.py")

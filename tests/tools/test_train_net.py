@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from hiera_det.d2.predict import Predictor
+from hiera_det.d2.predict.predictor import Predictor
 from hiera_det.weights.convert import convert, write
 from hiera_det.weights.load import read_contents
 

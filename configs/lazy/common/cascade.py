@@ -6,7 +6,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 
-from hiera_det.d2.heads import HieraBoxHead
+from hiera_det.d2.model.heads import HieraBoxHead
 
 from .model import model
 

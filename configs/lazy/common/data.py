@@ -10,7 +10,7 @@ from detectron2.data import (
 )
 from detectron2.evaluation import COCOEvaluator
 
-from hiera_det.d2.augmentation import FixedSizeCrop, ResizeScale, TrainMapper
+from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale, TrainMapper
 
 dataloader = {
     "train": L(build_detection_train_loader)(

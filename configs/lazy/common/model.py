@@ -10,9 +10,9 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 
-from hiera_det.d2.heads import HieraBoxHead, HieraMaskHead, HieraRPNHead
 from hiera_det.d2.lazy import build_fpn_backbone
-from hiera_det.modeling.build import build_hiera
+from hiera_det.d2.model.heads import HieraBoxHead, HieraMaskHead, HieraRPNHead
+from hiera_det.zoo import build_hiera
 
 model = L(GeneralizedRCNN)(
     backbone=L(build_fpn_backbone)(

@@ -6,7 +6,7 @@ from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from hiera_det.d2.lazy import warmup_length
-from hiera_det.d2.solver import param_groups
+from hiera_det.d2.train.solver import param_groups
 
 optimizer = L(torch.optim.AdamW)(
     params=L(param_groups)(

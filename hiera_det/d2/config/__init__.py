@@ -1,0 +1,1 @@
+"""Config keys, schedule and checks."""

@@ -1,0 +1,267 @@
+"""Data sets for detectron2: your own COCO JSON by path, and a check of the registered ones.
+
+`own_data_config` checks the JSONs, registers them and writes what follows from them into the config (data set names,
+number of classes, mask format). Names are derived from the files, so each process of a run that calls it with the same
+paths registers the same names, and nothing is registered at import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
+
+from hiera_det.data.coco.check import CocoSummary, check_coco_json, complete_coco_json, same_classes
+from hiera_det.errors import InputError
+
+__all__ = ["check_registered", "dataset_categories", "own_data_config", "register_json"]
+
+logger = logging.getLogger("hiera_det.data")
+
+#: Every key that holds the number of classes; all of them are set, whichever head the config builds.
+CLASS_COUNT_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
+
+
+def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSummary) -> str:
+    """Register a checked COCO JSON with detectron2; registering the same one again changes nothing.
+
+    The name is ``<name_prefix>_<file stem>_<8 hex digits>``; the digits stand for both paths and the JSON's time of
+    change, so another file of the same name, or a newer one, gets its own name. Where the JSON lacks what
+    pycocotools needs (``summary.gaps``), a completed copy in the temporary folder is registered in its stead.
+
+    Returns:
+        The data set's name, for ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
+    """
+    path, root = os.path.abspath(json), os.path.abspath(image_root)
+    key = f"{path}\n{root}\n{os.stat(path).st_mtime_ns}"
+    stem = re.sub(r"\W+", "_", Path(path).stem)
+    name = f"{name_prefix}_{stem}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if name in DatasetCatalog.list():
+        return name
+    source = path
+    if summary.gaps:
+        source = _completed(path, name)
+        logger.info("%s: %s; completed copy used instead: %s", path, ", ".join(summary.gaps), source)
+    DatasetCatalog.register(name, lambda: _load(source, root, name))
+    MetadataCatalog.get(name).set(
+        json_file=source,
+        image_root=root,
+        evaluator_type="coco",
+        thing_classes=list(summary.class_names),
+        thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(summary.category_ids)},
+    )
+    return name
+
+
+def _load(json: str, root: str, name: str) -> list[dict[str, Any]]:
+    """detectron2's records, with polygons of whole numbers turned into floats.
+
+    detectron2 scales polygons in place, in an array of the numbers' own type: whole numbers would be cut off.
+    """
+    records = load_coco_json(json, root, name)
+    for record in records:
+        for annotation in record["annotations"]:
+            if isinstance(annotation.get("segmentation"), list):
+                polygons = annotation["segmentation"]
+                annotation["segmentation"] = [[float(value) for value in polygon] for polygon in polygons]
+    return records
+
+
+def own_data_config(
+    cfg: CfgNode,
+    train_json: str | None = None,
+    train_images: str | None = None,
+    val_json: str | None = None,
+    val_images: str | None = None,
+    opts: Sequence[str] = (),
+    *,
+    check_files: bool = True,
+) -> None:
+    """Check and register own COCO JSONs and write what follows from them into ``cfg``.
+
+    Call it in every process, after the command line's ``KEY VALUE`` list is merged. Without a val JSON
+    ``DATASETS.TEST`` is empty, without a train JSON ``DATASETS.TRAIN`` is. With neither nothing changes.
+
+    Args:
+        cfg: an unfrozen config; sets ``DATASETS``, the class counts, ``INPUT.MASK_FORMAT`` and
+            ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` (images without annotations are kept).
+        train_json: COCO JSON to train on, given together with ``train_images``.
+        train_images: the folder that its file names are relative to.
+        val_json: COCO JSON to evaluate on, given together with ``val_images``.
+        val_images: the folder that its file names are relative to.
+        opts: the command line's ``KEY VALUE`` list: what it sets stays, and raises where the data contradict it.
+        check_files: look at each image file too; False in workers whose parent process did.
+
+    Raises:
+        InputError: the data or a setting cannot be used; one line.
+    """
+    if not (train_json or train_images or val_json or val_images):
+        return
+    _both_or_neither("train", train_json, train_images)
+    _both_or_neither("val", val_json, val_images)
+    given = set(opts[0::2])
+    for key, flag in (("DATASETS.TRAIN", "--train-json"), ("DATASETS.TEST", "--val-json")):
+        if key in given:
+            raise InputError(f"{key} cannot be set together with {flag} and its like; leave one of them out")
+    train = check_coco_json(train_json, train_images, check_files=check_files) if train_json and train_images else None
+    val = check_coco_json(val_json, val_images, check_files=check_files) if val_json and val_images else None
+    if train and val:
+        same_classes(train, val)
+    summaries = [summary for summary in (train, val if val != train else None) if summary]
+    for summary in summaries:
+        _log_summary(summary)
+    _set_class_counts(cfg, summaries[0], given)
+    _set_mask_format(cfg, summaries, given)
+    if train and "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in given:
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+        if train.num_negatives:
+            logger.info(
+                "%d training images without annotations are kept as negatives "
+                "(DATALOADER.FILTER_EMPTY_ANNOTATIONS True drops them)",
+                train.num_negatives,
+            )
+    cfg.DATASETS.TRAIN = (_register(train),) if train else ()
+    cfg.DATASETS.TEST = (_register(val),) if val else ()
+
+
+def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True) -> None:
+    """Refuse data set names that are not registered or whose JSON or images are not there.
+
+    Args:
+        cfg: the config with ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        train: look at ``DATASETS.TRAIN`` (not needed for evaluation alone).
+        test: look at ``DATASETS.TEST``.
+
+    Raises:
+        InputError: the name and what is missing, in one line.
+    """
+    wanted = [("DATASETS.TRAIN", cfg.DATASETS.TRAIN, train), ("DATASETS.TEST", cfg.DATASETS.TEST, test)]
+    for key, names, needed in wanted:
+        for name in names if needed else ():
+            _check_name(key, name)
+            _check_files(key, name)
+
+
+def dataset_categories(name: str) -> list[dict[str, Any]]:
+    """The classes of a registered data set in the order of their indices: ``{"id": id in the JSON, "name": name}``.
+
+    Empty where the data set does not name its classes; ids are the indices where it has no others.
+    """
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes", ())
+    ids = {index: id_ for id_, index in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    return [{"id": ids.get(index, index), "name": class_name} for index, class_name in enumerate(names)]
+
+
+def _both_or_neither(split: str, json: str | None, images: str | None) -> None:
+    if json and not images:
+        raise InputError(f"--{split}-json {json} needs --{split}-images, the folder its file_name entries start from")
+    if images and not json:
+        raise InputError(f"--{split}-images {images} needs --{split}-json, the COCO JSON that describes them")
+
+
+def _register(summary: CocoSummary) -> str:
+    return register_json("hiera_det", summary.path, summary.image_root, summary)
+
+
+def _completed(path: str, name: str) -> str:
+    """Path of a copy that pycocotools can evaluate; made once for each name."""
+    folder = Path(tempfile.gettempdir()) / f"hiera_det_{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    target = folder / f"{name}.json"
+    if not target.is_file():
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            complete_coco_json(path, target)
+        except OSError as error:
+            raise InputError(
+                f"{target}: cannot be written ({error.strerror}); set TMPDIR to a folder that can hold a copy of {path}"
+            ) from None
+    return str(target)
+
+
+def _set_class_counts(cfg: CfgNode, summary: CocoSummary, given: set[str]) -> None:
+    count = len(summary.class_names)
+    for key in CLASS_COUNT_KEYS:
+        *parents, leaf = key.split(".")
+        node = cfg
+        for parent in parents:
+            node = node.get(parent, CfgNode())
+        if leaf not in node:
+            continue
+        if key in given and node[leaf] != count:
+            raise InputError(
+                f"{key} {node[leaf]} contradicts {summary.path}, which has {count} categories; "
+                f"leave the key out (it is taken from the JSON) or correct the JSON"
+            )
+        node[leaf] = count
+
+
+def _set_mask_format(cfg: CfgNode, summaries: Sequence[CocoSummary], given: set[str]) -> None:
+    if not cfg.MODEL.MASK_ON:
+        return
+    for summary in summaries:
+        if summary.mask_format is None:
+            total = sum(summary.instance_counts)
+            raise InputError(
+                f"{summary.path}: {summary.num_without_mask} of {total} annotations have no segmentation, but "
+                "MODEL.MASK_ON is True; add MODEL.MASK_ON False to train boxes only"
+            )
+    needed = "bitmask" if any(summary.mask_format == "bitmask" for summary in summaries) else "polygon"
+    if "INPUT.MASK_FORMAT" not in given:
+        cfg.INPUT.MASK_FORMAT = needed
+    elif needed == "bitmask" and cfg.INPUT.MASK_FORMAT != "bitmask":
+        raise InputError(
+            f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT} contradicts {summaries[0].path}, which has RLE masks; "
+            "leave the key out or set it to bitmask"
+        )
+
+
+def _log_summary(summary: CocoSummary) -> None:
+    rows = zip(summary.category_ids, summary.class_names, summary.instance_counts, strict=True)
+    lines = [f"{'json id':>10}  {'index':>5}  {'instances':>9}  name"]
+    lines += [f"{id_:>10}  {index:>5}  {count:>9}  {name}" for index, (id_, name, count) in enumerate(rows)]
+    logger.info(
+        "%s: %d images (%d without annotations), %d annotations, masks: %s\n%s",
+        summary.path,
+        summary.num_images,
+        summary.num_negatives,
+        summary.num_annotations,
+        summary.mask_format or "not for all",
+        "\n".join(lines),
+    )
+    for note in summary.notes:
+        logger.warning(note)
+
+
+def _check_name(key: str, name: str) -> None:
+    registered = DatasetCatalog.list()
+    if name in registered:
+        return
+    close = difflib.get_close_matches(name, registered, n=3)
+    hint = (
+        f"did you mean {' or '.join(close)}?" if close else "own data go by --train-json, --train-images and the like"
+    )
+    raise InputError(f"{key}: data set {name!r} is not registered; {hint}")
+
+
+def _check_files(key: str, name: str) -> None:
+    metadata = MetadataCatalog.get(name)
+    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    advice = f"put it there, or set DETECTRON2_DATASETS (now {root!r}) to the folder that holds the data sets"
+    json_file = getattr(metadata, "json_file", None)
+    if json_file and not PathManager.isfile(json_file):
+        raise InputError(f"{key}: JSON {json_file} of data set {name!r} does not exist; {advice}")
+    image_root = getattr(metadata, "image_root", None)
+    if image_root and not PathManager.isdir(image_root):
+        raise InputError(f"{key}: image folder {image_root} of data set {name!r} does not exist; {advice}")

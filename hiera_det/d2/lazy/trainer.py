@@ -1,0 +1,96 @@
+"""The trainer of a LazyConfig: the YAML configs' own, whose parts are built from the LazyConfig's nodes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.solver import LRMultiplier
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from hiera_det.d2.train.trainer import Trainer
+from hiera_det.errors import InputError
+
+__all__ = ["trainer_class"]
+
+logger = logging.getLogger("hiera_det.trainer")
+
+
+def trainer_class(lazy: DictConfig) -> type[Trainer]:
+    """A `Trainer` for one LazyConfig, to be built with its `hiera_det.d2.lazy.setup.shared_keys`.
+
+    Args:
+        lazy: ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``; it is not changed.
+    """
+
+    class LazyTrainer(Trainer):
+        @classmethod
+        def build_model(cls, cfg: CfgNode) -> nn.Module:
+            model: nn.Module = _build(lazy, "model").to(torch.device(cfg.MODEL.DEVICE))
+            logger.info("Model:\n%s", model)
+            return model
+
+        @classmethod
+        def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+            optimizer: torch.optim.Optimizer = _build(lazy, "optimizer", {"params.model": model})
+            for group in (*optimizer.param_groups, optimizer.defaults):
+                # What is no plain Python would be refused when a checkpoint is read.
+                group.update({key: tuple(value) for key, value in group.items() if isinstance(value, ListConfig)})
+            return optimizer
+
+        @classmethod
+        def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+            return LRMultiplier(optimizer, _build(lazy, "lr_multiplier"), cfg.SOLVER.MAX_ITER)
+
+        @classmethod
+        def build_train_loader(cls, cfg: CfgNode) -> Any:
+            part = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
+            return _build(lazy, "dataloader.train", {"total_batch_size": part})
+
+        @classmethod
+        def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+            return _build(lazy, "dataloader.test", {"dataset.names": dataset_name})
+
+        @classmethod
+        def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
+            folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+            return _build(lazy, "dataloader.evaluator", {"dataset_name": dataset_name, "output_dir": folder})
+
+        def build_hooks(self) -> list[HookBase]:
+            return [
+                PeriodicCheckpointer(self.checkpointer, **lazy.train.checkpointer)
+                if isinstance(hook, PeriodicCheckpointer)
+                else hook
+                for hook in super().build_hooks()
+            ]
+
+    return LazyTrainer
+
+
+def _build(lazy: DictConfig, name: str, values: dict[str, Any] | None = None) -> Any:
+    """Instantiate a node, with some of its values set.
+
+    Raises:
+        InputError: the node refers to one that is not there, or has an argument that its callable does not take.
+    """
+    node = copy.deepcopy(OmegaConf.select(lazy, name))  # its parent stays, to which its references lead
+    for key, value in (values or {}).items():
+        *parents, leaf = key.split(".")
+        inner = OmegaConf.select(node, ".".join(parents)) if parents else node
+        inner[leaf] = value
+    try:
+        return instantiate(node)
+    except OmegaConfBaseException as error:
+        raise InputError(f"config node {name}: {' '.join(str(error).split())}") from None
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"config node {name}: {error}; remove it, or correct its name") from None

@@ -1,0 +1,140 @@
+"""The trunk and its necks as detectron2 backbones: composition and translation, no mathematics of their own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from hiera_det.engine.compilation import compile_in_place
+from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
+from hiera_det.modeling.variants import get_variant, spread_global_blocks
+from hiera_det.zoo import build_hiera
+
+__all__ = [
+    "HieraBackbone",
+    "build_hiera_backbone",
+    "build_hiera_fpn_backbone",
+    "build_hiera_simple_fpn_backbone",
+]
+
+
+class HieraBackbone(Backbone):
+    """A Hiera trunk, with or without a neck, behind detectron2's backbone interface.
+
+    Args:
+        trunk: gives the stage maps.
+        neck: an `FPN` or a `SimpleFeaturePyramid` over them; without one the stage maps are returned.
+        square_pad: side in pixels to pad images to; 0 pads to the next multiple of 32 only.
+    """
+
+    def __init__(self, trunk: Hiera, neck: FPN | SimpleFeaturePyramid | None = None, square_pad: int = 0) -> None:
+        super().__init__()
+        if square_pad % trunk.size_divisibility or square_pad < 0:
+            divisor = trunk.size_divisibility
+            raise InputError(f"MODEL.HIERA.SQUARE_PAD {square_pad}: must be 0 or a multiple of {divisor}")
+        self.trunk = trunk
+        self.neck = neck
+        self.square_pad = square_pad
+        info = trunk.feature_info if neck is None else neck.feature_info
+        self._shapes = {feature.name: ShapeSpec(channels=feature.channels, stride=feature.stride) for feature in info}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images ``[B, C, H, W]`` of any size to maps ``[B, C, H'/s, W'/s]``, H' and W' the padded size.
+
+        Raises:
+            InputError: an image is larger than ``square_pad``.
+        """
+        maps = self.trunk(self._pad(images))
+        return maps if self.neck is None else self.neck(maps)
+
+    def _pad(self, images: Tensor) -> Tensor:
+        """Zeros at the bottom and right: the mean colour, as detectron2 pads after normalising."""
+        height, width = images.shape[-2:]
+        step = self.trunk.size_divisibility
+        padded_h, padded_w = (self.square_pad or math.ceil(side / step) * step for side in (height, width))
+        if height > padded_h or width > padded_w:
+            raise InputError(
+                f"image {height}x{width} is larger than MODEL.HIERA.SQUARE_PAD {self.square_pad}: "
+                "raise it, or lower INPUT.MAX_SIZE_TRAIN and INPUT.MAX_SIZE_TEST"
+            )
+        if (height, width) == (padded_h, padded_w):
+            return images
+        return F.pad(images, (0, padded_w - width, 0, padded_h - height))
+
+    @property
+    def size_divisibility(self) -> int:
+        """Pixels that detectron2 pads height and width to a multiple of."""
+        return self.trunk.size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """What detectron2's main branch asks in place of ``size_divisibility``; 0.6 relies on our own padding."""
+        return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each map, by name."""
+        return dict(self._shapes)
+
+
+def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[str]) -> Hiera:
+    """Translate ``MODEL.HIERA`` into a trunk, compiled where it says so."""
+    hiera = cfg.MODEL.HIERA
+    depths = tuple(hiera.DEPTHS) or get_variant(hiera.SIZE).depths
+    global_blocks = tuple(hiera.GLOBAL_BLOCKS)
+    if not global_blocks and hiera.WINDOW_SIZE[2:3] != [0]:
+        global_blocks = spread_global_blocks(depths, hiera.NUM_GLOBAL_BLOCKS)
+    own_fields: dict[str, Any] = {"embed_dim": hiera.EMBED_DIM, "num_heads": hiera.NUM_HEADS}
+    trunk = build_hiera(
+        hiera.SIZE,
+        depths=depths,
+        out_features=tuple(out_features),
+        in_channels=input_shape.channels,
+        mlp_ratio=hiera.MLP_RATIO,
+        drop_path_rate=hiera.DROP_PATH_RATE,
+        pretrain_size=hiera.PRETRAIN_SIZE,
+        pos_embed=hiera.POS_EMBED,
+        pos_grid=tuple(hiera.POS_GRID),
+        pos_antialias=hiera.POS_ANTIALIAS,
+        window_size=tuple(hiera.WINDOW_SIZE),
+        global_blocks=global_blocks,
+        window_padding=hiera.WINDOW_PADDING,
+        layer_scale=hiera.LAYER_SCALE,
+        project_shortcut=hiera.PROJECT_SHORTCUT,
+        use_checkpoint=tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT,
+        **{field: value for field, value in own_fields.items() if value},
+    )
+    if hiera.COMPILE:
+        compile_in_place(trunk, cfg.MODEL.DEVICE)
+    return trunk
+
+
+@BACKBONE_REGISTRY.register()
+def build_hiera_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+    """The bare trunk: ``MODEL.HIERA.OUT_FEATURES``."""
+    return HieraBackbone(
+        trunk_from_config(cfg, input_shape, cfg.MODEL.HIERA.OUT_FEATURES), square_pad=cfg.MODEL.HIERA.SQUARE_PAD
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_hiera_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+    """Trunk and feature pyramid: ``p2`` ... ``p6`` (Hiera paper, appendix A.2)."""
+    trunk = trunk_from_config(cfg, input_shape, cfg.MODEL.HIERA.OUT_FEATURES)
+    neck = FPN(trunk.feature_info, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
+    return HieraBackbone(trunk, neck, cfg.MODEL.HIERA.SQUARE_PAD)
+
+
+@BACKBONE_REGISTRY.register()
+def build_hiera_simple_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+    """Trunk and ViTDet's simple feature pyramid from ``MODEL.HIERA.PYRAMID_FEATURE``: ``p2`` ... ``p6``."""
+    trunk = trunk_from_config(cfg, input_shape, [cfg.MODEL.HIERA.PYRAMID_FEATURE])
+    neck = SimpleFeaturePyramid(trunk.feature_info[0], cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
+    return HieraBackbone(trunk, neck, cfg.MODEL.HIERA.SQUARE_PAD)

@@ -1,0 +1,248 @@
+"""A trained detector, ready for images: `Predictor`.
+
+Letters in shapes: N objects of one image, H and W its height and width.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import convert_image_to_rgb, read_image
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from PIL import Image, UnidentifiedImageError
+
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
+from hiera_det.d2.data.datasets import dataset_categories
+from hiera_det.d2.predict.drawing import PALETTE, class_name, draw_objects, predicted_objects
+from hiera_det.d2.predict.precision import autocast, check_autocast
+from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
+from hiera_det.data.images import UNREADABLE, upright_size
+from hiera_det.errors import InputError
+
+__all__ = ["Prediction", "Predictor"]
+
+logger = logging.getLogger("hiera_det.predict")
+
+Pixels: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found on one image.
+
+    Attributes:
+        file: the image's path.
+        image: its pixels ``[H, W, 3]``, RGB, 0-255, upright.
+        instances: detectron2's, on the CPU, the best score first: ``pred_boxes`` (XYXY in the image's pixels),
+            ``scores``, ``pred_classes`` (indices) and, with masks, ``pred_masks`` ``[N, H, W]``.
+    """
+
+    file: str
+    image: npt.NDArray[np.uint8]
+    instances: Instances
+
+
+class Predictor:
+    """A trained detector with its classes, for images of any size.
+
+    Images are resized by ``INPUT`` as for evaluation and predicted ``TEST.IMS_PER_BATCH`` at a time, those of like
+    size together, in the number format of ``TEST.AUTOCAST``. Without a GPU it runs on the CPU, whatever
+    ``MODEL.DEVICE`` says.
+
+    Args:
+        cfg: the config that the detector was trained with.
+        weights: its file; "" for ``MODEL.WEIGHTS``.
+        threshold: objects of lower scores are left out.
+
+    Attributes:
+        cfg: the config as used.
+        model: the detector, in eval mode.
+        categories: the classes in the order of their indices, ``{"id": id in the training JSON, "name": name}``; as
+            saved with the weights, else those of the registered data set that ``DATASETS`` names, else empty.
+
+    Raises:
+        InputError: there are no weights, they do not fit the config, or a setting cannot be used.
+
+    Example:
+        predictor = Predictor.from_folder("output/mine")
+        for number, prediction in enumerate(predictor.predict_files(["a.jpg", "b.png"])):
+            predictor.draw(prediction).save(f"drawn_{number}.png")
+    """
+
+    def __init__(self, cfg: CfgNode, weights: str = "", threshold: float = 0.5) -> None:
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError(f"threshold {threshold:g}: scores are from 0 to 1")
+        self.cfg = cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = local_weights(weights or cfg.MODEL.WEIGHTS)
+        if not cfg.MODEL.WEIGHTS:
+            raise InputError("MODEL.WEIGHTS is empty: give a trained detector's file, such as output/model_final.pth")
+        if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+            logger.info("no GPU here: MODEL.DEVICE is set to cpu")
+            cfg.MODEL.DEVICE = "cpu"
+        check_test_batch(cfg)
+        check_autocast(cfg)
+        # What scores less would not change the rest, and is not given a mask this way.
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = threshold
+        self.model = build_model(cfg).eval()
+        saved = HieraCheckpointer(self.model).load_detector(cfg.MODEL.WEIGHTS)
+        self.categories: list[dict[str, Any]] = saved.get("categories") or _registered_categories(cfg)
+
+    @classmethod
+    def from_folder(cls, folder: str, opts: Sequence[str] = (), threshold: float = 0.5) -> Predictor:
+        """The detector that a training left in its ``OUTPUT_DIR``.
+
+        Args:
+            folder: holds ``config.yaml`` and ``model_final.pth``; of a training that has not ended, the last
+                checkpoint.
+            opts: keys and values in turn, over the config's; ``MODEL.WEIGHTS`` names another checkpoint.
+            threshold: objects of lower scores are left out.
+
+        Raises:
+            InputError: one of the two files is not there, or see `Predictor`.
+        """
+        config = Path(folder) / "config.yaml"
+        if not config.is_file():
+            raise InputError(f"{folder}: there is no config.yaml; give the OUTPUT_DIR of a training")
+        cfg = load_config(str(config), opts)
+        return cls(cfg, "" if "MODEL.WEIGHTS" in opts[0::2] else _weights_in(folder), threshold)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their indices; empty where they are not known."""
+        return [category["name"] for category in self.categories]
+
+    def __call__(self, images: Sequence[Pixels]) -> list[Instances]:
+        """Predict images that are already read.
+
+        Args:
+            images: ``[H, W, 3]``, 0-255, each of its own size, channels in the order of ``INPUT.FORMAT``: RGB in this
+                project's configs.
+
+        Returns:
+            detectron2's ``Instances`` of each, in the images' order; see `Prediction`.
+        """
+        found: dict[int, Instances] = {}
+        sizes = [padded_size(self.cfg, *image.shape[:2]) for image in images]
+        for batch in make_batches(sizes, self.cfg.TEST.IMS_PER_BATCH):
+            found |= zip(batch, self._predict_batch([images[index] for index in batch]), strict=True)
+        return [found[index] for index in range(len(images))]
+
+    def predict_files(
+        self, files: Sequence[str], unreadable: Callable[[str, str], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Predict image files, a batch at a time.
+
+        Args:
+            files: paths; what Pillow reads, turned upright by its EXIF orientation.
+            unreadable: called with the path of a file that cannot be read and the reason; without it the first such
+                file raises.
+
+        Returns:
+            one prediction for each file that can be read; in the files' order where ``TEST.IMS_PER_BATCH`` is 1,
+            otherwise by size.
+
+        Raises:
+            InputError: a file cannot be read, and ``unreadable`` is not given.
+        """
+        report = unreadable or _refuse
+        readable, sizes = [], []
+        for file in files:
+            try:
+                sizes.append(padded_size(self.cfg, *upright_size(file)))
+                readable.append(file)
+            except UNREADABLE as error:
+                report(file, _reason(error))
+        for batch in make_batches(sizes, self.cfg.TEST.IMS_PER_BATCH):
+            images = list(self._read([readable[index] for index in batch], report))
+            found = self._predict_batch([image for _, image in images])
+            for (file, image), instances in zip(images, found, strict=True):
+                rgb = convert_image_to_rgb(image, self.cfg.INPUT.FORMAT).astype(np.uint8)
+                yield Prediction(file, rgb, instances)
+
+    def draw(self, prediction: Prediction) -> Image.Image:
+        """The image with masks, boxes, class names and scores."""
+        objects, _ = predicted_objects(prediction.instances, 0.0, self.class_names)
+        colors = [PALETTE[index % len(PALETTE)] for index in range(len(objects.labels))]
+        return draw_objects(prediction.image, objects, colors)
+
+    def coco_results(self, prediction: Prediction, image_id: int) -> list[dict[str, Any]]:
+        """The objects as COCO's results: ``image_id``, ``category_id``, ``bbox`` (XYWH), ``score``, ``segmentation``.
+
+        ``file_name`` and ``category_name`` are added. Category ids are those of the training JSON, where they are
+        known, else indices.
+        """
+        results: list[dict[str, Any]] = instances_to_coco_json(prediction.instances, image_id)
+        for result in results:
+            index = result["category_id"]
+            if index < len(self.categories):
+                result["category_id"] = self.categories[index]["id"]
+            result |= {"category_name": class_name(index, self.class_names), "file_name": prediction.file}
+        return results
+
+    def _read(self, files: Sequence[str], report: Callable[[str, str], None]) -> Iterator[tuple[str, Pixels]]:
+        """Those files that can be read and their images, in the model's channels."""
+        for file in files:
+            try:
+                image = read_image(file, format=self.cfg.INPUT.FORMAT)
+            except UNREADABLE as error:
+                report(file, _reason(error))
+            else:
+                yield file, image
+
+    def _predict_batch(self, images: Sequence[Pixels]) -> list[Instances]:
+        """Predictions of one batch."""
+        if not images:
+            return []
+        inputs = [
+            {"image": model_input(self.cfg, image), "height": image.shape[0], "width": image.shape[1]}
+            for image in images
+        ]
+        with torch.inference_mode(), autocast(self.cfg):
+            outputs = self.model(inputs)
+        return [output["instances"].to("cpu") for output in outputs]
+
+
+def _weights_in(folder: str) -> str:
+    """The weights that a training left."""
+    final = os.path.join(folder, "model_final.pth")
+    if os.path.isfile(final):
+        return final
+    try:
+        return last_checkpoint(folder)
+    except InputError:
+        raise InputError(
+            f"{folder}: there is neither model_final.pth nor another checkpoint; name a file by MODEL.WEIGHTS"
+        ) from None
+
+
+def _registered_categories(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The classes of the first data set of ``DATASETS`` that this process knows."""
+    found = (dataset_categories(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    return next((categories for categories in found if categories), [])
+
+
+def _refuse(file: str, reason: str) -> None:
+    """What is done with an image that cannot be read, where the caller does not say."""
+    raise InputError(f"{file}: cannot be read as an image ({reason})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be read, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # its own message repeats the path
+        return "not an image that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

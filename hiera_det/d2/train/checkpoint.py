@@ -1,0 +1,259 @@
+"""Checkpoints: published weights in, a detector's own in and out; nothing unpickled, nothing half-written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from detectron2.utils import comm
+from torch import nn
+
+from hiera_det.engine.ema import EMA
+from hiera_det.engine.launch import is_restart, place_from_environment
+from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
+from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, parse
+from hiera_det.weights.download import locate
+from hiera_det.weights.load import LoadReport, fit
+from hiera_det.weights.sources import read_weight_file
+
+__all__ = [
+    "HieraCheckpointer",
+    "check_weights",
+    "decide_resume",
+    "last_checkpoint",
+    "local_weights",
+]
+
+logger = logging.getLogger("hiera_det.checkpoint")
+
+#: Names the newest checkpoint of a folder.
+TAG = "last_checkpoint"
+EARLIER_TAG = "last_checkpoint.earlier"
+
+
+def local_weights(weights: str) -> str:
+    """Bring ``MODEL.WEIGHTS`` to this machine.
+
+    Args:
+        weights: anything that `hiera_det.weights.download.locate` takes, an address that detectron2's path manager
+            knows, or "" for none.
+
+    Returns:
+        a local path, or "".
+
+    Raises:
+        InputError: it cannot be downloaded, or there is no such file.
+    """
+    if not weights:
+        return ""
+    if weights.startswith(("detectron2://", "catalog://", "s3://")):
+        return DetectionCheckpointer(nn.Module()).path_manager.get_local_path(weights)
+    try:
+        return str(locate(weights))
+    except InputError as error:
+        raise InputError(f'MODEL.WEIGHTS: {error}; MODEL.WEIGHTS "" trains from scratch') from None
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Refuse a ``MODEL.WEIGHTS`` that does not fit the trunk, before workers start and each would say so.
+
+    Raises:
+        InputError: see `hiera_det.weights.load.load_weights`.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        return
+    contents = parse(read_weight_file(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+    with torch.device("meta"):  # shapes only
+        backbone = build_backbone(cfg)
+    fit(contents, _find_trunk(backbone)[1])
+
+
+def last_checkpoint(folder: str) -> str:
+    """Path of the checkpoint from which a run in this output folder resumes.
+
+    Raises:
+        InputError: there is none, or ``last_checkpoint`` names a file that is not there.
+    """
+    tag = Path(folder) / TAG
+    if not tag.is_file():
+        earlier = tag.with_name(EARLIER_TAG)
+        hint = f"; an earlier run's is named in {earlier}" if earlier.is_file() else ""
+        raise InputError(f"--resume: no checkpoint in {folder}; leave --resume out, or set OUTPUT_DIR{hint}")
+    name = tag.read_text().strip()
+    path = tag.parent / name
+    if not path.is_file():
+        raise InputError(f"--resume: {tag} names {name!r}, which is not there; write the name of another into it")
+    return str(path)
+
+
+def decide_resume(folder: str, *, resume: bool, auto_resume: bool) -> bool:
+    """Whether a training goes on from the last checkpoint of its output folder; all processes must ask.
+
+    It does where it was asked to (``--resume``); and where there is a checkpoint, if it was asked to find out
+    (``--auto-resume``) or torchrun has lost a process of this very run and started all anew.
+    """
+    tag = Path(folder) / TAG
+    go_on = resume or ((auto_resume or is_restart()) and tag.is_file())
+    comm.synchronize()  # before the first process moves or writes anything that others look for
+    if go_on:
+        logger.info("resuming from the last checkpoint of %s", folder)
+    elif place_from_environment() and comm.is_main_process() and tag.is_file():
+        # A restart must not take an earlier run's checkpoint for its own.
+        os.replace(tag, tag.with_name(EARLIER_TAG))
+        logger.warning("%s was of an earlier run, and is now %s; its checkpoints stay", tag, EARLIER_TAG)
+    return go_on
+
+
+class HieraCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer with every published layout, safe reading and atomic writing."""
+
+    #: The classes in the order of their indices, ``{"id": id in the JSON, "name": name}``, saved with the model.
+    categories: Sequence[dict[str, Any]] = ()
+    #: The average of the weights, saved in a file of its own.
+    ema: EMA | None = None
+    #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
+    _whole_model = False
+    #: What became of the trunk's tensors in the file being loaded.
+    _report: LoadReport
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file into the model; see `local_weights` for what ``path`` may be."""
+        return super().load(local_weights(path), *args, **kwargs)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume from the last checkpoint of the output folder, or load ``path``.
+
+        Raises:
+            InputError: asked to resume where there is no checkpoint, or where it is another model's or optimizer's.
+        """
+        if not resume:
+            return super().resume_or_load(path, resume=False)
+        path = last_checkpoint(self.save_dir)
+        try:
+            return self.load_detector(path)
+        except InputError:
+            raise
+        except (ValueError, KeyError) as error:  # parameter groups that differ; mixed precision's scaler missing
+            raise InputError(f"--resume: {path} does not fit the settings ({error}); resume with its own") from None
+
+    def load_detector(self, path: str) -> dict[str, Any]:
+        """Load a file that must fit the whole model, as for evaluation: nothing may stay random unseen.
+
+        Raises:
+            InputError: it is not a trained detector's file, or another model's.
+        """
+        self._whole_model = True
+        try:
+            return self.load(path)
+        finally:
+            self._whole_model = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth in one step: a reader sees the old file or the new one, never a part.
+
+        ``name``_ema.pth beside it has the averaged weights, where there are some. Where processes share the model, all
+        must call this, and the first writes.
+        """
+        if not self.save_dir or not (self.save_to_disk or is_sharded(self.model)):
+            return
+        categories = {"categories": list(self.categories)} if self.categories else {}
+        data = {"model": self.model.state_dict()}
+        data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data = gather(data)  # by all processes, where they share the model
+        averaged = {"model": self.ema.model_state()} if self.ema else None
+        if not self.save_to_disk:
+            return
+        if averaged:
+            self._write(f"{name}_ema.pth", averaged | categories)
+        self._write(f"{name}.pth", data | categories | kwargs)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def _write(self, name: str, data: dict[str, Any]) -> None:
+        """Write one file of the output folder, whole or not at all."""
+        target = Path(self.save_dir) / name
+        self.logger.info(f"Saving checkpoint to {target}")
+        partial = target.with_suffix(".pth.partial")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(data, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the newest checkpoint in ``last_checkpoint``, in one step."""
+        tag = Path(self.save_dir) / TAG
+        partial = tag.with_suffix(".partial")
+        partial.write_text(last_filename_basename)
+        os.replace(partial, tag)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a file without unpickling code; every known layout is turned into the model's names."""
+        loaded = read_weight_file(filename)
+        contents = parse(loaded, filename)
+        if self._whole_model and not contents.is_detector:
+            raise InputError(
+                f"weight file {filename} holds a trunk and no detection heads: "
+                "give a trained detector's file, for example MODEL.WEIGHTS output/model_final.pth"
+            )
+        prefix, trunk = self._trunk()
+        tensors, report = fit(contents, trunk)
+        model = {prefix + name: tensor for name, tensor in tensors.items()}
+        if not contents.is_detector:
+            self._report = report
+            # The rest of the model as it is: to fvcore it is then nothing that the file lacks.
+            return {"model": {**unwrap(self.model).state_dict(), **model}}
+        around = contents.prefix.removesuffix(DETECTOR_PREFIX)  # "module." where several GPUs saved it
+        others = {name.removeprefix(around): tensor for name, tensor in contents.others.items()}
+        self._report = replace(report, loaded=(*report.loaded, *others), dropped=())
+        checkpoint = loaded if contents.container else {}
+        return {**checkpoint, "model": {**others, **model}}
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        """Load, say what became of the tensors, and refuse what leaves a detector to be evaluated partly random."""
+        own = self.model.state_dict()
+        tensors = checkpoint["model"].items()
+        checkpoint["model"] = {name: like(tensor, own[name]) if name in own else tensor for name, tensor in tensors}
+        incompatible = super()._load_model(checkpoint)
+        reshaped = [key for key, *_ in incompatible.incorrect_shapes]
+        fresh = [*reshaped, *(key for key in incompatible.missing_keys if key not in reshaped)]
+        if fresh and self._whole_model:
+            named = ", ".join(fresh[:3]) + (", ..." if len(fresh) > 3 else "")
+            raise InputError(
+                f"checkpoint {self._report.source} lacks {len(fresh)} tensors of the model or has them in another "
+                f"shape ({named}): use the config and data that it was trained with"
+            )
+        dropped = (*self._report.dropped, *reshaped, *incompatible.unexpected_keys)
+        loaded = tuple(name for name in self._report.loaded if name not in dropped)
+        if self._report.kind != DETECTOR:
+            fresh = self._beside_the_trunk()
+        logger.info("%s", replace(self._report, loaded=loaded, dropped=dropped, initialised=tuple(fresh)))
+        return incompatible
+
+    def _beside_the_trunk(self) -> list[str]:
+        """Names of the model's tensors that are not the trunk's."""
+        return [name for name in unwrap(self.model).state_dict() if not name.startswith(self._trunk()[0])]
+
+    def _trunk(self) -> tuple[str, Hiera]:
+        """The Hiera trunk inside the model and the prefix of its parameters' names."""
+        return _find_trunk(unwrap(self.model))
+
+
+def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:
+    """The Hiera trunk inside a model and the prefix of its parameters' names."""
+    for name, module in model.named_modules():
+        if isinstance(module, Hiera):
+            return f"{name}." if name else "", module
+    raise InputError("the model has no Hiera trunk: set MODEL.BACKBONE.NAME to one of build_hiera_*")

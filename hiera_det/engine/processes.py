@@ -1,0 +1,38 @@
+"""What a process needs to know of the others; all of it works in a single one too."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["is_main_process", "process_count", "process_device", "process_rank", "sum_over_processes"]
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """This one's number among them."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main_process() -> bool:
+    """Whether this is the one that writes files and logs."""
+    return process_rank() == 0
+
+
+def process_device(device: str) -> torch.device:
+    """The device of this process: on GPUs the one that `hiera_det.engine.launch` has chosen."""
+    if device == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(device)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of every process's values, in all of them."""
+    if process_count() > 1:
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,1 @@
+"""The same results, sooner: kernels chosen by where they run."""

@@ -1,0 +1,1 @@
+"""What is special to each training that needs no detector."""

@@ -1,0 +1,136 @@
+"""What a classifier is trained on and judged by: mixed images, soft labels, top-1 and top-5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hiera_det.engine.order import Batch, unwrap
+from hiera_det.engine.processes import is_main_process, sum_over_processes
+from hiera_det.errors import InputError
+from hiera_det.extras import need
+
+__all__ = ["Accuracy", "MixedLoss", "Mixing", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How images and labels of a batch are blended; the published recipe's values.
+
+    Attributes:
+        mixup: parameter of the beta distribution for blending whole images; 0 for never.
+        cutmix: the same for pasting rectangles; where both are on, one of them is drawn for each batch.
+        label_smoothing: part of a label that goes to all classes.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    label_smoothing: float = 0.1
+
+
+class MixedLoss:
+    """Cross entropy on a batch that has been mixed.
+
+    Args:
+        mixing: how.
+        num_classes: classes.
+
+    Raises:
+        InputError: a value is negative, or timm, which mixes, is not installed.
+    """
+
+    def __init__(self, mixing: Mixing, num_classes: int) -> None:
+        if mixing.mixup < 0 or mixing.cutmix < 0 or not 0 <= mixing.label_smoothing < 1:
+            raise InputError(f"{mixing}: --mixup, --cutmix must not be negative, --label-smoothing from 0 to below 1")
+        self.label_smoothing = mixing.label_smoothing
+        self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None
+        if mixing.mixup or mixing.cutmix:
+            need("timm", "--mixup and --cutmix (without: --mixup 0 --cutmix 0)")
+            from timm.data import Mixup
+
+            self.mix = Mixup(
+                mixup_alpha=mixing.mixup,
+                cutmix_alpha=mixing.cutmix,
+                label_smoothing=mixing.label_smoothing,
+                num_classes=num_classes,
+            )
+
+    def check(self, part: int) -> None:
+        """Refuse a number of images that cannot be mixed in pairs.
+
+        Raises:
+            InputError: it is odd.
+        """
+        if self.mix and part % 2:
+            raise InputError(
+                f"--mixup and --cutmix need an even number of images at a time, not {part}: change --batch-size, or "
+                "give --mixup 0 --cutmix 0"
+            )
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch."""
+        if self.mix is None:
+            return F.cross_entropy(model(batch.inputs), batch.labels, label_smoothing=self.label_smoothing)
+        inputs, labels = self.mix(batch.inputs, batch.labels)
+        return F.cross_entropy(model(inputs), labels)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How well a classifier does.
+
+    Attributes:
+        top1: part of the images whose class is the first guess, from 0 to 1.
+        top5: part whose class is among the first five guesses; of fewer classes, among all.
+        loss: mean cross entropy.
+        images: how many there were.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        return f"top-1 {100 * self.top1:.2f}%  top-5 {100 * self.top5:.2f}%  ({self.images} images)"
+
+
+def evaluate(model: nn.Module, loader: DataLoader[Any], device: torch.device, progress: bool = True) -> Accuracy:
+    """Classify every image once, in float32, and compare.
+
+    Args:
+        model: a classifier; it is in evaluation mode afterwards.
+        loader: this process's images, of `hiera_det.engine.order.eval_loader`.
+        device: where the model is.
+        progress: show a bar with the time left, in the main process.
+
+    Returns:
+        the accuracy over the images of all processes.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    model.eval()
+    totals = torch.zeros(4, dtype=torch.float64)
+    for batch in _with_bar(loader, progress):
+        batch = unwrap(batch)
+        with torch.inference_mode():
+            logits = model(batch.inputs.to(device)).float().cpu()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        totals += torch.tensor([best[:, 0].sum(), best.sum(), loss, len(logits)], dtype=torch.float64)
+    top1, top5, loss, count = sum_over_processes(totals.to(device)).tolist()
+    return Accuracy(top1 / count, top5 / count, loss / count, round(count))
+
+
+def _with_bar(loader: DataLoader[Any], progress: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(loader, unit="batch", desc="evaluating", disable=not (progress and is_main_process()), leave=False)
