@@ -10,14 +10,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-__all__ = ["InputError", "run_tool"]
+__all__ = ["InputError", "printable", "run_tool"]
 
 #: Exit status of a tool that refuses its input; argparse uses the same for a wrong flag.
 EXIT_BAD_INPUT = 2
 
 
 class InputError(ValueError):
-    """The user's input cannot be used; the message is one line with the way out."""
+    """The user's input cannot be used; the message is one line with the way out.
+
+    Names of files and classes are other people's words: what would move the cursor, hide or turn letters around is
+    shown by its code, see `printable`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    r"""A text in one line that a terminal shows as it is: ``\x1b`` for ESC, ``\n``, ``\u202e``.
+
+    Letters of all scripts stay; bytes of file names that are no text are shown by their codes too.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run_tool(main: Callable[[], object]) -> None:
