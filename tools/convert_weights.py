@@ -1,62 +1,8 @@
 #!/usr/bin/env python3
-"""Rewrite a Hiera weight file in another package's layout, or say what a file is.
+"""Rewrite a Hiera weight file in another package's layout, or say what a file is."""
 
-IN is a file or folder, https://..., hf://owner/name or timm://name; its layout is recognised by its tensors' names.
-
-Examples:
-    python tools/convert_weights.py --inspect mae_hiera_base_224.pth
-    python tools/convert_weights.py mae_hiera_base_224.pth hiera_base_hf --to hf
-    python tools/convert_weights.py output/model_final.pth trunk.safetensors --to timm
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
-
-from hiera_det.errors import InputError, run_tool
-from hiera_det.weights.convert import TARGETS, convert, write
-from hiera_det.weights.inspect import describe
-from hiera_det.weights.load import read_contents
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="IN", help="the weight file")
-    parser.add_argument(
-        "out", metavar="OUT", nargs="?", help="file ending in .safetensors, .pth, .pt or .bin; for hf also a folder"
-    )
-    parser.add_argument(
-        "--to",
-        choices=TARGETS,
-        default="hiera_det",
-        help="whose names: our own (default); the authors' (SAM 2's for a HieraDet); transformers'; timm's",
-    )
-    parser.add_argument("--inspect", action="store_true", help="say what IN is, and write nothing")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
-    return parser
-
-
-def main() -> None:
-    """Inspect or convert."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = argument_parser().parse_args()
-    if args.inspect == bool(args.out):
-        raise InputError("give IN and OUT to convert, or --inspect IN alone")
-    contents = read_contents(args.source)
-    if args.inspect:
-        print(describe(contents))
-        return
-    converted = convert(contents, args.to)
-    written = write(converted, args.out, overwrite=args.overwrite)
-    dropped = f"; {len(converted.dropped)} have no place there: {', '.join(converted.dropped[:4])}"
-    print(
-        f"{contents.model_name} ({contents.kind}): {len(converted.tensors)} tensors in {converted.layout.title} layout"
-        + (dropped + (", ..." if len(converted.dropped) > 4 else "") if converted.dropped else "")
-    )
-    print(*written, sep="\n")
-
+from hiera_det.cli.convert_weights import main
+from hiera_det.errors import run_tool
 
 if __name__ == "__main__":
     run_tool(main)

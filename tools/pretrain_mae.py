@@ -1,61 +1,8 @@
 #!/usr/bin/env python3
-"""Pretrain a Hiera as a masked autoencoder on a folder of images or videos; no labels needed.
+"""Pretrain a Hiera as a masked autoencoder on a folder of images or videos; no labels needed."""
 
-Leaves model_final.pth, in the authors' layout, for hiera_base(weights=...), tools/train_classifier.py --weights and
-MODEL.WEIGHTS of a detector; checkpoint.pth, metrics.json, curves.png, and reconstructions.png of a few fixed images:
-original, masked, reconstructed, pasted. SIGTERM and Ctrl-C save a checkpoint first.
-
-Examples:
-    python tools/pretrain_mae.py --images imagenet/train --output output/mae --size base --batch-size 4096 --num-gpus 8
-    python tools/pretrain_mae.py --images photos --output output/mae --size tiny --epochs 200 --batch-size 64 --resume
-    python tools/pretrain_mae.py --videos kinetics/train --output output/mae_video --batch-size 512 --num-gpus 8
-"""
-
-from __future__ import annotations
-
-import argparse
-
-from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
+from hiera_det.cli.pretrain_mae import main
 from hiera_det.errors import run_tool
-from hiera_det.extras import need
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--images", metavar="DIR", help="images, at any depth below")
-    parser.add_argument("--videos", metavar="DIR", help="videos, at any depth below, in place of images")
-    parser.add_argument("--output", metavar="DIR", required=True)
-    parser.add_argument("--mask-ratio", type=float, help="part that is left out (default: 0.6, of clips 0.9)")
-    parser.add_argument("--frames", type=int, help="of a clip (default: 16)")
-    parser.add_argument(
-        "--stride", type=float, default=4, help="frames of 30 a second from one to the next (default: 4)"
-    )
-    parser.add_argument(
-        "--pictures", type=int, default=8, help="images in reconstructions.png (default: 8; 0 for none)"
-    )
-    parser.add_argument("--picture-epochs", type=int, default=10, help="from a picture to the next (default: 10)")
-    add_model_flags(parser)
-    parser.add_argument("--decoder-embed-dim", type=int, help="channels of the decoder (default: 512)")
-    parser.add_argument("--decoder-depth", type=int, help="its blocks (default: 8)")
-    parser.add_argument("--decoder-num-heads", type=int, help="its attention heads (default: 16)")
-    add_training_flags(parser)
-    return parser
-
-
-def main() -> None:
-    """Check, start the processes, train."""
-    args = argument_parser().parse_args()
-    need("matplotlib", "the picture of the curves")
-    need("PIL", "reading images", "Pillow")
-    from hiera_det.tasks.pretrain.train import check, pretrain
-
-    check_device(args.device)
-    check(args)
-    run_everywhere(pretrain, args)
-
 
 if __name__ == "__main__":
     run_tool(main)

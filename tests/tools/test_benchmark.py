@@ -14,14 +14,12 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
-sys.path.insert(0, str(SCRIPT.parent))  # its parts lie beside it, where Python finds them for a script
 
-from benchmark_detectors import compiled_twins
-from benchmark_measure import largest_differences, matrix_rates, median_ratio, shown, time_rounds
-from benchmark_models import TRUNKS, baseline_of, with_references
-from benchmark_report import Report, Row, format_report, read_report, write_report
-from benchmark_subjects import DetectorSubject, Setting, Step, TrunkSubject, build_subject
-
+from hiera_det.benchmark.detectors import compiled_twins
+from hiera_det.benchmark.measure import largest_differences, matrix_rates, median_ratio, shown, time_rounds
+from hiera_det.benchmark.models import TRUNKS, baseline_of, with_references
+from hiera_det.benchmark.report import Report, Row, format_report, read_report, write_report
+from hiera_det.benchmark.subjects import DetectorSubject, Setting, Step, TrunkSubject, build_subject
 from hiera_det.errors import InputError
 
 CONFIGS = SCRIPT.parents[1] / "configs"

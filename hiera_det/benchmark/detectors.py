@@ -1,6 +1,6 @@
 """The whole detectors that tools/benchmark.py times, and the batch that it makes for them.
 
-A detector's name is a config file, or ``vitdet-b`` (tools/benchmark_vitdet.py), or the config file of a Hiera trunk
+A detector's name is a config file, or ``vitdet-b`` (hiera_det/benchmark/vitdet.py), or the config file of a Hiera trunk
 with ``+compile`` after it: that trunk under torch.compile, as ``MODEL.HIERA.COMPILE`` does it. Beside them stands
 detectron2's own Mask R-CNN on ResNet-50 and FPN, from its model zoo's config, which keeps its stem and first stage
 frozen as published. Images are never padded to ``MODEL.HIERA.SQUARE_PAD``: the benchmark's have the size to measure.
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_models import COMPILED
-from benchmark_vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
 from torch import Tensor
 
+from hiera_det.benchmark.models import COMPILED
+from hiera_det.benchmark.vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
 from hiera_det.errors import InputError
 
 __all__ = ["ZOO_CONFIG", "build_detector", "compiled_twins", "load_detector_config", "make_batch", "require_detectron2"]

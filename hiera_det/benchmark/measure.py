@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from benchmark_models import COMPILED, TRUNKS
-from benchmark_subjects import DTYPES, Step, TrunkSubject
 from torch import Tensor
+
+from hiera_det.benchmark.models import COMPILED, TRUNKS
+from hiera_det.benchmark.subjects import DTYPES, Step, TrunkSubject
 
 __all__ = ["largest_differences", "matrix_rates", "median_ratio", "progress", "shown", "time_once", "time_rounds"]
 

@@ -17,7 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
-from benchmark_subjects import Setting, Step, build_subject
+
+from hiera_det.benchmark.subjects import Setting, Step, build_subject
 
 __all__ = ["cpu_peak", "cuda_peak"]
 

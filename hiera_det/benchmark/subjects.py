@@ -11,11 +11,12 @@ from itertools import repeat
 from typing import Any, Protocol
 
 import torch
-from benchmark_detectors import build_detector, make_batch
-from benchmark_models import COMPILED, TRUNKS, Trunk, build_trunk
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from hiera_det.benchmark.detectors import build_detector, make_batch
+from hiera_det.benchmark.models import COMPILED, TRUNKS, Trunk, build_trunk
 
 __all__ = [
     "DETECTOR_TASKS",

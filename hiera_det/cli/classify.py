@@ -1,0 +1,89 @@
+"""Classify images or videos with a trained classifier, or measure its accuracy on a folder of class folders.
+
+INPUT is a file or a folder, with all below it. Videos go to weights that take clips: 5 clips of 3 crops are averaged,
+as in the paper. Names of classes come from the weights' file, where a training of ours has put them, or from --classes.
+
+Examples:
+    python tools/classify.py photos --weights output/flowers/model_final.pth
+    python tools/classify.py dog.jpg --weights timm://hiera_base_224.mae_in1k_ft_in1k --classes imagenet.txt
+    python tools/classify.py clip.mp4 --weights hiera_base_16x224.pth --json found.json
+    python tools/classify.py --evaluate imagenet/val --weights hiera_base_224.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+from hiera_det.cli.flags import check_device, default_device
+from hiera_det.errors import InputError
+from hiera_det.extras import need
+from hiera_det.files import make_folder, write_atomically
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="images, videos, folders of them")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a file, URL, hf:// or timm://")
+    parser.add_argument("--evaluate", metavar="DIR", help="DIR/<class>/*.jpg: print top-1 and top-5 accuracy")
+    parser.add_argument("--topk", type=int, default=5, help="guesses per file (default: %(default)s)")
+    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--json", metavar="FILE", help="write the guesses, or the accuracy, there too")
+    parser.add_argument(
+        "--image-size", type=int, default=0, metavar="PIXELS", help="default: what the model learned at"
+    )
+    parser.add_argument("--stride", type=float, default=4, help="of clips: frames of 30 a second (default: 4)")
+    parser.add_argument(
+        "--views", type=int, nargs=2, default=(3, 5), metavar=("CROPS", "CLIPS"), help="of a video (default: 3 5)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time with --evaluate (default: 64)")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="processes that read images with --evaluate (default: 4)"
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=default_device())
+    return parser
+
+
+def main() -> None:
+    """Classify or evaluate, and print."""
+    args = argument_parser().parse_args()
+    if bool(args.inputs) == bool(args.evaluate):
+        raise InputError("give images or videos to classify, or --evaluate DIR alone")
+    if args.batch_size < 1 or args.workers < 0:
+        raise InputError("--batch-size must be at least 1, --workers at least 0")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):
+        need(package, "tools/classify.py", pip)
+    from hiera_det.tasks.classify.predict import Classifier, read_class_names
+
+    check_device(args.device)
+    if args.json:
+        make_folder(os.path.dirname(args.json) or ".", "--json")
+    names = read_class_names(args.classes) if args.classes else ()
+    classifier = Classifier(args.weights, args.device, args.image_size, names, args.stride, tuple(args.views))
+    results: object
+    if args.evaluate:
+        accuracy = classifier.evaluate(args.evaluate, args.batch_size, args.workers)
+        print(accuracy)
+        results = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss, "images": accuracy.images}
+    else:
+        found_all = []
+        for found in classifier.classify(classifier.find(args.inputs), args.topk):
+            print(found.file)
+            for name, probability in zip(found.names, found.probabilities, strict=True):
+                print(f"  {100 * probability:5.1f}%  {name}")
+            found_all.append(found.as_dict())
+        results = found_all
+    if args.json:
+        text = json.dumps(results, indent=1)
+        try:
+            write_atomically(Path(args.json), lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise InputError(f"--json {args.json}: cannot be written ({error.strerror or error})") from None
+        print(args.json)

@@ -1,0 +1,59 @@
+r"""Train a classifier on folders of images, one folder per class, and measure its accuracy after every epoch.
+
+--weights takes a file of MAE pretraining or of another classifier, published or of your own; without it training is
+from scratch. Leaves model_final.pth, which knows its classes and its size, for tools/classify.py; checkpoint.pth,
+metrics.json and curves.png. SIGTERM and Ctrl-C save a checkpoint first.
+
+Examples:
+    python tools/train_classifier.py --train imagenet/train --val imagenet/val --output output/base \
+        --weights mae_hiera_base_224.pth --batch-size 1024 --num-gpus 8
+    python tools/train_classifier.py --train flowers/train --val flowers/val --output output/flowers \
+        --weights timm://hiera_tiny_224.mae_in1k_ft_in1k --epochs 20 --batch-size 64
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
+from hiera_det.extras import need
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--train", metavar="DIR", required=True, help="DIR/<class>/*.jpg to train on")
+    parser.add_argument("--val", metavar="DIR", required=True, help="the same classes, to evaluate on")
+    parser.add_argument("--output", metavar="DIR", required=True)
+    parser.add_argument("--weights", default="", metavar="FILE", help="a file, URL, hf:// or timm://")
+    parser.add_argument(
+        "--keep-head",
+        action="store_true",
+        help="take over the last layer of a file that does not name its classes, because they are those of --train",
+    )
+    add_model_flags(parser)
+    group = parser.add_argument_group("regularisation")
+    group.add_argument("--layer-decay", type=float, help="factor on the learning rate from a block to the one before")
+    group.add_argument("--dropout", type=float, default=0.0, help="before the last layer (default: %(default)s)")
+    group.add_argument("--mixup", type=float, default=0.8, help="0 for none (default: %(default)s)")
+    group.add_argument("--cutmix", type=float, default=1.0, help="0 for none (default: %(default)s)")
+    group.add_argument("--label-smoothing", type=float, default=0.1, help="(default: %(default)s)")
+    group.add_argument("--auto-augment", default="rand-m9-mstd0.5-inc1", help="timm's name; '' for none")
+    group.add_argument("--random-erase", type=float, default=0.25, help="probability (default: %(default)s)")
+    add_training_flags(parser)
+    parser.add_argument("--eval-batch-size", type=int, default=64, help="images at a time (default: %(default)s)")
+    return parser
+
+
+def main() -> None:
+    """Check, start the processes, train."""
+    args = argument_parser().parse_args()
+    need("PIL", "reading images", "Pillow")
+    need("torchvision", "preparing images")
+    from hiera_det.tasks.classify.train import check, train_classifier
+
+    check_device(args.device)
+    check(args)
+    run_everywhere(train_classifier, args)
