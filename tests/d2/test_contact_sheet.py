@@ -16,8 +16,8 @@ from pycocotools import mask as coco_mask
 from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.data.contact_sheet import CAPTION_HEIGHT, CELL, GAP, draw_augmented
 from hiera_det.d2.data.datasets import own_data_config
-from hiera_det.d2.predict.drawing import PALETTE
 from hiera_det.errors import InputError
+from hiera_det.report.drawing import PALETTE
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
 WIDTH, HEIGHT = 120, 80

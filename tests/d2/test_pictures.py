@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ from torch import nn
 
 from hiera_det.d2 import add_hiera_config
 from hiera_det.d2.predict import pictures
-from hiera_det.d2.predict.pictures import PictureHook, draw_curves, draw_predictions
+from hiera_det.d2.predict.pictures import PictureHook, draw_predictions
 
 SIZES = [(96, 64), (64, 96), (80, 80)]  # width, height
 CLASSES = ["disk", "a $10 \\box$ {"]  # the second is no formula
@@ -165,13 +164,6 @@ def test_unusable_count_is_refused(model: nn.Module, cfg: CfgNode, dataset: str,
         draw_predictions(model, dataset, cfg, tmp_path, count=0)
 
 
-def test_a_prediction_takes_the_colour_of_its_object() -> None:
-    truth = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70]])
-    found = torch.tensor([[51.0, 51, 70, 70], [52, 52, 70, 70], [0, 0, 10, 9]])
-    colors = pictures._matching_colors(truth, found)
-    assert colors == [pictures.PALETTE[1], pictures.PALETTE[2], pictures.PALETTE[0]]
-
-
 def test_rle_and_polygon_keep_their_place_when_scaled(dataset: str) -> None:
     record = DatasetCatalog.get(dataset)[0]
     truth = pictures._ground_truth(record["annotations"], (64, 96), (128, 192), CLASSES)
@@ -181,40 +173,6 @@ def test_rle_and_polygon_keep_their_place_when_scaled(dataset: str) -> None:
     assert (rows.min(), rows.max()) == (60, 99)
     assert columns.min() == 70
     assert truth.labels == ["disk", f"{CLASSES[1]} (crowd)"]
-
-
-def test_later_lines_of_an_iteration_win_and_broken_lines_are_left_out(tmp_path: Path) -> None:
-    path = write_metrics(
-        tmp_path / "metrics.json",
-        [
-            {"iteration": 0, "total_loss": 3.0, "lr": 0.1},
-            {"iteration": 20, "total_loss": math.nan, "bbox/AP": math.nan},
-            {"iteration": 40, "total_loss": 9.0},
-            {"iteration": 40, "total_loss": 1.0},
-        ],
-        tail='{"iteration": 60, "total_lo',
-    )
-    iterations, values = pictures._read_metrics(path)["total_loss"]
-    assert iterations.tolist() == [0, 20, 40]
-    assert values[[0, 2]].tolist() == [3.0, 1.0]
-    assert math.isnan(values[1])
-
-
-@pytest.mark.parametrize("evaluated", [True, False])
-@pytest.mark.parametrize("trained", [True, False])
-def test_curves_are_drawn_from_whatever_there_is(tmp_path: Path, evaluated: bool, trained: bool) -> None:
-    lines: list[dict[str, Any]] = []
-    for iteration in range(0, 200, 20):
-        if trained:
-            loss = math.nan if iteration == 60 else 2 / (1 + iteration)
-            lines.append({"iteration": iteration, "total_loss": loss, "loss_mask": loss / 2, "lr": 0.01})
-        if evaluated and iteration % 100 == 0:
-            lines.append({"iteration": iteration, "bbox/AP": 30.0, "data/segm/AP50": math.nan, "segm/AP": 20.0})
-    path = write_metrics(tmp_path / "metrics.json", lines, tail='{"iteration": 200, "tot')
-    drawn = draw_curves(path, tmp_path / "new" / "curves.png")
-    assert drawn == tmp_path / "new" / "curves.png"
-    assert Image.open(drawn).size == (1430, 550)
-    assert [file.name for file in drawn.parent.iterdir()] == ["curves.png"]
 
 
 class Trainer(SimpleNamespace):

@@ -16,13 +16,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import BitMasks, Instances, PolygonMasks
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from hiera_det.d2.data.augmentation import build_train_mapper
-from hiera_det.d2.predict.drawing import PALETTE, Mask, Objects, class_name, draw_objects
 from hiera_det.data.images import UNREADABLE
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
+from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects
+from hiera_det.report.sheet import captioned, lay_out
 
 __all__ = ["draw_augmented"]
 
@@ -64,7 +65,7 @@ def draw_augmented(cfg: CfgNode, path: str | Path, count: int = 16) -> Path:
         except UNREADABLE as error:
             raise InputError(f"{record['file_name']}: cannot be read as an image ({error})") from None
     side = _common_side(cfg, samples)
-    sheet = _sheet([_cell(sample, side, names, cfg.INPUT.FORMAT) for sample in samples])
+    sheet = lay_out([_cell(sample, side, names, cfg.INPUT.FORMAT) for sample in samples], COLUMNS, GAP)
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,16 +84,10 @@ def _cell(sample: dict[str, Any], side: int, names: Sequence[str] | None, image_
     """One training sample with its caption."""
     height, width = sample["image"].shape[1:]
     instances = sample["instances"]
-    picture = draw_objects(
-        _canvas(sample["image"].numpy(), side, image_format),
-        _objects(instances, CELL / side, names),
-        [PALETTE[index % len(PALETTE)] for index in range(len(instances))],
-    )
-    cell = Image.new("RGB", (CELL, CELL + CAPTION_HEIGHT), "white")
-    cell.paste(picture, (0, CAPTION_HEIGHT))
+    canvas = _canvas(sample["image"].numpy(), side, image_format)
+    picture = draw_objects(canvas, _objects(instances, CELL / side, names))
     caption = f"{width}x{height}, {len(instances)} objects: {Path(sample['file_name']).name}"
-    ImageDraw.Draw(cell).text((4, 2), caption, fill="black", font=ImageFont.load_default(size=14))
-    return cell
+    return captioned(picture, caption, CAPTION_HEIGHT)
 
 
 def _canvas(image: npt.NDArray[Any], side: int, image_format: str) -> npt.NDArray[np.uint8]:
@@ -111,7 +106,9 @@ def _objects(instances: Instances, scale: float, names: Sequence[str] | None) ->
     large = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1) >= NAMED_FROM).tolist()
     classes = zip(instances.gt_classes.tolist(), large, strict=True)
     labels = [class_name(category, names) if named else "" for category, named in classes]
-    return Objects(boxes, labels, _masks(instances.gt_masks, scale) if instances.has("gt_masks") else None)
+    return Objects(
+        boxes.double().numpy(), labels, _masks(instances.gt_masks, scale) if instances.has("gt_masks") else None
+    )
 
 
 def _masks(masks: PolygonMasks | BitMasks, scale: float) -> list[Mask]:
@@ -127,15 +124,3 @@ def _resized(mask: npt.NDArray[np.bool_], scale: float) -> npt.NDArray[np.uint8]
     canvas = Image.new("L", (CELL, CELL))
     canvas.paste(Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
     return np.asarray(canvas)
-
-
-def _sheet(cells: Sequence[Image.Image]) -> Image.Image:
-    """All cells on one page, row by row."""
-    columns = min(COLUMNS, len(cells))
-    rows = -(-len(cells) // columns)
-    step = CELL + GAP, CELL + CAPTION_HEIGHT + GAP
-    sheet = Image.new("RGB", (columns * step[0] - GAP, rows * step[1] - GAP), "white")
-    for index, cell in enumerate(cells):
-        row, column = divmod(index, columns)
-        sheet.paste(cell, (column * step[0], row * step[1]))
-    return sheet

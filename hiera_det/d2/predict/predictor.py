@@ -25,11 +25,12 @@ from PIL import Image, UnidentifiedImageError
 from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
 from hiera_det.d2.data.datasets import dataset_categories
-from hiera_det.d2.predict.drawing import PALETTE, class_name, draw_objects, predicted_objects
+from hiera_det.d2.predict.pictures import predicted_objects
 from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
 from hiera_det.data.images import UNREADABLE, upright_size
 from hiera_det.errors import InputError
+from hiera_det.report.drawing import class_name, draw_objects
 
 __all__ = ["Prediction", "Predictor"]
 
@@ -175,8 +176,7 @@ class Predictor:
     def draw(self, prediction: Prediction) -> Image.Image:
         """The image with masks, boxes, class names and scores."""
         objects, _ = predicted_objects(prediction.instances, 0.0, self.class_names)
-        colors = [PALETTE[index % len(PALETTE)] for index in range(len(objects.labels))]
-        return draw_objects(prediction.image, objects, colors)
+        return draw_objects(prediction.image, objects)
 
     def coco_results(self, prediction: Prediction, image_id: int) -> list[dict[str, Any]]:
         """The objects as COCO's results: ``image_id``, ``category_id``, ``bbox`` (XYWH), ``score``, ``segmentation``.

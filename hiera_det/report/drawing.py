@@ -1,0 +1,186 @@
+"""Drawing objects on an image: masks, boxes and labels, in colours that are told apart.
+
+Masks are drawn pixel by pixel: a hole stays a hole, and an image may be one pixel wide.
+Letters in shapes: N objects of one picture, H and W its height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from hiera_det.errors import printable
+from hiera_det.report.fonts import font_for
+
+__all__ = ["PALETTE", "Color", "Mask", "Objects", "class_name", "draw_objects", "matching_colors"]
+
+Color: TypeAlias = tuple[float, float, float]
+
+#: Colours of the objects, told apart on photographs and from each other; RGB in 0-1.
+PALETTE: tuple[Color, ...] = (
+    (0.00, 0.85, 0.95),
+    (1.00, 0.55, 0.05),
+    (0.35, 0.90, 0.25),
+    (1.00, 0.30, 0.75),
+    (1.00, 0.90, 0.10),
+    (0.60, 0.50, 1.00),
+    (1.00, 0.30, 0.25),
+    (0.20, 0.60, 1.00),
+    (0.70, 1.00, 0.70),
+    (0.90, 0.70, 0.55),
+)
+
+#: Share of the colour inside a mask.
+ALPHA = 0.35
+#: Longest side in pixels up to which letters and lines have their plain size.
+PLAIN_SIDE = 640
+#: Least overlap (IoU) of a prediction with the object whose colour it takes.
+SAME_COLOR = 0.3
+
+#: One mask: polygons [x0, y0, x1, y1, ...], whose union it is (none: no mask), or a binary map [H, W].
+Mask: TypeAlias = list[npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is drawn on one picture, in the picture's pixels.
+
+    Attributes:
+        boxes: XYXY ``[N, 4]``.
+        labels: N texts, "" for none.
+        masks: N masks, or None where there are none at all.
+    """
+
+    boxes: npt.NDArray[np.float64]
+    labels: list[str]
+    masks: list[Mask] | None
+
+
+def class_name(category: int, names: Sequence[str] | None) -> str:
+    """The name of a class by its index, or a stand-in where it has none."""
+    return printable(names[category]) if names and category < len(names) else f"class {category}"
+
+
+def draw_objects(image: npt.NDArray[np.uint8], objects: Objects, colors: Sequence[Color] = ()) -> Image.Image:
+    """An RGB image ``[H, W, 3]`` with its objects; lines and letters grow with the image.
+
+    Args:
+        image: is not changed.
+        objects: the large ones are drawn first, so that none hides another.
+        colors: N colours; empty for those of the palette in turn.
+    """
+    colors = colors or [PALETTE[index % len(PALETTE)] for index in range(len(objects.labels))]
+    canvas = np.array(image)
+    order = np.argsort(-_areas(objects.boxes), kind="stable")
+    for index in order if objects.masks is not None else ():
+        assert objects.masks is not None
+        _draw_mask(canvas, objects.masks[index], colors[index])
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    line = max(1, round(1.5 * _scale(picture.size)))
+    for index in order:
+        draw.rectangle(_corners(objects.boxes[index], picture.size), outline=_rgb(colors[index]), width=line)
+    for index in order:  # above all boxes
+        if objects.labels[index]:
+            _draw_label(draw, picture.size, objects.boxes[index], objects.labels[index], colors[index])
+    return picture
+
+
+def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _scale(size: tuple[int, int]) -> float:
+    return max(1.0, max(size) / PLAIN_SIDE)
+
+
+def _rgb(color: Color) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * part) for part in color)
+    return red, green, blue
+
+
+def _corners(box: npt.NDArray[np.float64], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """First and last pixel of a box inside the picture (width, height)."""
+    x0, y0 = (int(np.clip(np.floor(low), 0, side - 1)) for low, side in zip(box[:2], size, strict=True))
+    x1, y1 = (int(np.clip(np.ceil(high) - 1, 0, side - 1)) for high, side in zip(box[2:], size, strict=True))
+    return x0, y0, max(x0, x1), max(y0, y1)
+
+
+def _draw_mask(canvas: npt.NDArray[np.uint8], mask: Mask, color: Color) -> None:
+    """Tint a mask's pixels and draw its edge, that of its holes too; in place."""
+    inside = _binary(mask, canvas.shape[:2])
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not len(rows):
+        return
+    window: tuple[slice, slice] = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    inside, pixels = inside[window], canvas[window]
+    around = np.pad(inside, 1)
+    edge = inside & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
+    rgb = np.array(_rgb(color), dtype=np.float32)
+    pixels[inside] = ((1 - ALPHA) * pixels[inside] + ALPHA * rgb + 0.5).astype(np.uint8)
+    pixels[edge] = rgb.astype(np.uint8)
+
+
+def _binary(mask: Mask, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """A mask as a map ``[H, W]``."""
+    if not isinstance(mask, list):
+        return mask.astype(bool)
+    picture = Image.new("1", (size[1], size[0]))
+    draw = ImageDraw.Draw(picture)
+    for polygon in mask:
+        # Pillow fills the pixels that the line crosses too: half a pixel in, the area stays about the same.
+        points = (np.asarray(polygon, dtype=np.float64).reshape(-1, 2) - 0.5).clip(-1e6, 1e6)
+        if len(points) > 1:
+            draw.polygon([tuple(point) for point in points.tolist()], fill=1)
+    return np.asarray(picture)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: npt.NDArray[np.float64], label: str, color: Color
+) -> None:
+    """A label on dark ground: above the box, or inside where it would leave the picture (width, height)."""
+    x0, y0, x1, y1 = box.tolist()
+    scale = _scale(size)
+    font = font_for(label, round(scale * (13 if min(x1 - x0, y1 - y0) >= 48 * scale else 10)))
+    left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
+    margin = round(2 * scale)
+    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    x = min(max(x0, 0), max(size[0] - width, 0))
+    y = y0 - height if y0 >= height else min(max(y0, 0), max(size[1] - height, 0))
+    draw.rectangle((x, y, x + width, y + height), fill=(24, 24, 24))
+    # As bright as the palette's brightest, so that it can be read on the dark ground.
+    text = _rgb((0.3 + 0.7 * color[0], 0.3 + 0.7 * color[1], 0.3 + 0.7 * color[2]))
+    draw.text((x + margin - left, y + margin - top), label, fill=text, font=font)
+
+
+def matching_colors(truth: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> list[Color]:
+    """Colours for the found boxes: each takes the colour of the true box it overlaps most, the best pairs first.
+
+    Args:
+        truth: XYXY ``[N, 4]``; object i is drawn in colour i of the palette.
+        found: XYXY ``[M, 4]``; those left over take the colours that follow.
+    """
+    place: dict[int, int] = {}
+    if len(truth) and len(found):
+        overlap = _pairwise_iou(found, truth)
+        for flat in np.argsort(-overlap, axis=None):
+            row, column = divmod(int(flat), len(truth))
+            if overlap[row, column] < SAME_COLOR:
+                break
+            if row not in place and column not in place.values():
+                place[row] = column
+    spare = iter(range(len(truth), len(truth) + len(found)))
+    return [PALETTE[(place[row] if row in place else next(spare)) % len(PALETTE)] for row in range(len(found))]
+
+
+def _pairwise_iou(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Overlap of boxes ``[M, 4]`` and ``[N, 4]``, XYXY: ``[M, N]``."""
+    low, high = np.maximum(first[:, None, :2], second[:, :2]), np.minimum(first[:, None, 2:], second[:, 2:])
+    shared = (high - low).clip(0).prod(axis=2)
+    union = _areas(first)[:, None] + _areas(second) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -1,0 +1,125 @@
+"""What is drawn of objects: where, in which colour, and that no shape of image or mask is too odd for it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from hiera_det.report import fonts
+from hiera_det.report.drawing import PALETTE, Mask, Objects, class_name, draw_objects, matching_colors
+from hiera_det.report.sheet import captioned, lay_out
+
+GREY = 100
+
+
+def image(height: int, width: int) -> npt.NDArray[np.uint8]:
+    return np.full((height, width, 3), GREY, dtype=np.uint8)
+
+
+def drawn(height: int, width: int, box: list[float], mask: Mask | None, label: str = "") -> npt.NDArray[np.uint8]:
+    objects = Objects(np.array([box], dtype=np.float64), [label], None if mask is None else [mask])
+    return np.asarray(draw_objects(image(height, width), objects))
+
+
+def test_a_hole_in_a_mask_is_drawn_as_a_hole() -> None:
+    mask = np.zeros((60, 60), dtype=np.uint8)
+    mask[10:50, 10:50] = 1
+    mask[20:40, 20:40] = 0
+    picture = drawn(60, 60, [10, 10, 50, 50], mask)
+    tint = np.round(0.65 * GREY + 0.35 * 255 * np.array(PALETTE[0]))
+    np.testing.assert_allclose(picture[15, 15], tint, atol=1)
+    assert (picture[22:38, 22:38] == GREY).all()  # the hole
+    np.testing.assert_allclose(picture[30, 19], np.round(255 * np.array(PALETTE[0])), atol=1)  # the hole's edge
+    assert (picture[52:, 52:] == GREY).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 2), (1, 1), (2, 3000), (5000, 1), (1, 2), (2, 2)])
+def test_slivers_and_images_two_pixels_wide_are_drawn(height: int, width: int) -> None:
+    mask = np.ones((height, width), dtype=np.uint8)
+    picture = drawn(height, width, [0, 0, width, height], mask, "fig 0.98")
+    assert picture.shape == (height, width, 3)
+    assert (picture != GREY).any()
+    polygon = [np.array([0, 0, width, 0, width, height, 0, height], dtype=np.float64)]
+    assert drawn(height, width, [0, 0, width, height], polygon).shape == (height, width, 3)
+
+
+def test_polygons_fill_their_area_and_several_are_one_object() -> None:
+    mask = [np.array([10.0, 10, 30, 10, 30, 30, 10, 30]), np.array([40.0, 40, 50, 40, 50, 50, 40, 50])]
+    changed = (drawn(60, 60, [0, 0, 0, 0], mask) != GREY).any(axis=2)
+    assert changed[11:29, 11:29].all()
+    assert changed[41:49, 41:49].all()
+    assert abs(int(changed[5:, 5:].sum()) - 500) <= 80
+
+
+@pytest.mark.parametrize("box", [[-50, -50, 500, 500], [20, 20, 20, 20], [1e9, 1e9, 2e9, 2e9], [70, 5, 80, 9]])
+def test_boxes_of_any_place_and_size_are_drawn(box: list[float]) -> None:
+    assert drawn(60, 60, box, [], "x").shape == (60, 60, 3)
+
+
+def test_no_objects_leave_the_image_as_it_is() -> None:
+    for masks in (None, []):
+        empty = Objects(np.zeros((0, 4)), [], masks)
+        np.testing.assert_array_equal(np.asarray(draw_objects(image(20, 30), empty)), image(20, 30))
+
+
+def test_the_image_itself_is_not_written_to() -> None:
+    own = image(20, 20)
+    own.flags.writeable = False
+    draw_objects(own, Objects(np.array([[2.0, 2, 9, 9]]), ["a"], [np.ones((20, 20), dtype=np.uint8)]))
+
+
+def test_a_prediction_takes_the_colour_of_its_object() -> None:
+    truth = np.array([[0.0, 0, 10, 10], [50, 50, 70, 70]])
+    found = np.array([[51.0, 51, 70, 70], [52, 52, 70, 70], [0, 0, 10, 9]])
+    assert matching_colors(truth, found) == [PALETTE[1], PALETTE[2], PALETTE[0]]
+    assert matching_colors(truth[:0], found[:1]) == [PALETTE[0]]
+    assert matching_colors(truth, found[:0]) == []
+    assert matching_colors(np.zeros((1, 4)), np.zeros((1, 4))) == [PALETTE[1]]  # no area, no overlap
+
+
+def test_names_that_would_hide_letters_are_shown_by_their_codes() -> None:
+    assert class_name(0, ["a\x1b[31m\nb\u202ec"]) == r"a\x1b[31m\nb\u202ec"
+    assert class_name(3, ["a"]) == class_name(3, None) == "class 3"
+
+
+def test_letters_that_the_plain_font_lacks_come_from_an_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import font_manager
+
+    letters = {"plain": frozenset("abc"), "other": frozenset("é干净") | fonts.PLAIN_LETTERS, "odd": frozenset("干")}
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["odd", "other"])
+    monkeypatch.setattr(fonts, "_plain_font", lambda: "plain")
+    monkeypatch.setattr(fonts, "_letters_of", letters.__getitem__)
+    fonts._best_font.cache_clear()
+    assert fonts._best_font(frozenset("干净")) == "other"
+    assert fonts._best_font(frozenset()) == "plain"
+    fonts._best_font.cache_clear()
+
+
+def test_letters_that_no_font_has_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    name = "\U0001fae8\U0001fae9"
+    fonts._best_font.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="hiera_det.pictures"):
+        for score in ("0.91", "0.92"):
+            assert drawn(60, 200, [5, 30, 50, 50], None, f"{name} {score}").any()
+    assert len(caplog.messages) == 1
+    assert f"no installed font has the letters {name}" in caplog.messages[0]
+
+
+def test_a_sheet_has_columns_of_one_width_and_rows_of_their_own_height() -> None:
+    pictures = [Image.new("RGB", size, "red") for size in ((30, 10), (20, 40), (30, 20))]
+    sheet = lay_out(pictures, columns=2, gap=5)
+    assert sheet.size == (65, 65)
+    assert sheet.getpixel((36, 1)) == (255, 0, 0)
+    assert sheet.getpixel((1, 46)) == (255, 0, 0)
+    assert lay_out(pictures[:1], columns=4, gap=5).size == (30, 10)
+
+
+def test_a_narrow_picture_has_room_for_its_caption() -> None:
+    page = captioned(Image.new("RGB", (10, 20), "red"), "a\nb", height=30, least_width=100)
+    assert page.size == (100, 50)
+    assert page.getpixel((50, 40)) == (255, 0, 0)
+    assert page.getpixel((5, 40)) == (255, 255, 255)
