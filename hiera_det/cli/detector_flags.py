@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 from detectron2.engine import default_argument_parser
 
-__all__ = ["training_parser"]
+from hiera_det.d2.config.request import RunRequest
+
+__all__ = ["run_request", "training_parser"]
 
 
 def training_parser(epilog: str | None, output_dir: str = "OUTPUT_DIR") -> argparse.ArgumentParser:
@@ -29,3 +32,9 @@ def training_parser(epilog: str | None, output_dir: str = "OUTPUT_DIR") -> argpa
         help=f"resume from {output_dir}'s last checkpoint, or start where there is none: for jobs that are requeued",
     )
     return parser
+
+
+def run_request(args: argparse.Namespace) -> RunRequest:
+    """What `training_parser`'s flags ask for; a tool's own flags stay with it."""
+    names = [field.name for field in fields(RunRequest) if hasattr(args, field.name)]
+    return RunRequest(**{name: getattr(args, name) for name in names})

@@ -14,7 +14,6 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
@@ -25,7 +24,8 @@ try:
     from detectron2.utils.logger import setup_logger
 
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
-    from hiera_det.cli.detector_flags import training_parser
+    from hiera_det.cli.detector_flags import run_request, training_parser
+    from hiera_det.d2.config.request import RunRequest
     from hiera_det.d2.lazy.setup import in_lazy_words, setup_lazy_config, training_device
     from hiera_det.d2.lazy.trainer import trainer_class
     from hiera_det.d2.train.checkpoint import decide_resume
@@ -34,19 +34,19 @@ except ImportError as error:
     sys.exit(f"error: {error}")
 
 
-def run(args: argparse.Namespace, check_files: bool) -> None:
+def run(request: RunRequest, check_files: bool) -> None:
     """Train, or evaluate only; runs in every process."""
     with in_lazy_words():
         setup_logger(distributed_rank=comm.get_rank(), name="hiera_det")
-        lazy, cfg = setup_lazy_config(args, check_files=check_files)
-        default_setup(lazy, args)
+        lazy, cfg = setup_lazy_config(request, check_files=check_files)
+        default_setup(lazy, request)
         logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
         kind = trainer_class(lazy)
-        if args.eval_only:
-            kind.evaluate_checkpoint(cfg, resume=args.resume)
+        if request.eval_only:
+            kind.evaluate_checkpoint(cfg, resume=request.resume)
             return
-        resume = decide_resume(cfg.OUTPUT_DIR, resume=args.resume, auto_resume=args.auto_resume)
+        resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
         trainer = kind(cfg)
         trainer.resume_or_load(resume=resume)
         trainer.train()
@@ -54,6 +54,6 @@ def run(args: argparse.Namespace, check_files: bool) -> None:
 
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
-    args = training_parser(__doc__, "train.output_dir").parse_args()
+    request = run_request(training_parser(__doc__, "train.output_dir").parse_args())
     with in_lazy_words():
-        launch_tool(run, args, check=lambda: setup_lazy_config(args), device=training_device(args))
+        launch_tool(run, request, check=lambda: setup_lazy_config(request), device=training_device(request))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.data.shapes import ShapesPaths
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quick_start.yaml"
@@ -20,14 +20,16 @@ SMALL += ["SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0", "TEST.PICTURES",
 
 
 @pytest.fixture(scope="session")
-def training_arguments() -> Callable[..., Namespace]:
+def training_arguments() -> Callable[..., RunRequest]:
     """``training_arguments(output folder, shapes data set, *KEY VALUE pairs, **flags)``."""
 
-    def arguments(out: Path, data: ShapesPaths, *opts: str, **flags: Any) -> Namespace:
-        names: dict[str, Any] = {"config_file": str(CONFIG), "eval_only": False, "resume": False, "auto_resume": False}
-        names |= {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto", "dry_run": False}
-        names |= {"train_json": str(data.train_json), "train_images": str(data.train_images)}
+    def arguments(out: Path, data: ShapesPaths, *opts: str, **flags: Any) -> RunRequest:
+        names: dict[str, Any] = {
+            "config_file": str(CONFIG),
+            "train_json": str(data.train_json),
+            "train_images": str(data.train_images),
+        }
         names |= {"val_json": str(data.val_json), "val_images": str(data.val_images)}
-        return Namespace(opts=[*SMALL, "OUTPUT_DIR", str(out), *opts], **(names | flags))
+        return RunRequest(opts=(*SMALL, "OUTPUT_DIR", str(out), *opts), **(names | flags))
 
     return arguments

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from detectron2.config import CfgNode
 from PIL import Image
 
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import resolve_schedule
 from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.lazy.config import load_lazy_config, select
@@ -31,10 +31,8 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return cfg
 
 
-def arguments(config: Path, *overrides: str, **flags: Any) -> Namespace:
-    none = dict.fromkeys(("train_json", "train_images", "val_json", "val_images"))
-    run = {"eval_only": False, "resume": False, "num_gpus": 1, "num_machines": 1}
-    return Namespace(config_file=str(config), opts=list(overrides), **(none | run | flags))
+def arguments(config: Path, *overrides: str, **flags: Any) -> RunRequest:
+    return RunRequest(str(config), overrides, **flags)
 
 
 @pytest.fixture

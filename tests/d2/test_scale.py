@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.setup import setup_config
 from hiera_det.d2.train.launch import launch
 from hiera_det.d2.train.trainer import Trainer
@@ -36,7 +36,7 @@ EXACT += ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", "65536", "MODEL.RPN.POST_NMS_TOPK_TR
 EXACT += ["SOLVER.MAX_ITER", str(STEPS), "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "5e-4"]
 EXACT += ["SOLVER.IMS_PER_BATCH", "4", "INPUT.RANDOM_FLIP", "none", "DATALOADER.ASPECT_RATIO_GROUPING", "False"]
 EXACT += ["SEED", "3", "SOLVER.EMA_DECAY", "0.9", "MODEL.HIERA.DROP_PATH_RATE", "0.0"]
-Arguments = Callable[..., Namespace]
+Arguments = Callable[..., RunRequest]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def _write_split(folder: Path, split: str, count: int) -> None:
     (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def train(args: Namespace, steps: int = STEPS, resume: bool = False) -> None:
+def train(args: RunRequest, steps: int = STEPS, resume: bool = False) -> None:
     """A training as tools/train_net.py runs it in each process; also run in processes that `launch` starts."""
     cfg = setup_config(args)
     seed_all_rng(3)
@@ -76,7 +76,7 @@ def train(args: Namespace, steps: int = STEPS, resume: bool = False) -> None:
     trainer.train()
 
 
-def train_all(runs: list[tuple[Namespace, int, bool]]) -> None:
+def train_all(runs: list[tuple[RunRequest, int, bool]]) -> None:
     """Several trainings in one group of processes."""
     for args, steps, resume in runs:
         train(args, steps, resume)
@@ -93,7 +93,7 @@ def outputs(
     """Output folders of the same five steps, taken in different ways."""
     folder = tmp_path_factory.mktemp("outputs")
 
-    def arguments(name: str, *opts: str) -> Namespace:
+    def arguments(name: str, *opts: str) -> RunRequest:
         return training_arguments(folder / name, pairs, *EXACT, *opts)
 
     train(arguments("one"))

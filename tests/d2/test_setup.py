@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.setup import load_config, setup_config
 from hiera_det.errors import InputError
 
@@ -18,12 +18,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "mask_rcnn_hiera_t_1x.yaml")
 
 
-def arguments(out: Path, *opts: str, **flags: Any) -> Namespace:
+def arguments(out: Path, *opts: str, **flags: Any) -> RunRequest:
     """What the command line gives, with random weights and the output folder of the test."""
-    defaults: dict[str, Any] = {"config_file": TINY, "eval_only": False, "resume": False, "num_gpus": 1}
-    defaults["num_machines"] = 1
-    defaults |= dict.fromkeys(("train_json", "train_images", "val_json", "val_images"))
-    return Namespace(opts=["MODEL.WEIGHTS", "", "OUTPUT_DIR", str(out), *opts], **(defaults | flags))
+    words = ("MODEL.WEIGHTS", "", "OUTPUT_DIR", str(out), *opts)
+    return RunRequest(**({"config_file": TINY, "opts": words} | flags))
 
 
 @pytest.fixture
@@ -43,7 +41,7 @@ def own(tmp_path: Path) -> dict[str, str]:
     return {"train_json": str(tmp_path / "train.json"), "train_images": str(images)}
 
 
-def refusal(args: Namespace) -> str:
+def refusal(args: RunRequest) -> str:
     """The one line with which the set-up ends."""
     with pytest.raises(InputError) as caught:
         setup_config(args)

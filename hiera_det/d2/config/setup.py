@@ -6,7 +6,6 @@ import difflib
 import logging
 import os
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from hiera_det.d2.config.keys import add_hiera_config
 from hiera_det.d2.config.layers import read_layers
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes, settle_schedule
 from hiera_det.d2.data.augmentation import check_lsj, settle_input
 from hiera_det.d2.data.batches import check_test_batch
@@ -26,7 +26,6 @@ from hiera_det.d2.predict.precision import check_autocast
 from hiera_det.d2.train.checkpoint import last_checkpoint, local_weights
 from hiera_det.d2.train.step import check_precision
 from hiera_det.engine.ema import check_ema_decay
-from hiera_det.engine.launch import place_from_environment
 from hiera_det.engine.sharding import check_parallel
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
@@ -39,7 +38,6 @@ __all__ = [
     "load_config",
     "setup_config",
     "training_device",
-    "world_size",
 ]
 
 logger = logging.getLogger("hiera_det.setup")
@@ -140,11 +138,11 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
+def setup_config(request: RunRequest, *, check_files: bool = True) -> CfgNode:
     """Everything that can be checked before a model is built; called in each process of a run.
 
     Args:
-        args: detectron2's flags, and ``train_json``, ``train_images``, ``val_json``, ``val_images``.
+        request: what the command line, or a Python caller, asks for.
         check_files: look at each image file of own data too; False in workers whose parent process did.
 
     Returns:
@@ -153,34 +151,33 @@ def setup_config(args: Namespace, *, check_files: bool = True) -> CfgNode:
     Raises:
         InputError: something cannot be used; one line.
     """
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(request.config_file, request.opts)
     get_variant(cfg.MODEL.HIERA.SIZE)
-    choose_device(cfg, args.num_gpus, set(args.opts[0::2]))
-    scale_to_processes(cfg, world_size(args))
-    check_training(cfg, world_size(args))
+    choose_device(cfg, request.num_gpus, set(request.opts[0::2]))
+    scale_to_processes(cfg, request.world_size)
+    check_training(cfg, request.world_size)
     for check in (check_test_batch, check_autocast, check_coco_eval):
         check(cfg)
-    if not getattr(args, "dry_run", False):
+    if not request.dry_run:
         make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
-    own = (args.train_json, args.train_images, args.val_json, args.val_images)
-    own_data_config(cfg, *own, args.opts, check_files=check_files)
-    check_work(cfg, args)
-    if not args.eval_only:
+    own_data_config(cfg, **request.own_data, opts=request.opts, check_files=check_files)
+    check_work(cfg, request)
+    if not request.eval_only:
         # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
-        cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if args.train_json else 0
+        cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if request.train_json else 0
         resolve_schedule(cfg)
     cfg.freeze()
     return cfg
 
 
-def training_device(args: Namespace) -> str:
+def training_device(request: RunRequest) -> str:
     """``MODEL.DEVICE`` of a run, before its processes are started.
 
     Raises:
         InputError: see `setup_config`.
     """
-    cfg = load_config(args.config_file, args.opts)
-    choose_device(cfg, args.num_gpus, set(args.opts[0::2]))
+    cfg = load_config(request.config_file, request.opts)
+    choose_device(cfg, request.num_gpus, set(request.opts[0::2]))
     return str(cfg.MODEL.DEVICE)
 
 
@@ -211,12 +208,6 @@ def choose_device(cfg: CfgNode, num_gpus: int, given: set[str]) -> None:
         amp.ENABLED = False
 
 
-def world_size(args: Namespace) -> int:
-    """Number of processes of a run, of all machines."""
-    place = place_from_environment()
-    return place.world_size if place else max(1, args.num_gpus) * args.num_machines
-
-
 def check_training(cfg: CfgNode, processes: int) -> None:
     """Refuse settings of the training loop that cannot be used.
 
@@ -237,22 +228,22 @@ def check_training(cfg: CfgNode, processes: int) -> None:
     check_lsj(cfg)
 
 
-def check_work(cfg: CfgNode, args: Namespace) -> None:
+def check_work(cfg: CfgNode, request: RunRequest) -> None:
     """Refuse a run without data or weights, and bring the weights to this machine; in place.
 
     Raises:
         InputError: what is missing.
     """
-    check_registered(cfg, train=not args.eval_only)
-    if not args.eval_only and not cfg.DATASETS.TRAIN:
+    check_registered(cfg, train=not request.eval_only)
+    if not request.eval_only and not cfg.DATASETS.TRAIN:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
-    if args.eval_only and not cfg.DATASETS.TEST:
+    if request.eval_only and not cfg.DATASETS.TEST:
         raise InputError("nothing to evaluate on: give --val-json and --val-images, or set DATASETS.TEST")
-    if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
+    if request.eval_only and not (request.resume or cfg.MODEL.WEIGHTS):
         raise InputError(
             "--eval-only: MODEL.WEIGHTS is empty; give a trained file, MODEL.WEIGHTS output/model_final.pth"
         )
-    if args.resume:
+    if request.resume:
         last_checkpoint(cfg.OUTPUT_DIR)
     else:
         cfg.MODEL.WEIGHTS = local_weights(cfg.MODEL.WEIGHTS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ from detectron2.config import CfgNode, get_cfg
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hiera_det.d2.config.keys import add_hiera_config
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images
-from hiera_det.d2.config.setup import check_training, check_work, choose_device, world_size
+from hiera_det.d2.config.setup import check_training, check_work, choose_device
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.lazy.config import fits, kind, load_lazy_config, select, walk
@@ -142,11 +142,11 @@ def in_lazy_words() -> Iterator[None]:
         raise InputError(message) from None
 
 
-def setup_lazy_config(args: Namespace, *, check_files: bool = True) -> tuple[DictConfig, CfgNode]:
+def setup_lazy_config(request: RunRequest, *, check_files: bool = True) -> tuple[DictConfig, CfgNode]:
     """Everything that can be checked before a model is built; called in each process of a run.
 
     Args:
-        args: detectron2's flags, and ``train_json``, ``train_images``, ``val_json``, ``val_images``.
+        request: what the command line, or a Python caller, asks for.
         check_files: look at each image file of own data too; False in workers whose parent process did.
 
     Returns:
@@ -155,19 +155,19 @@ def setup_lazy_config(args: Namespace, *, check_files: bool = True) -> tuple[Dic
     Raises:
         InputError: something cannot be used; one line, in the LazyConfig's words.
     """
-    cfg = load_lazy_config(args.config_file, args.opts)
+    cfg = load_lazy_config(request.config_file, request.opts)
     _warn_of_unread(cfg)
     with in_lazy_words():
         keys = shared_keys(cfg)
-        given = _given(args)
-        choose_device(keys, args.num_gpus, given)
+        given = _given(request)
+        choose_device(keys, request.num_gpus, given)
         if keys.SOLVER.MAX_ITER < 1:
             raise InputError(f"SOLVER.MAX_ITER {keys.SOLVER.MAX_ITER}: give 1 or more")
-        check_training(keys, world_size(args))
+        check_training(keys, request.world_size)
         make_folder(keys.OUTPUT_DIR, "OUTPUT_DIR")
-        _use_own_data(cfg, keys, args, given, check_files)
-        check_work(keys, args)
-        if not args.eval_only:
+        _use_own_data(cfg, keys, request, given, check_files)
+        check_work(keys, request)
+        if not request.eval_only:
             keys.SOLVER.IMAGES_PER_EPOCH = sum(count_images(name) for name in keys.DATASETS.TRAIN)
     keys.freeze()
     OmegaConf.update(cfg, NODES["MODEL.DEVICE"], keys.MODEL.DEVICE)
@@ -182,31 +182,30 @@ def _warn_of_unread(cfg: DictConfig) -> None:
         logger.warning("not read by this tool, and without effect: %s", ", ".join(unread))
 
 
-def training_device(args: Namespace) -> str:
+def training_device(request: RunRequest) -> str:
     """``train.device`` of a run, before its processes are started.
 
     Raises:
         InputError: see `setup_lazy_config`.
     """
     with in_lazy_words():
-        keys = shared_keys(load_lazy_config(args.config_file, args.opts))
-        choose_device(keys, args.num_gpus, _given(args))
+        keys = shared_keys(load_lazy_config(request.config_file, request.opts))
+        choose_device(keys, request.num_gpus, _given(request))
     return str(keys.MODEL.DEVICE)
 
 
-def _given(args: Namespace) -> set[str]:
+def _given(request: RunRequest) -> set[str]:
     """Keys of the YAML configs whose nodes the command line sets."""
-    nodes = {override.partition("=")[0].lstrip("+") for override in args.opts}
+    nodes = {override.partition("=")[0].lstrip("+") for override in request.opts}
     return {key for key, node in NODES.items() if node in nodes}
 
 
-def _use_own_data(cfg: DictConfig, keys: CfgNode, args: Namespace, given: set[str], check_files: bool) -> None:
+def _use_own_data(cfg: DictConfig, keys: CfgNode, request: RunRequest, given: set[str], check_files: bool) -> None:
     """Register own data and write what follows from them into both configs."""
-    own = (args.train_json, args.train_images, args.val_json, args.val_images)
-    if not any(own):
+    if not any(request.own_data.values()):
         return
     set_by_hand = [word for key in sorted(given) for word in (key, "")]
-    own_data_config(keys, *own, set_by_hand, check_files=check_files)
+    own_data_config(keys, **request.own_data, opts=set_by_hand, check_files=check_files)
     for key in FROM_DATA:
         *parents, leaf = key.split(".")
         value = _descend(keys, parents)[leaf]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
 from detectron2.utils import comm
 
+from hiera_det.d2.config.request import RunRequest
 from hiera_det.engine.launch import Place, place_from_environment
 from hiera_det.engine.launch import launch as launch_processes
 
@@ -20,26 +20,26 @@ def launch(main: Callable[..., object], args: tuple[Any, ...] = (), **options: A
     launch_processes(main, args, on_join=_make_local_groups, **options)
 
 
-def launch_tool(run: Callable[..., object], args: Namespace, *, check: Callable[[], object], device: str) -> None:
+def launch_tool(run: Callable[..., object], request: RunRequest, *, check: Callable[[], object], device: str) -> None:
     """Run a training tool in as many processes as its command line, torchrun or srun asks for.
 
     Args:
-        run: called with the flags and with whether to look at each image file of own data.
-        args: flags of `hiera_det.cli.detector_flags.training_parser`.
+        run: called with the request and with whether to look at each image file of own data.
+        request: what the command line asks for.
         check: called once, where a mistake ends in one line, before this starts processes that would each say it.
         device: "cuda" or "cpu".
     """
     place = place_from_environment()
-    several = args.num_gpus > 1 or args.num_machines > 1
+    several = request.num_gpus > 1 or request.num_machines > 1
     if several and not place:
         check()
     launch(
         run,
-        (args, place.local_rank == 0 if place else not several),
-        num_processes=args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
+        (request, place.local_rank == 0 if place else not several),
+        num_processes=request.num_gpus,
+        num_machines=request.num_machines,
+        machine_rank=request.machine_rank,
+        dist_url=request.dist_url,
         device=device,
     )
 
