@@ -1,19 +1,48 @@
-"""Folders that can be written into, and files that are whole or not there."""
+"""Folders that can be written into, and files that are whole or not there: the only place that renames a file."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
+import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from hiera_det.errors import InputError
 
-__all__ = ["make_folder", "write_atomically"]
+__all__ = ["WriteError", "make_folder", "require_space", "sweep_partials", "write_atomically"]
+
+_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:32]
+#: ``.NAME.HOST.PID-COUNT.partial``: no two writers share one, and whoever finds it can tell whether its writer lives.
+_PARTIAL = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)-\d+\.partial")
+_counter = itertools.count()
+#: A writer touches its file all the time; one that has been still for so long has none.
+_STALE_S = 6 * 3600
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "it is larger than a file may be here, see ulimit -f",
+}
 
 
-def make_folder(folder: str, what: str = "folder") -> None:
+class WriteError(InputError, OSError):
+    """A file cannot be written; ``errno`` says why, ``strerror`` in words for a user."""
+
+    def __init__(self, path: str | Path, number: int | None, reason: str) -> None:
+        super().__init__(f"{path}: cannot be written ({reason})")
+        self.errno, self.strerror = number, reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def make_folder(folder: str | Path, what: str = "folder") -> None:
     """Make a folder where there is none, before hours are spent on what is to go into it.
 
     Args:
@@ -31,16 +60,108 @@ def make_folder(folder: str, what: str = "folder") -> None:
         raise InputError(f"{what} {folder}: cannot be written ({error.strerror}); choose another") from None
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in its place.
+def require_space(folder: str | Path, size: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        folder: where it is to go; it need not be there yet.
+        size: bytes to be written.
 
     Raises:
-        OSError: it cannot be written; ``path`` is then as it was.
+        WriteError: less is free.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    there = next((path for path in (Path(folder), *Path(folder).absolute().parents) if path.is_dir()), Path())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        needs = f"it needs {size / 2**20:.0f} MiB and has {free / 2**20:.0f} MiB"
+        raise WriteError(folder, errno.ENOSPC, f"{_FULL[errno.ENOSPC]}: {needs}")
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in its place.
+
+    Args:
+        path: the file; its folder must be there.
+        write: gets the open file, which it may also read.
+        durable: wait until the disk has both file and name, so that they outlive a power cut; False for what can
+            be had again.
+
+    Raises:
+        WriteError: it cannot be written; ``path`` is then as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{next(_counter)}.partial")
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "x+b") as file:
             write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
+        if durable:
+            _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        cause = _os_error(error)
+        if cause is None or isinstance(cause, WriteError):
+            raise
+        reason = _FULL.get(cause.errno or 0, cause.strerror or str(cause))
+        raise WriteError(path, cause.errno, reason) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The system's error behind an exception: torch's writer turns a full disk into a RuntimeError."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system lets folders be opened."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_partials(folder: str | Path) -> list[Path]:
+    """Remove what killed processes left half-written in a folder; to be called before this process writes there.
+
+    Returns:
+        the files removed.
+    """
+    removed = []
+    for path in Path(folder).glob(".*.partial"):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and _is_stale(path, match["host"], int(match["pid"])):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_stale(partial: Path, host: str, pid: int) -> bool:
+    """Whether nobody writes a file any more; other machines may share the folder, and their processes go unseen."""
+    # A container starts its processes under the same numbers each time: what bears ours is an earlier one's.
+    if host == _HOST and (pid == os.getpid() or not _is_alive(pid)):
+        return True
+    try:
+        return time.time() - partial.stat().st_mtime > _STALE_S
+    except FileNotFoundError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    if os.name == "nt":  # where signal 0 would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.files import make_folder, write_atomically
 from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
 from hiera_det.weights.contents import Contents
 from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TIMM, TIMM_ABSWIN, Layout
@@ -191,13 +191,11 @@ def write(converted: Converted, out: str | Path, overwrite: bool = False) -> lis
     for target in targets:
         if target.exists() and not overwrite:
             raise InputError(f"{target} is there already: name another, or say --overwrite")
-    try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-        _write_tensors(converted, targets[0])
-        if len(targets) > 1:
-            _replace(targets[1], lambda partial: partial.write_text(json.dumps(converted.config, indent=2) + "\n"))
-    except OSError as error:
-        raise InputError(f"{targets[0]}: cannot be written ({error.strerror or error})") from None
+    make_folder(targets[0].parent)
+    _write_tensors(converted, targets[0])
+    if len(targets) > 1:
+        config = json.dumps(converted.config, indent=2) + "\n"
+        write_atomically(targets[1], lambda file: file.write(config.encode()))
     return targets
 
 
@@ -205,24 +203,14 @@ def _write_tensors(converted: Converted, target: Path) -> None:
     """One weight file; safetensors files have no container."""
     tensors = {name: tensor.contiguous() for name, tensor in converted.tensors.items()}
     if target.suffix == SAFETENSORS:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         # It refuses tensors that share memory, as slices of one larger tensor do.
         tensors = {
             name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
             for name, tensor in tensors.items()
         }
-        _replace(target, lambda partial: save_file(tensors, partial, metadata={"format": "pt"}))
+        write_atomically(target, lambda file: file.write(save(tensors, metadata={"format": "pt"})))
     else:
         content = {converted.container: tensors} if converted.container else tensors
-        _replace(target, lambda partial: torch.save(content, partial))
-
-
-def _replace(target: Path, write_to: Any) -> None:
-    """Write beside the target, then rename."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        write_to(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_atomically(target, lambda file: torch.save(content, file))

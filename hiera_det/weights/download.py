@@ -15,14 +15,16 @@ import os
 import re
 import urllib.error
 import urllib.request
-import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import torch
 
 from hiera_det.errors import InputError
+from hiera_det.files import write_atomically
 from hiera_det.weights.sources import STANDARD_FILES, WEIGHT_SUFFIXES, find_weight_file, is_web_page, shard_names
 
 __all__ = ["locate"]
@@ -122,38 +124,39 @@ def _place(url: str) -> Path:
 
 
 def _download(url: str, place: Path) -> None:
-    """Download beside the place and rename, so that other processes see a whole file or none."""
+    """Download a file whole or not at all, so that other processes never see a part."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
     request = urllib.request.Request(url, headers={"User-Agent": "hiera_det"})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            _copy(answer, partial)
-        with open(partial, "rb") as file:
-            if is_web_page(file.read(_CHUNK)):
-                raise InputError(
-                    f"cannot use {url}: it is a web page, not weights; give the address of the file itself "
-                    f"(on huggingface.co: hf://owner/name), or download it by hand to {place}"
-                )
-        os.replace(partial, place)
-    finally:
-        partial.unlink(missing_ok=True)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        write_atomically(place, lambda file: _copy(answer, file, url))
 
 
-def _copy(answer: http.client.HTTPResponse, target: Path) -> None:
+def _copy(answer: http.client.HTTPResponse, file: IO[bytes], url: str) -> None:
     """Write a server's answer to a file; one that ends early is an error, which Python leaves to its caller."""
     size = answer.length
     bar = torch.hub.tqdm(  # type: ignore[attr-defined]  # a silent stand-in where tqdm is not installed
         total=size, unit="B", unit_scale=True, unit_divisor=1024, disable=not _is_main_process()
     )
-    with open(target, "xb") as file, bar:
-        while chunk := answer.read(_CHUNK):
+    with bar:
+        for chunk in _chunks(answer):
+            if not file.tell() and is_web_page(chunk):
+                raise InputError(
+                    f"cannot use {url}: it is a web page, not weights; give the address of the file itself "
+                    f"(on huggingface.co: hf://owner/name), or download it by hand to {_place(url)}"
+                )
             file.write(chunk)
             bar.update(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
-        if size is not None and file.tell() != size:
-            raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
+    if size is not None and file.tell() != size:
+        raise http.client.HTTPException(f"the connection ended after {file.tell()} of {size} bytes")
+
+
+def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    """A server's answer; what fails here is the network, not the disk."""
+    try:
+        while chunk := answer.read(_CHUNK):
+            yield chunk
+    except OSError as error:
+        raise http.client.HTTPException(_reason(error)) from None
 
 
 def _is_main_process() -> bool:

@@ -6,10 +6,8 @@ read as tensors only. A published file has the tensors alone: then its size is r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,17 +60,7 @@ def save_atomically(path: str, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: they cannot be written; the file is as it was.
     """
-
-    def write(file: Any) -> None:
-        torch.save(dict(content), file)
-        file.flush()
-        os.fsync(file.fileno())
-
-    try:
-        write_atomically(Path(path), write)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be written ({reason})") from None
+    write_atomically(path, lambda file: torch.save(dict(content), file))
 
 
 def write_model_file(path: str, model: Hiera, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:

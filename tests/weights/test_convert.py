@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import hiera
 import pytest
@@ -201,12 +202,12 @@ def test_a_failed_write_leaves_the_old_file(
 ) -> None:
     (tmp_path / "out.pth").write_bytes(b"precious")
 
-    def disk_full(data: object, file: Path) -> None:
-        file.write_bytes(b"half")
+    def disk_full(data: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torch.save", disk_full)
-    with pytest.raises(InputError, match=r"out\.pth: cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"out\.pth: cannot be written \(the disk is full\)"):
         write(converted, tmp_path / "out.pth", overwrite=True)
     assert (tmp_path / "out.pth").read_bytes() == b"precious"
     assert [path.name for path in tmp_path.iterdir()] == ["out.pth"]
