@@ -1,17 +1,8 @@
 """Mask R-CNN on Hiera-S, 100 epochs of COCO; the same detector and recipe as configs/mask_rcnn_hiera_s.yaml."""
 
-from .common.data import dataloader
-from .common.model import model
-from .common.optim import lr_multiplier, optimizer
-from .common.train import train
+from .common.recipe import mask_rcnn
 
-__all__ = ["dataloader", "lr_multiplier", "model", "optimizer", "train"]
-
-model.backbone.trunk.update(
-    size="small",
-    drop_path_rate=0.1,  # ours: the paper has no row for this size
-    global_blocks=[7, 10, 13],
+# Learning rate and drop path: ours: the paper has no row for this size
+dataloader, lr_multiplier, model, optimizer, train = mask_rcnn(
+    size="small", lr=3.5e-5, drop_path_rate=0.1, global_blocks=[7, 10, 13]
 )
-optimizer.lr = 3.5e-5  # ours: the paper has no row for this size
-# The authors' MAE weights, CC BY-NC 4.0; "" trains from scratch
-train.init_checkpoint = "https://dl.fbaipublicfiles.com/hiera/mae_hiera_small_224.pth"

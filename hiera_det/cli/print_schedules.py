@@ -17,8 +17,8 @@ try:
     import hiera_det.d2  # noqa: F401  says how to install detectron2
     from hiera_det.d2.config.schedule import resolve_schedule
     from hiera_det.d2.config.setup import load_config
-    from hiera_det.d2.lazy.config import load_lazy_config
-    from hiera_det.d2.lazy.setup import shared_keys
+    from hiera_det.d2.lazy.files import load_lazy_config
+    from hiera_det.d2.lazy.translate import to_keys
 except ImportError as error:
     sys.exit(f"error: {error}")
 
@@ -44,7 +44,7 @@ def yaml_row(path: Path, images: int) -> str:
 def lazy_row(path: Path, images: int) -> str:
     """The row of a LazyConfig, whose iterations are its own, whatever the images."""
     cfg = load_lazy_config(str(path), [])
-    solver = shared_keys(cfg).SOLVER
+    solver = to_keys(cfg).SOLVER
     schedule = cfg.lr_multiplier.scheduler
     drops = [round(part * solver.MAX_ITER / schedule.num_updates) for part in schedule.milestones]
     warmup = cfg.lr_multiplier.warmup_length.iterations

@@ -26,8 +26,9 @@ try:
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
     from hiera_det.cli.detector_flags import run_request, training_parser
     from hiera_det.d2.config.request import RunRequest
-    from hiera_det.d2.lazy.setup import in_lazy_words, setup_lazy_config, training_device
+    from hiera_det.d2.lazy.setup import setup_lazy_config, training_device
     from hiera_det.d2.lazy.trainer import trainer_class
+    from hiera_det.d2.lazy.translate import naming_nodes
     from hiera_det.d2.train.checkpoint import decide_resume
     from hiera_det.d2.train.launch import launch_tool
 except ImportError as error:
@@ -36,7 +37,7 @@ except ImportError as error:
 
 def run(request: RunRequest, check_files: bool) -> None:
     """Train, or evaluate only; runs in every process."""
-    with in_lazy_words():
+    with naming_nodes():
         setup_logger(distributed_rank=comm.get_rank(), name="hiera_det")
         lazy, cfg = setup_lazy_config(request, check_files=check_files)
         default_setup(lazy, request)
@@ -55,5 +56,5 @@ def run(request: RunRequest, check_files: bool) -> None:
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
     request = run_request(training_parser(__doc__, "train.output_dir").parse_args())
-    with in_lazy_words():
+    with naming_nodes():
         launch_tool(run, request, check=lambda: setup_lazy_config(request), device=training_device(request))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from detectron2.config import instantiate
 
-from hiera_det.d2.lazy.config import load_lazy_config, select, walk
+from hiera_det.d2.lazy.files import load_lazy_config, select, walk
 from hiera_det.errors import InputError
 
 LEAF = str(Path(__file__).parents[2] / "configs" / "lazy" / "cascade_mask_rcnn_hiera_b_100ep.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from PIL import Image
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import resolve_schedule
 from hiera_det.d2.config.setup import load_config
-from hiera_det.d2.lazy.config import load_lazy_config, select
-from hiera_det.d2.lazy.setup import NODES, in_lazy_words, setup_lazy_config, shared_keys
+from hiera_det.d2.lazy.files import load_lazy_config, select
+from hiera_det.d2.lazy.setup import setup_lazy_config
+from hiera_det.d2.lazy.translate import NODES, naming_nodes, to_keys
 from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -55,7 +57,7 @@ def test_every_shared_setting_is_the_yaml_twins(leaf: Path) -> None:
     twin = load_config(str(CONFIGS / f"{leaf.stem.removesuffix('_100ep')}.yaml"))
     twin.SOLVER.IMAGES_PER_EPOCH = 118287
     resolve_schedule(twin)
-    ours = shared_keys(load_lazy_config(str(leaf)))
+    ours = to_keys(load_lazy_config(str(leaf)))
     also = ("INPUT.LSJ", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "SOLVER.REFERENCE_WORLD_SIZE")
     own_names = {"OUTPUT_DIR"}  # a folder below the working directory in both, written otherwise
     for key in {*NODES, *also} - own_names:
@@ -88,19 +90,24 @@ def test_settings_that_nothing_reads_are_named(
     given = ("train.init_checkpoint=", "train.device=cpu", f"train.output_dir={tmp_path / 'out'}")
     setup_lazy_config(arguments(CASCADE, *given, **own))
     assert not any("without effect" in message for message in caplog.messages)
-    setup_lazy_config(arguments(CASCADE, *given, "+train.ddp.fp16_compression=true", **own))
-    assert any("train.ddp.fp16_compression" in message for message in caplog.messages)
+    config = tmp_path / "lazy" / "mine.py"
+    shutil.copytree(CONFIGS / "lazy", config.parent)
+    config.write_text(f"{CASCADE.read_text()}\ntrain.log_period = 20\n")
+    setup_lazy_config(arguments(config, *given, **own))
+    assert any("train.log_period" in message for message in caplog.messages)
+    with pytest.raises(InputError, match=r"\+train\.ddp\.fp16_compression=true: nothing here reads it"):
+        setup_lazy_config(arguments(CASCADE, *given, "+train.ddp.fp16_compression=true", **own))
 
 
 def test_a_value_of_another_kind_in_the_program_is_named() -> None:
     cfg = load_lazy_config(str(CASCADE))
     cfg.train.max_iter = "long"
     with pytest.raises(InputError, match=r"train\.max_iter 'long': give a whole number"):
-        shared_keys(cfg)
+        to_keys(cfg)
 
 
 def test_a_key_of_a_check_becomes_the_node_that_the_user_can_set() -> None:
-    with pytest.raises(InputError) as raised, in_lazy_words():
+    with pytest.raises(InputError) as raised, naming_nodes():
         raise InputError("set OUTPUT_DIR, MODEL.WEIGHTS or SOLVER.AMP.PRECISION; SOLVER.AMP.PRECISION.X stays")
     assert str(raised.value) == (
         "set train.output_dir, train.init_checkpoint or train.amp.precision; SOLVER.AMP.PRECISION.X stays"
@@ -127,5 +134,5 @@ def test_boxes_without_masks_are_told_what_to_set(own: dict[str, str], tmp_path:
 
 
 def test_pictures_are_left_out_where_test_images_are_not_resized_to_an_edge() -> None:
-    assert shared_keys(load_lazy_config(str(CASCADE))).TEST.PICTURES == 8
-    assert shared_keys(load_lazy_config(str(CASCADE), ["dataloader.test.mapper.augmentations=[]"])).TEST.PICTURES == 0
+    assert to_keys(load_lazy_config(str(CASCADE))).TEST.PICTURES == 8
+    assert to_keys(load_lazy_config(str(CASCADE), ["dataloader.test.mapper.augmentations=[]"])).TEST.PICTURES == 0

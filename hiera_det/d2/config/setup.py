@@ -36,6 +36,7 @@ __all__ = [
     "check_work",
     "choose_device",
     "load_config",
+    "settle_run",
     "setup_config",
     "training_device",
 ]
@@ -153,21 +154,37 @@ def setup_config(request: RunRequest, *, check_files: bool = True) -> CfgNode:
     """
     cfg = load_config(request.config_file, request.opts)
     get_variant(cfg.MODEL.HIERA.SIZE)
-    choose_device(cfg, request.num_gpus, set(request.opts[0::2]))
+    settle_run(cfg, request, request.opts[0::2], check_files=check_files)
+    cfg.freeze()
+    return cfg
+
+
+def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check_files: bool) -> None:
+    """Check settings, whoever filled them, and complete them: device, own data, weights, schedule; in place.
+
+    Args:
+        cfg: not frozen.
+        request: what is asked for.
+        given: keys that the command line sets, which own data must not contradict.
+        check_files: look at each image file of own data too.
+
+    Raises:
+        InputError: something cannot be used; one line, by the names of keys.
+    """
+    choose_device(cfg, request.num_gpus, given)
     scale_to_processes(cfg, request.world_size)
-    check_training(cfg, request.world_size)
     for check in (check_test_batch, check_autocast, check_coco_eval):
         check(cfg)
+    check_training(cfg, request.world_size)
     if not request.dry_run:
         make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
-    own_data_config(cfg, **request.own_data, opts=request.opts, check_files=check_files)
+    set_by_hand = [word for key in given for word in (key, "")]
+    own_data_config(cfg, **request.own_data, opts=set_by_hand, check_files=check_files)
     check_work(cfg, request)
     if not request.eval_only:
         # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
         cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if request.train_json else 0
         resolve_schedule(cfg)
-    cfg.freeze()
-    return cfg
 
 
 def training_device(request: RunRequest) -> str:
@@ -177,11 +194,11 @@ def training_device(request: RunRequest) -> str:
         InputError: see `setup_config`.
     """
     cfg = load_config(request.config_file, request.opts)
-    choose_device(cfg, request.num_gpus, set(request.opts[0::2]))
+    choose_device(cfg, request.num_gpus, request.opts[0::2])
     return str(cfg.MODEL.DEVICE)
 
 
-def choose_device(cfg: CfgNode, num_gpus: int, given: set[str]) -> None:
+def choose_device(cfg: CfgNode, num_gpus: int, given: Sequence[str]) -> None:
     """Fall to the CPU, and there to float32, where there is no GPU and none was asked for by name; in place.
 
     Args:
@@ -215,6 +232,8 @@ def check_training(cfg: CfgNode, processes: int) -> None:
         InputError: a key, or a batch that cannot be shared out evenly among so many processes.
     """
     batch, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise InputError(f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: give 1 or more")
     if parts < 1:
         raise InputError(f"SOLVER.ACCUMULATE {parts}: give the parts of a batch, at least 1")
     if batch < 1 or batch % (processes * parts):

@@ -25,7 +25,7 @@ logger = logging.getLogger("hiera_det.trainer")
 
 
 def trainer_class(lazy: DictConfig) -> type[Trainer]:
-    """A `Trainer` for one LazyConfig, to be built with its `hiera_det.d2.lazy.setup.shared_keys`.
+    """A `Trainer` for one LazyConfig, to be built with the settings of `hiera_det.d2.lazy.setup.setup_lazy_config`.
 
     Args:
         lazy: ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``; it is not changed.

@@ -11,7 +11,6 @@ from typing import Any
 
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
-from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -81,9 +80,12 @@ def _override(cfg: DictConfig, override: str) -> None:
         if not name.startswith("+"):
             _check_known(cfg, key)
         LazyConfig.apply_overrides(cfg, [override])
-    except (HydraException, OmegaConfBaseException, KeyError, NotImplementedError) as error:
+        after = select(cfg, key)
+    except InputError:
+        raise
+    except Exception as error:  # Hydra's and OmegaConf's own errors are of many kinds
         raise InputError(f"{override}: {_one_line(error)}") from None
-    if not name.startswith("+") and not fits(before, select(cfg, key)):
+    if not name.startswith("+") and not fits(before, after):
         raise InputError(f"{key}={value}: give {kind(before)}")
 
 
@@ -144,11 +146,11 @@ def fits(before: Any, after: Any) -> bool:
 
 def kind(value: Any) -> str:
     """What `fits` takes in the place of a value, in words."""
-    kinds = {
+    words = {
         str: "text",
         bool: "true or false",
         int: "a whole number",
         float: "a number",
         ListConfig: "a list, [..,..]",
     }
-    return kinds.get(type(value), "the arguments one by one")
+    return words.get(type(value), "the arguments one by one")

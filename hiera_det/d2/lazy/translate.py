@@ -1,0 +1,138 @@
+"""A LazyConfig's settings under the YAML configs' keys, and back: one table, and nothing but translation.
+
+What both kinds of config have in common goes through the same checks and the same trainer, under the keys; what the
+checks settle goes back into the nodes, and an error names the node that the user can set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from hiera_det.d2.config.keys import add_hiera_config
+from hiera_det.d2.config.layers import get_value, set_value
+from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
+from hiera_det.d2.lazy.files import fits, kind, select, walk
+from hiera_det.errors import InputError
+
+__all__ = ["NODES", "given_keys", "naming_nodes", "to_keys", "to_nodes"]
+
+#: Keys of the YAML configs and the nodes that say the same.
+NODES = {
+    "OUTPUT_DIR": "train.output_dir",
+    "SEED": "train.seed",
+    "MODEL.WEIGHTS": "train.init_checkpoint",
+    "MODEL.DEVICE": "train.device",
+    "MODEL.MASK_ON": "dataloader.train.mapper.use_instance_mask",
+    "MODEL.HIERA.SQUARE_PAD": "model.backbone.square_pad",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "model.roi_heads.num_classes",
+    "SOLVER.BASE_LR": "optimizer.lr",
+    "SOLVER.WEIGHT_DECAY": "optimizer.weight_decay",
+    "SOLVER.IMS_PER_BATCH": "dataloader.train.total_batch_size",
+    "SOLVER.MAX_ITER": "train.max_iter",
+    "SOLVER.LAYER_DECAY": "optimizer.params.layer_decay",
+    "SOLVER.ACCUMULATE": "train.accumulate",
+    "SOLVER.AMP.ENABLED": "train.amp.enabled",
+    "SOLVER.AMP.PRECISION": "train.amp.precision",
+    "SOLVER.PARALLEL": "train.parallel",
+    "SOLVER.EMA_DECAY": "train.ema_decay",
+    "SOLVER.CHECKPOINT_PERIOD": "train.checkpointer.period",
+    "TEST.EVAL_PERIOD": "train.eval_period",
+    "TEST.PICTURES": "train.pictures",
+    "DATASETS.TRAIN": "dataloader.train.dataset.names",
+    "DATASETS.TEST": "dataloader.test.dataset.names",
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "dataloader.train.dataset.filter_empty",
+    "INPUT.MASK_FORMAT": "dataloader.train.mapper.instance_mask_format",
+    "INPUT.FORMAT": "dataloader.test.mapper.image_format",
+}
+#: Phrases of the checks that no node alone says.
+PHRASES = {
+    "MODEL.MASK_ON False": "model.roi_heads.mask_in_features=null dataloader.train.mapper.use_instance_mask=false "
+    "dataloader.train.mapper.recompute_boxes=false",
+    "INPUT.LSJ.SIZE": "crop_size of FixedSizeCrop",
+    "INPUT.LSJ.SCALE": "min_scale and max_scale of ResizeScale",
+    "INPUT.LSJ.ENABLED": "FixedSizeCrop",
+    "SOLVER.OPTIMIZER": "optimizer",
+}
+
+
+def to_keys(lazy: DictConfig) -> CfgNode:
+    """The settings of a LazyConfig under the keys of `NODES`; what it does not say has the keys' defaults.
+
+    Raises:
+        InputError: a node has a value of another kind than its key.
+    """
+    keys = get_cfg()
+    add_hiera_config(keys)
+    keys.SOLVER.STEPS = ()  # the schedule is the LazyConfig's own
+    for key, node in NODES.items():
+        value, default = select(lazy, node), get_value(keys, key)
+        if value is None:
+            continue
+        if key.startswith("DATASETS."):
+            value = (value,) if isinstance(value, str) else tuple(value)
+        elif isinstance(value, ListConfig | DictConfig) or not fits(default, value):
+            raise InputError(f"{node} {value!r}: give {kind(default)}")
+        set_value(keys, key, value)
+    _read_jitter(select(lazy, "dataloader.train.mapper.augmentations") or (), keys)
+    _read_test_size(select(lazy, "dataloader.test.mapper.augmentations") or (), keys)
+    return keys
+
+
+def _read_jitter(augmentations: Sequence[Any], keys: CfgNode) -> None:
+    """Large-scale jitter, for its checks."""
+    for augmentation in augmentations:
+        target = augmentation.get("_target_") if isinstance(augmentation, DictConfig) else None
+        if target is FixedSizeCrop:
+            keys.INPUT.LSJ.ENABLED, keys.INPUT.LSJ.SIZE = True, max(augmentation.crop_size)
+        if target is ResizeScale:
+            keys.INPUT.LSJ.SCALE = [augmentation.min_scale, augmentation.max_scale]
+
+
+def _read_test_size(augmentations: Sequence[Any], keys: CfgNode) -> None:
+    """The size of test images, for the pictures at the end of training; none are drawn where it is not a resize."""
+    resize = augmentations[0] if len(augmentations) == 1 else None
+    if not isinstance(resize, DictConfig) or "short_edge_length" not in resize:
+        keys.TEST.PICTURES = 0
+        return
+    edge = resize.short_edge_length
+    keys.INPUT.MIN_SIZE_TEST = edge if isinstance(edge, int) else edge[0]
+    keys.INPUT.MAX_SIZE_TEST = resize.get("max_size", keys.INPUT.MAX_SIZE_TEST)
+
+
+def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
+    """Write into the LazyConfig, in place, what the checks changed of its settings."""
+    for key, node in NODES.items():
+        value = get_value(after, key)
+        if value == get_value(before, key) or key == "MODEL.WEIGHTS":  # as the user wrote it, not where it lies here
+            continue
+        if isinstance(value, tuple):
+            value = value[0] if len(value) == 1 else list(value)
+        OmegaConf.update(lazy, node, value)
+    # Every num_classes that does not take its value from another.
+    for name, value in walk(OmegaConf.to_container(lazy.model, resolve=False)):
+        if name.rpartition(".")[2] == "num_classes" and isinstance(value, int):
+            OmegaConf.update(lazy.model, name, after.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
+def given_keys(overrides: Sequence[str]) -> list[str]:
+    """Keys whose nodes the command line sets."""
+    nodes = {override.partition("=")[0].lstrip("+") for override in overrides}
+    return [key for key, node in NODES.items() if node in nodes]
+
+
+@contextlib.contextmanager
+def naming_nodes() -> Iterator[None]:
+    """A context whose `InputError` names nodes in the place of keys."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for key, node in sorted((PHRASES | NODES).items(), key=lambda pair: -len(pair[0])):
+            message = re.sub(rf"\b{re.escape(key)}\b(?!\.\w)", lambda _, node=node: node, message)  # type: ignore[misc]
+        raise InputError(message) from None
