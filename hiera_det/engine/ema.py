@@ -85,4 +85,3 @@ class EMA:
         self.steps = state["steps"]
         for name, tensor in own.items():
             tensor.copy_(like(saved[name], tensor))
-

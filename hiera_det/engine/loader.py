@@ -89,4 +89,3 @@ def unwrap(batch: Any) -> Any:
         if isinstance(item, Refused):
             raise InputError(item.message)
     return batch
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,8 @@ from hiera_det.engine.randomness import derive
 __all__ = ["EpochOrder", "Key", "StreamOrder", "shuffled"]
 
 #: Index of an image, and seed of what is random in its augmentation.
-Key = tuple[int, int]
-Indices = npt.NDArray[np.int64]
+Key: TypeAlias = tuple[int, int]
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 
 def shuffled(length: int) -> Callable[[int], Indices]:
@@ -123,4 +124,3 @@ class StreamOrder:
 
     def _group_numbers(self) -> list[int]:
         return [int(group) for group in np.unique(self.groups)] or [0]
-

@@ -13,7 +13,7 @@ from hiera_det.engine.precision import check_precision
 from hiera_det.engine.sharding import HAS_FSDP
 from hiera_det.errors import InputError
 
-__all__ = ["PARALLEL", "TrainSettings"]
+__all__ = ["PARALLEL", "TrainSettings", "Worded"]
 
 #: Ways to have a model in several processes: a copy in each, or shared out among them.
 PARALLEL = ("ddp", "fsdp")
@@ -31,8 +31,23 @@ AT_LEAST = {
 }
 
 
+class Worded:
+    """Settings that the user knows by flags or keys, and whose errors name these."""
+
+    words: Mapping[str, str]
+
+    def word(self, name: str) -> str:
+        """What the user calls a field."""
+        return self.words.get(name, name)
+
+    def refusal(self, name: str, problem: str) -> InputError:
+        """The error that a field's value is."""
+        value: Any = getattr(self, name)
+        return InputError(f"{self.word(name)} {value}: {problem}")
+
+
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Worded):
     """How a model is trained, once it, its data and its optimizer are there; checked when it is made.
 
     Attributes:
@@ -111,12 +126,3 @@ class TrainSettings:
     def part(self) -> int:
         """Images of one forward in one process."""
         return self.batch_size // (self.processes * self.accumulate)
-
-    def word(self, name: str) -> str:
-        """What the user calls a field."""
-        return self.words.get(name, name)
-
-    def refusal(self, name: str, problem: str) -> InputError:
-        """The error that a field's value is."""
-        value: Any = getattr(self, name)
-        return InputError(f"{self.word(name)} {value}: {problem}")

@@ -129,5 +129,5 @@ class Step:
         lr = max(group["lr"] for group in self.optimizer.param_groups)
         return (
             f"iteration {iteration}: not finite: {terms}; gradient norm {float(norm):.4g}, learning rate {lr:.3g}, "
-            f"{self.precision}, on {named or 'this batch'}; lower the learning rate, clip gradients, or go on in float32"
+            f"{self.precision}, on {named or 'this batch'}; lower the learning rate or clip gradients"
         )
