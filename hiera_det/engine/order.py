@@ -105,7 +105,7 @@ class StreamOrder:
 
     def _batches(self, start: int) -> Iterator[Indices]:
         """The batches from number ``start`` on: rows of index, epoch and place in the epoch."""
-        waiting = {group: np.empty((0, 3), dtype=np.int64) for group in self._group_numbers()}
+        waiting: dict[int, Indices] = {group: np.empty((0, 3), dtype=np.int64) for group in self._group_numbers()}
         done = 0
         for epoch in itertools.count():
             batches: list[tuple[int, Indices]] = []
