@@ -184,7 +184,7 @@ class Loop:
         Raises:
             InputError: a file cannot be read, a loss is not finite, or checkpoints cannot be saved.
         """
-        with self.stop:
+        with self.stop, self.stop.shielded():
             if is_main_process():
                 self._writers = [MetricsFile(self.settings.output, self.iteration), TensorBoard(self.settings.output)]
             sent = 0

@@ -8,8 +8,10 @@ ignore them, for the training still needs their images (`ignore_signals`).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +23,9 @@ import torch.distributed as dist
 
 from hiera_det.engine.processes import process_count
 
-__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "ignore_signals"]
+__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "ignore_signals", "stoppable"]
+
+logger = logging.getLogger("hiera_det.training")
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
@@ -60,8 +64,9 @@ def ignore_signals(worker: int = 0) -> None:
 class Stop:
     """Listens to the signals while it is entered; handlers that were there before are called too.
 
-    The first signal is noted. Between steps the loop asks `agreed`; where nothing needs finishing
-    (`interruptible`), the signal raises `StopRequested` at once. A second one ends the process at once.
+    A signal raises `StopRequested` at once, as in the set-up, but where something is to be finished first (`shielded`):
+    there it is noted, the loop asks `agreed` after each step, and waits are open to it again (`interruptible`). A second
+    signal ends the process at once.
 
     Attributes:
         requested: the number of the signal that this process was sent; 0 for none.
@@ -70,19 +75,23 @@ class Stop:
     def __init__(self) -> None:
         self.requested = 0
         self._since = 0.0
-        self._interruptible = False
+        self._entered = 0
+        self._raises = True
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
         """Listen, where this is the main thread; Python delivers signals nowhere else."""
-        if threading.current_thread() is threading.main_thread():
+        self._entered += 1
+        if self._entered == 1 and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self._entered -= 1
+        if not self._entered:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -94,24 +103,35 @@ class Stop:
         before = self._before.get(number)
         if callable(before) and before is not signal.default_int_handler:
             before(number, frame)
-        if self._interruptible:
+        if self._raises:
             raise StopRequested(number)
 
     @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A context that a signal ends with `StopRequested`, also one that came before.
+    def shielded(self) -> Iterator[None]:
+        """A context in which signals are noted only."""
+        with self._raising(False):
+            yield
 
-        With several processes only `poll` and `agreed` end a wait: a process that left alone would keep the others.
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A context inside `shielded` that a signal ends with `StopRequested`, also one that came before.
+
+        With several processes only `settle` and `agreed` end a wait: one that left alone would keep the others waiting.
         """
         if process_count() > 1:
             yield
             return
-        self._interruptible = True
-        try:
+        with self._raising(True):
             self.poll()
             yield
+
+    @contextlib.contextmanager
+    def _raising(self, raises: bool) -> Iterator[None]:
+        before, self._raises = self._raises, raises
+        try:
+            yield
         finally:
-            self._interruptible = False
+            self._raises = before
 
     def poll(self) -> None:
         """Raise `StopRequested` where this process was sent a signal."""
@@ -138,3 +158,14 @@ class Stop:
         sent = torch.tensor([self.requested], device=device)
         dist.all_reduce(sent, op=dist.ReduceOp.MAX)
         return int(sent)
+
+
+@contextlib.contextmanager
+def stoppable(stop: Stop) -> Iterator[None]:
+    """Listen over a whole run, its set-up included; stopped, it ends in one line and with `exit_status`."""
+    with stop:
+        try:
+            yield
+        except StopRequested as request:
+            logger.warning("%s", request)
+            sys.exit(exit_status(request.number))
