@@ -65,8 +65,8 @@ class Stop:
     """Listens to the signals while it is entered; handlers that were there before are called too.
 
     A signal raises `StopRequested` at once, as in the set-up, but where something is to be finished first (`shielded`):
-    there it is noted, the loop asks `agreed` after each step, and waits are open to it again (`interruptible`). A second
-    signal ends the process at once.
+    there it is noted, the loop asks `agreed` after each step, and waits are open to it again (`interruptible`). A
+    second signal ends the process at once.
 
     Attributes:
         requested: the number of the signal that this process was sent; 0 for none.
