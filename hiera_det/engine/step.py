@@ -17,7 +17,7 @@ from hiera_det.engine.processes import process_count
 from hiera_det.engine.sharding import without_sync
 from hiera_det.errors import InputError
 
-__all__ = ["NotFiniteError", "Step"]
+__all__ = ["NonFiniteError", "Step"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("hiera_det.training")
 SHOWN = 4
 
 
-class NotFiniteError(InputError):
+class NonFiniteError(InputError):
     """A loss or gradient that is no number, and what to do; no step was taken from it."""
 
 
@@ -72,7 +72,7 @@ class Step:
             the losses by name, of all parts together, detached.
 
         Raises:
-            NotFiniteError: a loss or gradient is not finite, once more than ``skip_nonfinite`` allows.
+            NonFiniteError: a loss or gradient is not finite, once more than ``skip_nonfinite`` allows.
         """
         totals: dict[str, Tensor] = {}
         files: list[str] = []
@@ -118,7 +118,7 @@ class Step:
         self.skipped += 1
         message = self._message(norm, losses, files, iteration)
         if self.skipped > self.skip_nonfinite:
-            raise NotFiniteError(message)
+            raise NonFiniteError(message)
         logger.warning("%s; the step is left out (%d in a row)", message, self.skipped)
         return False
 

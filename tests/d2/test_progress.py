@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from detectron2.utils.events import EventStorage
 
-from hiera_det.d2.train.progress import Throughput, build_writers, peak_memory
+from hiera_det.d2.train.progress import Throughput, build_writers
+from hiera_det.engine.progress import peak_memory
 
 
 def steps(out: Path, images_per_epoch: int) -> list[str]:

@@ -84,6 +84,10 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.PRECISION = "float16"
     # Decay per step of an average of the weights, evaluated and saved beside them; 0 for none
     cfg.SOLVER.EMA_DECAY = 0.0
+    # Newest checkpoints that stay, averaged weights with them; 0 for all
+    cfg.SOLVER.KEEP_CHECKPOINTS = 0
+    # Steps in a row that may be left out because a loss or gradient is not finite; 0 ends the run at the first
+    cfg.SOLVER.SKIP_NONFINITE = 0
     # Several processes: "ddp" keeps the model in each, "fsdp" shares it out among them (PyTorch 2.6 or newer)
     cfg.SOLVER.PARALLEL = "ddp"
 
@@ -100,6 +104,8 @@ def add_hiera_config(cfg: CfgNode) -> None:
     # Who computes AP: "pycocotools", whose numbers papers report; "faster-coco-eval" for the same numbers in a fraction
     # of the time (pip install faster-coco-eval); "detectron2" for its own compiled operators
     cfg.TEST.COCO_EVAL = "pycocotools"
+    # Metric whose best weights are kept in model_best.pth, such as "bbox/AP" or "ema/segm/AP"; "" for none
+    cfg.TEST.BEST = ""
     # Held-out images drawn at the end of training, and the score from which predictions are drawn
     cfg.TEST.PICTURES = 8
     cfg.TEST.PICTURES_THRESHOLD = 0.5

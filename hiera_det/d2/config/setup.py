@@ -18,15 +18,13 @@ from hiera_det.d2.config.keys import add_hiera_config
 from hiera_det.d2.config.layers import read_layers
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes, settle_schedule
+from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.augmentation import check_lsj, settle_input
 from hiera_det.d2.data.batches import check_test_batch
 from hiera_det.d2.data.datasets import check_registered, own_data_config
 from hiera_det.d2.predict.evaluation import check_coco_eval
 from hiera_det.d2.predict.precision import check_autocast
 from hiera_det.d2.train.checkpoint import last_checkpoint, local_weights
-from hiera_det.d2.train.step import check_precision
-from hiera_det.engine.ema import check_ema_decay
-from hiera_det.engine.sharding import check_parallel
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
 from hiera_det.modeling.variants import get_variant
@@ -231,19 +229,7 @@ def check_training(cfg: CfgNode, processes: int) -> None:
     Raises:
         InputError: a key, or a batch that cannot be shared out evenly among so many processes.
     """
-    batch, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
-    if cfg.SOLVER.MAX_ITER < 1:
-        raise InputError(f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: give 1 or more")
-    if parts < 1:
-        raise InputError(f"SOLVER.ACCUMULATE {parts}: give the parts of a batch, at least 1")
-    if batch < 1 or batch % (processes * parts):
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH {batch}: it counts the images of all processes together and must be a multiple of "
-            f"their number times SOLVER.ACCUMULATE, {processes} x {parts}"
-        )
-    check_parallel(cfg.SOLVER.PARALLEL)
-    check_ema_decay(cfg.SOLVER.EMA_DECAY)
-    check_precision(cfg)
+    train_settings(cfg, processes)
     check_lsj(cfg)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.engine import HookBase
-from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.data import build_detection_train_loader
 from detectron2.solver import LRMultiplier
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +19,9 @@ from hiera_det.d2.train.trainer import Trainer
 from hiera_det.errors import InputError
 
 __all__ = ["trainer_class"]
+
+#: detectron2's loader, whose order can be taken up in its middle.
+LOADER = "hiera_det.d2.data.train_loader.build_train_loader"
 
 logger = logging.getLogger("hiera_det.trainer")
 
@@ -51,7 +53,11 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
             return LRMultiplier(optimizer, _build(lazy, "lr_multiplier"), cfg.SOLVER.MAX_ITER)
 
         @classmethod
-        def build_train_loader(cls, cfg: CfgNode) -> Any:
+        def build_train_loader(cls, cfg: CfgNode, seed: int = 0) -> Any:
+            node = lazy.dataloader.train
+            if node._target_ is build_detection_train_loader and not {"sampler", "collate_fn"} & set(node):
+                ours = {"_target_": LOADER, "accumulate": cfg.SOLVER.ACCUMULATE, "seed": seed}
+                return _build(lazy, "dataloader.train", ours)
             part = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
             return _build(lazy, "dataloader.train", {"total_batch_size": part})
 
@@ -63,14 +69,6 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
         def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
             folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
             return _build(lazy, "dataloader.evaluator", {"dataset_name": dataset_name, "output_dir": folder})
-
-        def build_hooks(self) -> list[HookBase]:
-            return [
-                PeriodicCheckpointer(self.checkpointer, **lazy.train.checkpointer)
-                if isinstance(hook, PeriodicCheckpointer)
-                else hook
-                for hook in super().build_hooks()
-            ]
 
     return LazyTrainer
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from detectron2.modeling import build_backbone
 from detectron2.utils import comm
 from torch import nn
 
+from hiera_det.engine.checkpoint import BEST, Checkpoints, check_iteration, goes_on
 from hiera_det.engine.ema import EMA
-from hiera_det.engine.launch import is_restart, place_from_environment
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import Hiera
@@ -35,10 +35,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("hiera_det.checkpoint")
-
-#: Names the newest checkpoint of a folder.
-TAG = "last_checkpoint"
-EARLIER_TAG = "last_checkpoint.earlier"
 
 
 def local_weights(weights: str) -> str:
@@ -79,38 +75,28 @@ def check_weights(cfg: CfgNode) -> None:
 
 
 def last_checkpoint(folder: str) -> str:
-    """Path of the checkpoint from which a run in this output folder resumes.
+    """Path of the checkpoint from which a run in this output folder would resume, not yet looked at.
 
     Raises:
-        InputError: there is none, or ``last_checkpoint`` names a file that is not there.
+        InputError: there is none.
     """
-    tag = Path(folder) / TAG
-    if not tag.is_file():
-        earlier = tag.with_name(EARLIER_TAG)
-        hint = f"; an earlier run's is named in {earlier}" if earlier.is_file() else ""
-        raise InputError(f"--resume: no checkpoint in {folder}; leave --resume out, or set OUTPUT_DIR{hint}")
-    name = tag.read_text().strip()
-    path = tag.parent / name
-    if not path.is_file():
-        raise InputError(f"--resume: {tag} names {name!r}, which is not there; write the name of another into it")
-    return str(path)
+    found = Checkpoints(folder).candidates()
+    if not found:
+        raise InputError(f"--resume: no checkpoint in {folder}; leave --resume out, or set OUTPUT_DIR")
+    return str(found[0])
 
 
 def decide_resume(folder: str, *, resume: bool, auto_resume: bool) -> bool:
-    """Whether a training goes on from the last checkpoint of its output folder; all processes must ask.
+    """Whether a training goes on from a checkpoint of its output folder; all processes must ask.
 
     It does where it was asked to (``--resume``); and where there is a checkpoint, if it was asked to find out
     (``--auto-resume``) or torchrun has lost a process of this very run and started all anew.
+
+    Raises:
+        InputError: a training is there, and nobody asked to go on.
     """
-    tag = Path(folder) / TAG
-    go_on = resume or ((auto_resume or is_restart()) and tag.is_file())
-    comm.synchronize()  # before the first process moves or writes anything that others look for
-    if go_on:
-        logger.info("resuming from the last checkpoint of %s", folder)
-    elif place_from_environment() and comm.is_main_process() and tag.is_file():
-        # A restart must not take an earlier run's checkpoint for its own.
-        os.replace(tag, tag.with_name(EARLIER_TAG))
-        logger.warning("%s was of an earlier run, and is now %s; its checkpoints stay", tag, EARLIER_TAG)
+    go_on = goes_on(folder, resume, auto_resume, "OUTPUT_DIR")
+    comm.synchronize()  # before the first process writes anything that others look for
     return go_on
 
 
@@ -121,8 +107,12 @@ class HieraCheckpointer(DetectionCheckpointer):
     categories: Sequence[dict[str, Any]] = ()
     #: The average of the weights, saved in a file of its own.
     ema: EMA | None = None
+    #: How many numbered checkpoints stay; 0 for all.
+    keep = 0
     #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
     _whole_model = False
+    #: A checkpoint that was looked at before it is loaded.
+    _already_read: Mapping[str, dict[str, Any]] = MappingProxyType({})
     #: What became of the trunk's tensors in the file being loaded.
     _report: LoadReport
 
@@ -131,19 +121,21 @@ class HieraCheckpointer(DetectionCheckpointer):
         return super().load(local_weights(path), *args, **kwargs)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resume from the last checkpoint of the output folder, or load ``path``.
+        """Resume from the newest good checkpoint of the output folder, or load ``path``.
 
         Raises:
             InputError: asked to resume where there is no checkpoint, or where it is another model's or optimizer's.
         """
         if not resume:
             return super().resume_or_load(path, resume=False)
-        path = last_checkpoint(self.save_dir)
+        path, state = Checkpoints(self.save_dir).newest_good(_read_training)
+        self._already_read = {path: state}
+        logger.info("resuming from %s", path)
         try:
             return self.load_detector(path)
         except InputError:
             raise
-        except (ValueError, KeyError) as error:  # parameter groups that differ; mixed precision's scaler missing
+        except (ValueError, KeyError, TypeError) as error:  # parameter groups that differ; a scaler missing
             raise InputError(f"--resume: {path} does not fit the settings ({error}); resume with its own") from None
 
     def load_detector(self, path: str) -> dict[str, Any]:
@@ -173,35 +165,27 @@ class HieraCheckpointer(DetectionCheckpointer):
         averaged = {"model": self.ema.model_state()} if self.ema else None
         if not self.save_to_disk:
             return
+        files = Checkpoints(self.save_dir, self.keep)
         if averaged:
-            self._write(f"{name}_ema.pth", averaged | categories)
-        self._write(f"{name}.pth", data | categories | kwargs)
-        self.tag_last_checkpoint(f"{name}.pth")
+            files.write(f"{name}_ema.pth", averaged | categories)
+        files.save(f"{name}.pth", data | categories | kwargs)
+        logger.info("saved %s", Path(self.save_dir) / f"{name}.pth")
 
-    def _write(self, name: str, data: dict[str, Any]) -> None:
-        """Write one file of the output folder, whole or not at all."""
-        target = Path(self.save_dir) / name
-        self.logger.info(f"Saving checkpoint to {target}")
-        partial = target.with_suffix(".pth.partial")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+    def save_best(self, averaged: bool) -> None:
+        """Write the weights, or their average, to ``model_best.pth``; all processes must call it."""
+        state = self.ema.model_state() if averaged and self.ema else gather(self.model.state_dict())
+        if self.save_to_disk:
+            content = {"model": state} | ({"categories": list(self.categories)} if self.categories else {})
+            Checkpoints(self.save_dir).write(BEST, content)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the newest checkpoint in ``last_checkpoint``, in one step."""
-        tag = Path(self.save_dir) / TAG
-        partial = tag.with_suffix(".partial")
-        partial.write_text(last_filename_basename)
-        os.replace(partial, tag)
+        Checkpoints(self.save_dir).tag(last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Read a file without unpickling code; every known layout is turned into the model's names."""
-        loaded = read_weight_file(filename)
+        loaded = self._already_read.get(filename) or read_weight_file(filename)
+        self._already_read = MappingProxyType({})
         contents = parse(loaded, filename)
         if self._whole_model and not contents.is_detector:
             raise InputError(
@@ -249,6 +233,19 @@ class HieraCheckpointer(DetectionCheckpointer):
     def _trunk(self) -> tuple[str, Hiera]:
         """The Hiera trunk inside the model and the prefix of its parameters' names."""
         return _find_trunk(unwrap(self.model))
+
+
+def _read_training(path: str) -> dict[str, Any]:
+    """A training's checkpoint, looked at.
+
+    Raises:
+        InputError: it is damaged, or nothing to go on from.
+    """
+    state = read_weight_file(path)
+    if not isinstance(state.get("trainer"), dict) or "_trainer" not in state["trainer"]:
+        raise InputError(f"--resume: {path} holds no optimizer state; give it as MODEL.WEIGHTS and leave --resume out")
+    check_iteration(path, state.get("iteration"))
+    return state
 
 
 def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:

@@ -16,8 +16,8 @@ from torch import nn
 
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.predict.precision import autocast
-from hiera_det.d2.train.progress import peak_memory
 from hiera_det.d2.train.trainer import Trainer
+from hiera_det.engine.progress import peak_memory
 from hiera_det.errors import InputError
 
 __all__ = ["Forecast", "dry_run"]

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+from collections import defaultdict
 from collections.abc import MutableMapping
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-    get_event_storage,
-)
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
 
-__all__ = ["Throughput", "build_writers", "peak_memory"]
+from hiera_det.engine.events import MetricsFile
+from hiera_det.engine.progress import peak_memory
+
+__all__ = ["MetricsWriter", "Throughput", "build_writers"]
 
 #: Steps over which the printed figures are medians, as detectron2's losses.
 WINDOW = 20
-
-
-def peak_memory() -> float:
-    """Most memory held so far, in MiB: PyTorch's on this process's GPU, else the process's own; 0 where unknown."""
-    if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
-        return peak / 2**20
-    if os.name != "posix":
-        return 0.0
-    import resource
-
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
 
 
 class Throughput(HookBase):  # type: ignore[misc]
@@ -63,6 +47,31 @@ class Throughput(HookBase):  # type: ignore[misc]
             storage.put_scalar("epoch", seen / self.images_per_epoch, smoothing_hint=False)
 
 
+class MetricsWriter(EventWriter):  # type: ignore[misc]
+    """``metrics.json`` as detectron2 writes it, each iteration once, and JSON where a value is not finite.
+
+    Args:
+        folder: where the file is.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._file: MetricsFile | None = None
+        self._last_write = -1  # also detectron2's name for it, in its own writer for TensorBoard
+
+    def write(self) -> None:
+        """Add what is new in the current event storage; the first time, drop lines that are about to come again."""
+        if self._file is None:
+            self._file = MetricsFile(self.folder, self._last_write)
+        lines: dict[int, dict[str, float]] = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
+            if iteration > self._last_write:
+                lines[iteration][name] = value
+        for iteration, values in sorted(lines.items()):
+            self._file.add(**dict(sorted({**values, "iteration": iteration}.items())))
+            self._last_write = iteration
+
+
 def build_writers(
     output_dir: str, max_iter: int, images_per_step: int = 0, images_per_epoch: int = 0
 ) -> list[EventWriter]:
@@ -77,7 +86,7 @@ def build_writers(
     os.makedirs(output_dir, exist_ok=True)
     printer = CommonMetricPrinter(max_iter)
     printer.logger = _Line(printer.logger, max_iter * images_per_step / (images_per_epoch or 1))
-    return [printer, JSONWriter(os.path.join(output_dir, "metrics.json")), TensorboardXWriter(output_dir)]
+    return [printer, MetricsWriter(output_dir), TensorboardXWriter(output_dir)]
 
 
 class _Line(logging.LoggerAdapter):  # type: ignore[type-arg]

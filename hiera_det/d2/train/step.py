@@ -1,64 +1,46 @@
-"""One step of the optimizer: accumulated gradients and mixed precision, on a CPU or a GPU."""
+"""detectron2's loop body over the engine's step: accumulated parts, mixed precision, on a CPU or a GPU."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
-from torch import Tensor, nn
+from torch import nn
 
-from hiera_det.engine.sharding import without_sync
-from hiera_det.errors import InputError
+from hiera_det.engine.loader import unwrap
+from hiera_det.engine.processes import process_rank
+from hiera_det.engine.randomness import derive, seed_all
+from hiera_det.engine.step import Step as EngineStep
+from hiera_det.engine.stop import Stop
 
-__all__ = ["PRECISIONS", "Step", "check_precision", "precision"]
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def precision(cfg: CfgNode) -> str:
-    """The number format of training: "float32", or what ``SOLVER.AMP`` says."""
-    return str(cfg.SOLVER.AMP.PRECISION) if cfg.SOLVER.AMP.ENABLED else "float32"
+__all__ = ["Step"]
 
 
-def check_precision(cfg: CfgNode) -> None:
-    """Refuse a format that is none, or that the device cannot train in.
+class _Deferred:
+    """A loader whose workers start when the first batch is asked for: a resumed run sets its order before that."""
 
-    Raises:
-        InputError: the key and what to set it to.
-    """
-    name, device = cfg.SOLVER.AMP.PRECISION, torch.device(cfg.MODEL.DEVICE).type
-    if name not in ("bfloat16", "float16"):
-        raise InputError(f"SOLVER.AMP.PRECISION {name!r}: choose float16 or bfloat16")
-    if not cfg.SOLVER.AMP.ENABLED:
-        return
-    if name == "float16" and device == "cpu":
-        raise InputError(
-            "SOLVER.AMP.ENABLED True with SOLVER.AMP.PRECISION float16 needs a GPU: on the CPU choose bfloat16, or "
-            "SOLVER.AMP.ENABLED False"
-        )
-    if name == "bfloat16" and device == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError("SOLVER.AMP.PRECISION bfloat16: this GPU does not compute in it; choose float16")
-    if name == "float16" and cfg.SOLVER.PARALLEL == "fsdp":
-        raise InputError("SOLVER.PARALLEL fsdp: SOLVER.AMP.PRECISION float16 is for ddp; choose bfloat16")
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.loader
 
 
 class Step(SimpleTrainer):
-    """detectron2's loop body, over several batches of data per step.
-
-    Each loss is averaged over the parts as DDP averages it over processes: a step over k parts is that of k processes
-    with one part each.
+    """detectron2's trainer of one step.
 
     Args:
         model: gives a dict of losses for a batch.
         data_loader: endless; its batches are the parts.
         optimizer: stepped once for all parts.
         accumulate: parts per step.
-        precision: "float32", "bfloat16" or "float16"; the last scales the loss.
+        precision: a key of `hiera_det.engine.precision.PRECISIONS`.
+        skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
+        seed: what is random in a step comes from it and the step's number; None leaves the generators as they are.
+        stop: ends a wait for data.
     """
 
     def __init__(
@@ -68,51 +50,56 @@ class Step(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         accumulate: int = 1,
         precision: str = "float32",
+        skip_nonfinite: int = 0,
+        seed: int | None = None,
+        stop: Stop | None = None,
     ) -> None:
-        super().__init__(model, data_loader, optimizer)
-        self.accumulate = accumulate
-        self.dtype = PRECISIONS[precision]
-        self.device_type = next(model.parameters()).device.type
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.dtype is torch.float16)
+        super().__init__(model, _Deferred(data_loader), optimizer)
+        self.step = EngineStep(
+            model,
+            optimizer,
+            lambda model, batch: model(batch),
+            accumulate,
+            precision,
+            skip_nonfinite=skip_nonfinite,
+            files=lambda batch: [str(sample["file_name"]) for sample in batch if "file_name" in sample],
+        )
+        self.seed, self.stop = seed, stop or Stop()
+        self._data_time = 0.0
 
     def run_step(self) -> None:
         """Load, forward and backward for each part; then one step of the optimizer.
 
         Raises:
-            FloatingPointError: a loss is not finite; the weights are then as they were.
+            NonFiniteError: a loss or gradient is not finite; the weights are then as they were.
+            InputError: an image cannot be read.
+            StopRequested: a signal came in a wait for data; the weights are as they were.
         """
         assert self.model.training
-        self.optimizer.zero_grad()
-        totals: dict[str, Tensor] = {}
-        data_time = 0.0
-        for part in range(1, self.accumulate + 1):
-            start = time.perf_counter()
-            data = next(self._data_loader_iter)
-            data_time += time.perf_counter() - start
-            with contextlib.nullcontext() if part == self.accumulate else without_sync(self.model):
-                for name, loss in self._backward(data).items():
-                    totals[name] = totals[name] + loss if name in totals else loss
-        self._write_metrics(totals, data_time)
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)  # before a clipping optimizer looks at them
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.seed is not None:
+            seed_all(derive(self.seed, self.iter, process_rank(), 2))
+        self._data_time = 0.0
+        losses = self.step(self._parts(), self.iter + 1)
+        if not self.step.skipped:
+            self._write_metrics(losses, self._data_time)
 
-    def _backward(self, data: Any) -> dict[str, Tensor]:
-        """Add one part's gradients; returns its share of the losses."""
-        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
-            losses = {name: loss / self.accumulate for name, loss in self.model(data).items()}
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        torch.autograd.backward(self.scaler.scale(total))
-        return {name: loss.detach() for name, loss in losses.items()}
+    def _parts(self) -> Iterator[Any]:
+        """The parts of a step; the time that they are waited for is counted."""
+        for _ in range(self.step.accumulate):
+            start = time.perf_counter()
+            with self.stop.interruptible():
+                part = unwrap(next(self._data_loader_iter))
+            self._data_time += time.perf_counter() - start
+            yield part
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, and the scaler's where there is one, as detectron2's trainers name them."""
         state: dict[str, Any] = super().state_dict()
-        return state | ({"grad_scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {})
+        scaler = self.step.scaler
+        return state | ({"grad_scaler": scaler.state_dict()} if scaler.is_enabled() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         super().load_state_dict(state_dict)
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state_dict["grad_scaler"])
+        if self.step.scaler.is_enabled():
+            self.step.scaler.load_state_dict(state_dict["grad_scaler"])

@@ -6,70 +6,147 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook, LRScheduler, PeriodicCheckpointer
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
+from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.augmentation import build_train_mapper
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
+from hiera_det.d2.data.train_loader import train_loader_from_config
 from hiera_det.d2.predict.evaluation import build_evaluator
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
+from hiera_det.d2.train.hooks import Checkpointing, EMAHook, Evaluation, Events, StoppableEvaluator, Stopping
 from hiera_det.d2.train.progress import Throughput, build_writers
 from hiera_det.d2.train.solver import build_optimizer
-from hiera_det.d2.train.step import Step, precision
-from hiera_det.engine.ema import EMA, EMAHook
-from hiera_det.engine.sharding import is_sharded, optimizer_state_like, whole, wrap
+from hiera_det.d2.train.step import Step
+from hiera_det.engine.best import Best
+from hiera_det.engine.checkpoint import FolderLock
+from hiera_det.engine.ema import EMA
+from hiera_det.engine.failures import explained
+from hiera_det.engine.order import StreamOrder
+from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
+from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
 
 __all__ = ["Trainer"]
 
 logger = logging.getLogger("hiera_det.trainer")
 
+SAVE_MEMORY = (
+    "raise SOLVER.ACCUMULATE, lower INPUT.LSJ.SIZE or INPUT.MIN_SIZE_TRAIN, or set MODEL.HIERA.USE_CHECKPOINT True"
+)
+
 
 class Trainer(DefaultTrainer):
-    """detectron2's ``DefaultTrainer`` for Hiera detectors."""
+    """detectron2's ``DefaultTrainer`` for Hiera detectors, over the engine's pieces.
 
-    def __init__(self, cfg: CfgNode) -> None:
+    Args:
+        cfg: a checked config.
+        stop: entered by the caller, so that the set-up can be stopped too.
+
+    Attributes:
+        finished_steps: steps of the training that are through.
+        seed: what order, augmentation and each step's random numbers come from; the config's, or one that was drawn.
+    """
+
+    def __init__(self, cfg: CfgNode, stop: Stop | None = None) -> None:
         # DefaultTrainer's own constructor gives DDP device ids, which a CPU refuses, and knows neither accumulation,
         # bfloat16 nor FSDP; what it sets is set here.
         TrainerBase.__init__(self)
         cfg = _resolved(cfg)
-        parallel = cfg.SOLVER.PARALLEL
+        settings = train_settings(cfg, comm.get_world_size())
+        self.stop = stop or Stop()
+        self.seed = cfg.SEED if cfg.SEED >= 0 else int(comm.shared_random_seed())
         model = self.build_model(cfg)
-        if parallel == "fsdp":  # replaces the parameters, which the optimizer must be given
-            model = wrap(model, parallel)
+        if settings.parallel == "fsdp":  # replaces the parameters, which the optimizer must be given
+            model = wrap(model, settings.parallel)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
-        if parallel != "fsdp":
-            model = wrap(model, parallel)
-        self._trainer = Step(model, loader, optimizer, cfg.SOLVER.ACCUMULATE, precision(cfg))
+        loader = self.build_train_loader(cfg, self.seed)
+        if settings.parallel != "fsdp":
+            model = wrap(model, settings.parallel)
+        step = (settings.accumulate, settings.precision, settings.skip_nonfinite, self.seed, self.stop)
+        self._trainer = Step(model, loader, optimizer, *step)
+        order = getattr(loader, "batch_sampler", None)
+        self.order = order if isinstance(order, StreamOrder) else None
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.ema = EMA(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+        self.ema = EMA(model, settings.ema_decay) if settings.ema_decay else None
         self.checkpointer = HieraCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.categories = dataset_categories(cfg.DATASETS.TRAIN[0])
-        self.checkpointer.ema = self.ema
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
+        self.checkpointer.ema, self.checkpointer.keep = self.ema, settings.keep
+        self.start_iter = self.finished_steps = 0
+        self.max_iter = settings.iterations
+        self.cfg, self.settings = cfg, settings
+        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load ``MODEL.WEIGHTS``, or resume; the average of weights starts from what was loaded."""
         super().resume_or_load(resume)
+        self.finished_steps = self.start_iter
         if self.ema and not self.ema.steps:
             self.ema.reset()
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """Run the training, from where it stands to the end.
+
+        Returns:
+            the last evaluation's results where ``TEST.EXPECTED_RESULTS`` asks for them, else None.
+
+        Raises:
+            StopRequested: a signal stopped it; the checkpoint is written.
+            InputError: an image cannot be read, a loss is not finite, or checkpoints cannot be saved.
+        """
+        if self.order:
+            self.order.start_at(self.start_iter)
+        elif self.start_iter:
+            logger.warning("the order of the images starts anew: the data loader cannot be taken up in its middle")
+        lock = FolderLock(self.cfg.OUTPUT_DIR, "OUTPUT_DIR") if comm.is_main_process() else nullcontext()
+        per_process = f"{self.settings.part} images per process and forward"
+        with self.stop, self.stop.shielded(), lock, explained(f"a step of {per_process}", SAVE_MEMORY):
+            try:
+                self._run()
+            except StopRequested:
+                self._checkpointing.save_stopped()
+                comm.synchronize()  # the first to leave takes the others down, one of whom may be writing
+                raise
+        if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+        return None
+
+    def _run(self) -> None:
+        """detectron2's loop, without its traceback into the log of what is told in one line."""
+        logger.info("Starting training from iteration %d", self.start_iter)
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self.iter = self.start_iter
+                self.before_train()
+                for iteration in range(self.start_iter, self.max_iter):
+                    self.iter = iteration
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = self.max_iter
+            finally:
+                self.after_train()
+
+    def run_step(self) -> None:
+        """One step of the optimizer."""
+        super().run_step()
+        self.finished_steps = self.iter + 1
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -77,12 +154,9 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
+    def build_train_loader(cls, cfg: CfgNode, seed: int = 0) -> Any:
         """Endless batches of ``SOLVER.IMS_PER_BATCH / SOLVER.ACCUMULATE`` images over all processes."""
-        part = cfg.clone()
-        part.defrost()
-        part.SOLVER.IMS_PER_BATCH //= cfg.SOLVER.ACCUMULATE
-        return build_detection_train_loader(part, mapper=build_train_mapper(part))
+        return train_loader_from_config(cfg, build_train_mapper(cfg), seed)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> COCOEvaluator:
@@ -119,9 +193,11 @@ class Trainer(DefaultTrainer):
         return results
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks, and under ``_trainer`` the optimizer and the scaler of mixed precision."""
-        # 0.6's DefaultTrainer leaves the last two out (detectron2 issue 4110); main names them so.
-        return TrainerBase.state_dict(self) | {"_trainer": self._trainer.state_dict()}
+        """Iteration, seed, hooks, and under ``_trainer`` the optimizer and the scaler of mixed precision."""
+        # 0.6's DefaultTrainer leaves the last two out (detectron2 issue 4110); main names them so. A step that was
+        # begun and not finished does not count.
+        own = {"iteration": self.finished_steps - 1, "seed": self.seed, "_trainer": self._trainer.state_dict()}
+        return TrainerBase.state_dict(self) | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave.
@@ -139,25 +215,42 @@ class Trainer(DefaultTrainer):
         if self.ema and EMAHook.__qualname__ not in state_dict.get("hooks", {}):
             raise InputError("--resume: the checkpoint has no averaged weights; resume with SOLVER.EMA_DECAY 0.0")
         TrainerBase.load_state_dict(self, state_dict)
+        self._take_up_seed(state_dict.get("seed"))
         inner = dict(state_dict["_trainer"])
         inner["optimizer"] = optimizer_state_like(inner["optimizer"], self._trainer.optimizer)
         self._trainer.load_state_dict(inner)
 
-    def build_hooks(self) -> list[HookBase]:
-        """detectron2's hooks, our evaluation among them, the average of weights, throughput, and the pictures last."""
-        solver = self.cfg.SOLVER
-        hooks = [
-            EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate) if isinstance(hook, EvalHook) else hook
-            for hook in super().build_hooks()
+    def _take_up_seed(self, seed: int | None) -> None:
+        """Go on with the seed that the run began with, unless the config names one."""
+        if seed is None:
+            logger.warning("the checkpoint is of an earlier version: the order of the images starts anew")
+        elif self.cfg.SEED < 0:
+            self.seed = self._trainer.seed = seed
+            if self.order:
+                self.order.seed = seed
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """detectron2's hooks in its order, with the engine's average, checkpoints, evaluation, events and stop."""
+        solver, settings = self.cfg.SOLVER, self.settings
+        hooks = super().build_hooks()
+        own = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
+        inherited = [hook for hook in hooks if hook is not None and not isinstance(hook, own)]
+        self._checkpointing = Checkpointing(self.checkpointer, settings.checkpoint_period)
+        best = Best(settings.best)
+        averaged = settings.best.startswith("ema/")
+        evaluation = Evaluation(
+            settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(averaged)
+        )
+        return [
+            *inherited,
+            Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH),
+            EMAHook(self.ema) if self.ema else None,
+            self._checkpointing,
+            evaluation,
+            Events(self.build_writers() if comm.is_main_process() else [], evaluation),
+            Stopping(self.stop, next(self.model.parameters()).device),
+            PictureHook(self.cfg),
         ]
-        if is_sharded(self.model) and not comm.is_main_process():  # all have a part of what is saved
-            at = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-            hooks.insert(at, PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
-        after_lr = 1 + next(index for index, hook in enumerate(hooks) if isinstance(hook, LRScheduler))
-        own: list[HookBase] = [Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH)]
-        if self.ema:
-            own.append(EMAHook(self.ema))
-        return [*hooks[:after_lr], *own, *hooks[after_lr:], PictureHook(self.cfg)]
 
     def build_writers(self) -> list[EventWriter]:
         """The log line, ``metrics.json`` and TensorBoard."""
@@ -166,15 +259,23 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         """AP of the weights, and under "ema" of their average."""
-        results: OrderedDict[str, Any] = OrderedDict(self.test(self.cfg, self.model) or {})
+        results: OrderedDict[str, Any] = OrderedDict(self._test("inference") or {})
         self._last_eval_results = results
         if self.ema and self.cfg.DATASETS.TEST:
             logger.info("Evaluating the averaged weights")
-            folder = os.path.join(self.cfg.OUTPUT_DIR, "inference_ema")
-            evaluators = [self.build_evaluator(self.cfg, name, folder) for name in self.cfg.DATASETS.TEST]
             with self.ema.in_place():
-                results["ema"] = self.test(self.cfg, self.model, evaluators)
+                results["ema"] = self._test("inference_ema")
         return results
+
+    def _test(self, folder: str) -> Any:
+        """Evaluate, open to signals; predictions go to a folder of the output."""
+        device = next(self.model.parameters()).device
+        path = os.path.join(self.cfg.OUTPUT_DIR, folder)
+        evaluators = [
+            StoppableEvaluator(self.build_evaluator(self.cfg, name, path), self.stop, device)
+            for name in self.cfg.DATASETS.TEST
+        ]
+        return self.test(self.cfg, self.model, evaluators)
 
 
 def _resolved(cfg: CfgNode) -> CfgNode:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiera_det.engine.ema import EMA, EMAHook, check_ema_decay
+from hiera_det.engine.ema import EMA
+from hiera_det.engine.settings import TrainSettings
 from hiera_det.errors import InputError
 
 
@@ -74,7 +75,7 @@ def test_a_resumed_average_goes_on_as_if_never_stopped() -> None:
         if step == 9:
             saved = {"steps": whole.steps, "weights": {k: v.clone() for k, v in whole.weights.items()}}
             resumed = EMA(nn.Linear(3, 2), 0.99)
-            EMAHook(resumed).load_state_dict(saved)
+            resumed.load_state_dict(saved)
             resumed.model = model
         elif step > 9:
             resumed.update()
@@ -92,4 +93,4 @@ def test_an_average_of_another_model_is_refused() -> None:
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0, float("nan")])
 def test_a_decay_that_averages_nothing_is_refused(decay: float) -> None:
     with pytest.raises(InputError, match=r"SOLVER\.EMA_DECAY"):
-        check_ema_decay(decay)
+        TrainSettings("out", 1, 1, ema_decay=decay, words={"ema_decay": "SOLVER.EMA_DECAY"})

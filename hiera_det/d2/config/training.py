@@ -1,0 +1,66 @@
+"""A config's part of the engine's settings, under the keys by which the user knows them."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+
+from hiera_det.engine.settings import TrainSettings
+from hiera_det.errors import InputError
+
+__all__ = ["WORDS", "train_settings"]
+
+#: Fields of `TrainSettings` and the keys that fill them.
+WORDS = {
+    "output": "OUTPUT_DIR",
+    "iterations": "SOLVER.MAX_ITER",
+    "batch_size": "SOLVER.IMS_PER_BATCH",
+    "accumulate": "SOLVER.ACCUMULATE",
+    "device": "MODEL.DEVICE",
+    "seed": "SEED",
+    "precision": "SOLVER.AMP.PRECISION",
+    "parallel": "SOLVER.PARALLEL",
+    "compile": "MODEL.HIERA.COMPILE",
+    "ema_decay": "SOLVER.EMA_DECAY",
+    "workers": "DATALOADER.NUM_WORKERS",
+    "checkpoint_period": "SOLVER.CHECKPOINT_PERIOD",
+    "eval_period": "TEST.EVAL_PERIOD",
+    "keep": "SOLVER.KEEP_CHECKPOINTS",
+    "best": "TEST.BEST",
+    "skip_nonfinite": "SOLVER.SKIP_NONFINITE",
+}
+
+
+def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
+    """What the engine is to do, checked.
+
+    Args:
+        cfg: its schedule in iterations (`hiera_det.d2.config.schedule.resolve_schedule`), or not yet.
+        processes: of all machines.
+
+    Raises:
+        InputError: a value that cannot be used, by its key.
+    """
+    solver = cfg.SOLVER
+    if solver.AMP.PRECISION not in ("bfloat16", "float16"):
+        raise InputError(f"SOLVER.AMP.PRECISION {solver.AMP.PRECISION!r}: choose float16 or bfloat16")
+    return TrainSettings(
+        output=cfg.OUTPUT_DIR,
+        iterations=solver.MAX_ITER,
+        batch_size=solver.IMS_PER_BATCH,
+        processes=processes,
+        accumulate=solver.ACCUMULATE,
+        device=torch.device(cfg.MODEL.DEVICE).type,
+        seed=cfg.SEED,
+        precision=solver.AMP.PRECISION if solver.AMP.ENABLED else "float32",
+        parallel=solver.PARALLEL,
+        compile=cfg.MODEL.HIERA.COMPILE,
+        ema_decay=solver.EMA_DECAY,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        checkpoint_period=solver.CHECKPOINT_PERIOD,
+        eval_period=cfg.TEST.EVAL_PERIOD,
+        keep=solver.KEEP_CHECKPOINTS,
+        best=cfg.TEST.BEST,
+        skip_nonfinite=solver.SKIP_NONFINITE,
+        words=WORDS,
+    )

@@ -1,0 +1,262 @@
+"""detectron2's hooks around the engine's pieces: averaged weights, evaluation, checkpoints, events, stopping.
+
+Their order in a step: schedule, average, checkpoint, evaluation, events, stop. A checkpoint that is written before the
+evaluation knows that it is owed, so that a run that is killed in between evaluates when it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils.events import EventStorage, EventWriter
+
+from hiera_det.d2.train.checkpoint import HieraCheckpointer
+from hiera_det.engine.best import Best
+from hiera_det.engine.checkpoint import Patience
+from hiera_det.engine.ema import EMA
+from hiera_det.engine.stop import Stop, StopRequested
+
+__all__ = ["Checkpointing", "EMAHook", "Evaluation", "Events", "StoppableEvaluator", "Stopping"]
+
+#: Steps over which detectron2's writers take medians, and between their lines.
+WINDOW = 20
+
+
+class EMAHook(HookBase):  # type: ignore[misc]
+    """Updates an average after each step; its state is part of the trainer's."""
+
+    def __init__(self, ema: EMA) -> None:
+        self.ema = ema
+
+    def after_step(self) -> None:
+        """Take up the new weights."""
+        self.ema.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average's state."""
+        return self.ema.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.ema.load_state_dict(state)
+
+
+class Evaluation(EvalHook):  # type: ignore[misc]
+    """detectron2's periodic evaluation, which catches up on one that a stopped run owes, and keeps the best weights.
+
+    Args:
+        period: steps; 0 for the end only.
+        evaluate: gives detectron2's nested results.
+        best: the best so far.
+        save_best: writes the present weights as the best.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Any], best: Best, save_best: Callable[[], object]) -> None:
+        super().__init__(period, evaluate)
+        self.best, self.save_best = best, save_best
+        self.done = 0  # steps after which the last evaluation was
+
+    def before_train(self) -> None:
+        """Evaluate now what was due when the run stopped."""
+        start = self.trainer.start_iter
+        due = self._period > 0 and start and start % self._period == 0 and start < self.trainer.max_iter
+        if due and self.done < start:
+            self.trainer.storage.iter = start - 1
+            self._do_eval()
+
+    def after_train(self) -> None:
+        """Evaluate at the end of a training that came to it."""
+        if self.trainer.finished_steps >= self.trainer.max_iter:
+            self._do_eval()
+
+    def _do_eval(self) -> None:
+        super()._do_eval()
+        self.done = self.trainer.finished_steps
+        results = self.trainer._last_eval_results
+        metrics = {name: float(value) for name, value in flatten_results_dict(results or {}).items()}
+        if metrics and self.best.improved(metrics, self.done):
+            self.save_best()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"done": self.done, "best": self.best.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.done = state["done"]
+        self.best.load_state_dict(state["best"])
+
+
+class Checkpointing(HookBase):  # type: ignore[misc]
+    """Saves every so many steps, named as detectron2 names its checkpoints, and ``model_final`` after the last.
+
+    Args:
+        checkpointer: all processes have one; the first one writes.
+        period: steps.
+    """
+
+    def __init__(self, checkpointer: HieraCheckpointer, period: int) -> None:
+        self.checkpointer, self.period = checkpointer, period
+        self.patience = Patience()
+        self.saved = 0  # steps of the newest checkpoint
+
+    def after_step(self) -> None:
+        """Save where it is time; a failure is no reason to stop until it comes again and again."""
+        steps = self.trainer.finished_steps
+        if steps >= self.trainer.max_iter:
+            self.save("model_final", last=True)
+        elif steps % self.period == 0:
+            self.save(f"model_{steps - 1:07d}")
+
+    def save(self, name: str, last: bool = False) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            InputError: see `Patience`.
+        """
+        steps = self.trainer.finished_steps
+        if self.patience.save(lambda: self.checkpointer.save(name, iteration=steps - 1), last):
+            self.saved = steps
+
+    def save_stopped(self) -> None:
+        """Save where a run is stopped, unless that was just done."""
+        if self.trainer.finished_steps > self.saved:
+            self.save(f"model_{self.trainer.finished_steps - 1:07d}", last=True)
+
+
+class Events(PeriodicWriter):  # type: ignore[misc]
+    """detectron2's writers, every 20 steps and after each evaluation; what they average over outlives a stop.
+
+    Args:
+        writers: of the main process; none in the others.
+        evaluation: whose results are written too.
+    """
+
+    def __init__(self, writers: list[EventWriter], evaluation: Evaluation) -> None:
+        super().__init__(writers, period=WINDOW)
+        self.evaluation = evaluation
+        self.written = 0  # steps of the last line
+        self._state: dict[str, Any] = {}
+
+    def before_train(self) -> None:
+        """Take up what was measured before a stop, and write the line that it kept from being written."""
+        _restore(self.trainer.storage, self._state)
+        for writer in self._writers:
+            if hasattr(writer, "_last_write"):  # detectron2's name: what is not later has been written
+                writer._last_write = self.written - 1
+        start = self.trainer.start_iter
+        owed = start % WINDOW == 0 or self.evaluation.done == start
+        if self.written < start < self.trainer.max_iter and owed and self._state:
+            self.trainer.storage.iter = start - 1
+            self._write()
+
+    def after_step(self) -> None:
+        """Write where it is time."""
+        steps = self.trainer.finished_steps
+        if steps % WINDOW == 0 or steps == self.trainer.max_iter or self.evaluation.done == steps:
+            self._write()
+
+    def after_train(self) -> None:
+        """Write what the last evaluation has found, and close."""
+        if self.trainer.finished_steps >= self.trainer.max_iter:
+            self._write()
+        for writer in self._writers:
+            writer.close()
+
+    def _write(self) -> None:
+        self.written = self.trainer.finished_steps
+        for writer in self._writers:
+            writer.write()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest values, as many as medians are taken over."""
+        storage = getattr(self.trainer, "storage", None)
+        return {"written": self.written, **_recent(storage)} if storage else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave, when the training begins."""
+        self.written, self._state = state["written"], state
+
+
+def _recent(storage: EventStorage) -> dict[str, Any]:
+    """What an event storage holds of its last window, as plain values."""
+    histories = {name: history.values()[-WINDOW:] for name, history in storage.histories().items()}
+    return {
+        "values": {name: [list(pair) for pair in pairs] for name, pairs in histories.items()},
+        "smoothed": dict(storage.smoothing_hints()),
+    }
+
+
+def _restore(storage: EventStorage, state: dict[str, Any]) -> None:
+    """Put `_recent` values into a new event storage."""
+    now = storage.iter
+    for name, pairs in state.get("values", {}).items():
+        for value, iteration in pairs:
+            storage.iter = iteration
+            storage.put_scalar(name, value, smoothing_hint=state["smoothed"][name])
+    storage.iter = now
+
+
+class Stopping(HookBase):  # type: ignore[misc]
+    """The last hook: leaves the training after a step where a process was sent a signal.
+
+    Args:
+        stop: what the signal was noted in.
+        device: of the model.
+    """
+
+    def __init__(self, stop: Stop, device: torch.device) -> None:
+        self.stop, self.device = stop, device
+
+    def after_step(self) -> None:
+        """Ask all processes.
+
+        Raises:
+            StopRequested: one was.
+        """
+        number = self.stop.agreed(self.device)
+        if number and self.trainer.finished_steps < self.trainer.max_iter:
+            raise StopRequested(number)
+
+
+class StoppableEvaluator(DatasetEvaluator):  # type: ignore[misc]
+    """An evaluator that a signal ends after a batch, in all processes together.
+
+    Args:
+        evaluator: what evaluates.
+        stop: what the signal was noted in.
+        device: of the model.
+    """
+
+    def __init__(self, evaluator: DatasetEvaluator, stop: Stop, device: torch.device) -> None:
+        self.evaluator, self.stop, self.device = evaluator, stop, device
+
+    def reset(self) -> None:
+        """As the evaluator's."""
+        self.evaluator.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        """As the evaluator's.
+
+        Raises:
+            StopRequested: this process was sent a signal; the others hear of it before they compute AP.
+        """
+        if self.stop.requested:
+            self.stop.settle(self.device)
+        self.evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> Any:
+        """As the evaluator's.
+
+        Raises:
+            StopRequested: a process was sent a signal.
+        """
+        self.stop.settle(self.device)
+        with self.stop.interruptible():
+            return self.evaluator.evaluate()
