@@ -128,7 +128,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         """
         if not resume:
             return super().resume_or_load(path, resume=False)
-        path, state = Checkpoints(self.save_dir).newest_good(_read_training)
+        path, state = Checkpoints(self.save_dir).newest_good(self._read_training)
         self._already_read = {path: state}
         logger.info("resuming from %s", path)
         try:
@@ -137,6 +137,22 @@ class HieraCheckpointer(DetectionCheckpointer):
             raise
         except (ValueError, KeyError, TypeError) as error:  # parameter groups that differ; a scaler missing
             raise InputError(f"--resume: {path} does not fit the settings ({error}); resume with its own") from None
+
+    def _read_training(self, path: str) -> dict[str, Any]:
+        """A training's checkpoint, looked at.
+
+        Raises:
+            InputError: it is damaged, or lacks what going on takes.
+        """
+        state = read_weight_file(path)
+        trainer = state.get("trainer")
+        whole = isinstance(trainer, dict) and "_trainer" in trainer if "trainer" in self.checkpointables else True
+        if not whole or any(key not in state for key in self.checkpointables):
+            raise InputError(
+                f"--resume: {path} holds no optimizer state; give it as MODEL.WEIGHTS and leave --resume out"
+            )
+        check_iteration(path, state.get("iteration", 0))
+        return state
 
     def load_detector(self, path: str) -> dict[str, Any]:
         """Load a file that must fit the whole model, as for evaluation: nothing may stay random unseen.
@@ -233,19 +249,6 @@ class HieraCheckpointer(DetectionCheckpointer):
     def _trunk(self) -> tuple[str, Hiera]:
         """The Hiera trunk inside the model and the prefix of its parameters' names."""
         return _find_trunk(unwrap(self.model))
-
-
-def _read_training(path: str) -> dict[str, Any]:
-    """A training's checkpoint, looked at.
-
-    Raises:
-        InputError: it is damaged, or nothing to go on from.
-    """
-    state = read_weight_file(path)
-    if not isinstance(state.get("trainer"), dict) or "_trainer" not in state["trainer"]:
-        raise InputError(f"--resume: {path} holds no optimizer state; give it as MODEL.WEIGHTS and leave --resume out")
-    check_iteration(path, state.get("iteration"))
-    return state
 
 
 def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:

@@ -29,6 +29,12 @@ class _Deferred:
         yield from self.loader
 
 
+def _files(batch: Any) -> list[str]:
+    """The images' files, where the records name them."""
+    samples = [sample for sample in batch if isinstance(sample, dict)] if isinstance(batch, list) else []
+    return [str(sample["file_name"]) for sample in samples if "file_name" in sample]
+
+
 class Step(SimpleTrainer):
     """detectron2's trainer of one step.
 
@@ -62,7 +68,7 @@ class Step(SimpleTrainer):
             accumulate,
             precision,
             skip_nonfinite=skip_nonfinite,
-            files=lambda batch: [str(sample["file_name"]) for sample in batch if "file_name" in sample],
+            files=_files,
         )
         self.seed, self.stop = seed, stop or Stop()
         self._data_time = 0.0
