@@ -14,47 +14,24 @@ Examples:
 
 from __future__ import annotations
 
-import logging
 import sys
 
 try:
     # isort: split
-    from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
-
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
     from hiera_det.cli.detector_flags import run_request, training_parser
-    from hiera_det.d2.config.request import RunRequest
+    from hiera_det.d2.lazy.run import train_by_lazy_config
     from hiera_det.d2.lazy.setup import setup_lazy_config, training_device
-    from hiera_det.d2.lazy.trainer import trainer_class
     from hiera_det.d2.lazy.translate import naming_nodes
-    from hiera_det.d2.train.checkpoint import decide_resume
     from hiera_det.d2.train.launch import launch_tool
 except ImportError as error:
     sys.exit(f"error: {error}")
-
-
-def run(request: RunRequest, check_files: bool) -> None:
-    """Train, or evaluate only; runs in every process."""
-    with naming_nodes():
-        setup_logger(distributed_rank=comm.get_rank(), name="hiera_det")
-        lazy, cfg = setup_lazy_config(request, check_files=check_files)
-        default_setup(lazy, request)
-        logging.getLogger("hiera_det").handlers.clear()  # once more, now into the output folder too
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiera_det")
-        kind = trainer_class(lazy)
-        if request.eval_only:
-            kind.evaluate_checkpoint(cfg, resume=request.resume)
-            return
-        resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
-        trainer = kind(cfg)
-        trainer.resume_or_load(resume=resume)
-        trainer.train()
 
 
 def main() -> None:
     """Parse the command line and start as many processes as it asks for."""
     request = run_request(training_parser(__doc__, "train.output_dir").parse_args())
     with naming_nodes():
-        launch_tool(run, request, check=lambda: setup_lazy_config(request), device=training_device(request))
+        launch_tool(
+            train_by_lazy_config, request, check=lambda: setup_lazy_config(request), device=training_device(request)
+        )

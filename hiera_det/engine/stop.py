@@ -161,11 +161,11 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable(stop: Stop) -> Iterator[None]:
+def stoppable() -> Iterator[Stop]:
     """Listen over a whole run, its set-up included; stopped, it ends in one line and with `exit_status`."""
-    with stop:
+    with Stop() as stop:
         try:
-            yield
+            yield stop
         except StopRequested as request:
             logger.warning("%s", request)
             sys.exit(exit_status(request.number))

@@ -1,0 +1,107 @@
+"""A run of a detector from a checked config to its end, in one process of it; YAML and LazyConfigs alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, LazyConfig
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from hiera_det.d2.config.request import RunRequest
+from hiera_det.d2.config.setup import setup_config
+from hiera_det.d2.train.checkpoint import decide_resume
+from hiera_det.d2.train.dry_run import dry_run
+from hiera_det.d2.train.trainer import Trainer
+from hiera_det.engine.checkpoint import Checkpoints
+from hiera_det.engine.stop import Stop, stoppable
+from hiera_det.files import write_atomically
+
+__all__ = ["begin_logging", "run_detector", "train_by_yaml"]
+
+logger = logging.getLogger("hiera_det.setup")
+
+
+def begin_logging(folder: str = "") -> None:
+    """Send the log of detectron2, fvcore and this project to the terminal, and to ``log.txt`` of a folder."""
+    for name in ("fvcore", "detectron2", "hiera_det"):
+        logging.getLogger(name).handlers.clear()
+        setup_logger.cache_clear()  # detectron2 remembers loggers by name and would add no second handler
+        setup_logger(folder or None, distributed_rank=comm.get_rank(), name=name)
+
+
+def train_by_yaml(request: RunRequest, check_files: bool, gpu_price: float = 0.0) -> Any:
+    """Train, evaluate only, or try out what a YAML config describes; called in every process.
+
+    Args:
+        request: what was asked for.
+        check_files: look at each image file of own data.
+        gpu_price: of a GPU-hour, for the forecast of a dry run.
+    """
+    with stoppable() as stop:
+        begin_logging()
+        cfg = setup_config(request, check_files=check_files)
+        if not request.dry_run:
+            return run_detector(cfg, request, stop)
+        forecast = dry_run(cfg)
+        if comm.is_main_process():
+            print(forecast.report(gpu_price))
+        return None
+
+
+def run_detector(
+    cfg: CfgNode, request: RunRequest, stop: Stop, kind: type[Trainer] = Trainer, written: Any = None
+) -> Any:
+    """Train, or evaluate only; called in every process.
+
+    Args:
+        cfg: of `hiera_det.d2.config.setup.setup_config`.
+        request: what was asked for.
+        stop: entered by the caller.
+        kind: of trainer.
+        written: the config as it goes into ``config.yaml``, where that is another one than ``cfg``.
+
+    Returns:
+        results of the evaluation, if there was one.
+
+    Raises:
+        InputError: the output folder holds a training that nobody asked to go on; see also `Trainer.train`.
+        StopRequested: a signal stopped it, after a checkpoint.
+    """
+    resume = False
+    if not request.eval_only:
+        resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
+    begin_logging(cfg.OUTPUT_DIR)
+    _say_and_write(cfg, request, cfg if written is None else written)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    if request.eval_only:
+        return kind.evaluate_checkpoint(cfg, resume=request.resume)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if comm.is_main_process():
+        Checkpoints(cfg.OUTPUT_DIR).sweep()
+    trainer = kind(cfg, stop)
+    trainer.resume_or_load(resume=resume)
+    return trainer.train()
+
+
+def _say_and_write(cfg: CfgNode, request: RunRequest, written: Any) -> None:
+    """What detectron2 says at the beginning; the config of a training into its folder."""
+    logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", request)
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    # An evaluation leaves the config of the training in its folder alone: predictions go by it.
+    if not comm.is_main_process() or (request.eval_only and path.is_file()):
+        return
+    if isinstance(written, CfgNode):
+        logger.info("Running with full config:\n%s", written.dump())
+        write_atomically(path, lambda file: file.write(written.dump().encode()))
+    else:
+        LazyConfig.save(written, str(path))
+    logger.info("Full config saved to %s", os.fspath(path))
