@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiera_det.engine.order import Key
@@ -13,7 +17,7 @@ from hiera_det.engine.randomness import derive, seeded
 from hiera_det.engine.stop import ignore_signals
 from hiera_det.errors import InputError
 
-__all__ = ["Refused", "Seeded", "keyed_loader", "unwrap"]
+__all__ = ["Refused", "Seeded", "end_workers", "keyed_loader", "unwrap"]
 
 #: Images tried in place of one that has nothing to train on.
 REPLACEMENTS = 100
@@ -55,10 +59,32 @@ class Seeded(Dataset[Any]):
         return Refused(f"{REPLACEMENTS} images in a row gave nothing to train on; look at the data and the crop")
 
 
+@functools.cache
+def _end_workers_at_exit() -> None:
+    """Have workers killed when this process ends by an error: deaf to SIGTERM, they would be waited for for ever."""
+
+    def end() -> None:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+
+    Finalize(None, end, exitpriority=100)
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """Let the workers go that stay from one pass to the next."""
+    loader._iterator = None  # whose end it is, and theirs
+
+
 def keyed_loader(
-    data: Dataset[Any], order: Any, workers: int, pin: bool, collate: Callable[[list[Any]], Any]
+    data: Dataset[Any],
+    order: Any,
+    workers: int,
+    pin: bool,
+    collate: Callable[[list[Any]], Any],
+    persistent: bool = True,
 ) -> DataLoader[Any]:
-    """A loader of an order's batches; workers stay from one pass to the next and leave signals to the training.
+    """A loader of an order's batches; workers leave signals to the training.
 
     Args:
         data: takes keys, as `Seeded`.
@@ -66,16 +92,20 @@ def keyed_loader(
         workers: processes; 0 to read in this one.
         pin: copy batches into memory from which a GPU takes them sooner.
         collate: samples to a batch; what is `Refused` among them must come out of it.
+        persistent: workers stay from one pass to the next, until `end_workers`.
     """
+    if workers:
+        _end_workers_at_exit()
     sampler: Sampler[list[int]] | Any = order
     return DataLoader(
         data,
         batch_sampler=sampler,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=persistent and workers > 0,
         pin_memory=pin,
         collate_fn=collate,
         worker_init_fn=ignore_signals,
+        generator=torch.Generator(),  # of a number that nobody needs, which is else drawn from the training's
     )
 
 

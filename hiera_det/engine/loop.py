@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from hiera_det.engine.best import Best
 from hiera_det.engine.checkpoint import BEST, CHECKPOINT, Checkpoints, Patience, check_iteration, check_unchanged
 from hiera_det.engine.compilation import compile_in_place
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.events import MetricsFile, TensorBoard
+from hiera_det.engine.loader import end_workers
 from hiera_det.engine.loader import unwrap as read_batch
 from hiera_det.engine.optimizer import set_lr
 from hiera_det.engine.order import EpochOrder
@@ -61,7 +63,7 @@ class Task:
 
     model: nn.Module
     build_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    loader: Iterable[Any]
+    loader: DataLoader[Any]
     order: EpochOrder
     loss: Callable[[nn.Module, Any], Tensor]
     lr: float
@@ -188,8 +190,11 @@ class Loop:
             if is_main_process():
                 self._writers = [MetricsFile(self.settings.output, self.iteration), TensorBoard(self.settings.output)]
             sent = 0
-            while not sent and not self._is_done():
-                sent = self._end_epoch() if self._is_epochs_end() else self._run_epoch()
+            try:
+                while not sent and not self._is_done():
+                    sent = self._end_epoch() if self._is_epochs_end() else self._run_epoch()
+            finally:
+                end_workers(self.task.loader)
             if sent and not self._is_done():
                 self._patience.save(self.save, last=True)
                 # Wait for all: the first to leave takes the others down, one of whom may be writing.

@@ -26,6 +26,8 @@ __all__ = ["Checkpointing", "EMAHook", "Evaluation", "Events", "StoppableEvaluat
 
 #: Steps over which detectron2's writers take medians, and between their lines.
 WINDOW = 20
+#: What is measured by the clock; a run that goes on has a clock of its own.
+CLOCK = ("time", "data_time", "rank_data_time", "eta_seconds", "images_per_second", "data_share", "peak_memory_mib")
 
 
 class EMAHook(HookBase):  # type: ignore[misc]
@@ -186,7 +188,7 @@ class Events(PeriodicWriter):  # type: ignore[misc]
 
 def _recent(storage: EventStorage) -> dict[str, Any]:
     """What an event storage holds of its last window, as plain values."""
-    histories = {name: history.values()[-WINDOW:] for name, history in storage.histories().items()}
+    histories = {n: history.values()[-WINDOW:] for n, history in storage.histories().items() if n not in CLOCK}
     return {
         "values": {name: [list(pair) for pair in pairs] for name, pairs in histories.items()},
         "smoothed": dict(storage.smoothing_hints()),

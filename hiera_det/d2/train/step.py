@@ -89,6 +89,10 @@ class Step(SimpleTrainer):
         if not self.step.skipped:
             self._write_metrics(losses, self._data_time)
 
+    def close(self) -> None:
+        """Let the loader's workers go."""
+        self._data_loader_iter.close()
+
     def _parts(self) -> Iterator[Any]:
         """The parts of a step; the time that they are waited for is counted."""
         for _ in range(self.step.accumulate):

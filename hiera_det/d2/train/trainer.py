@@ -94,8 +94,8 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load ``MODEL.WEIGHTS``, or resume; the average of weights starts from what was loaded."""
-        super().resume_or_load(resume)
-        self.finished_steps = self.start_iter
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        self.start_iter = self.finished_steps = self.iter + 1 if resume else 0
         if self.ema and not self.ema.steps:
             self.ema.reset()
 
@@ -122,6 +122,8 @@ class Trainer(DefaultTrainer):
                 self._checkpointing.save_stopped()
                 comm.synchronize()  # the first to leave takes the others down, one of whom may be writing
                 raise
+            finally:
+                self._trainer.close()
         if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
