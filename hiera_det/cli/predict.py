@@ -29,7 +29,7 @@ try:
     import hiera_det.d2  # noqa: F401  first: says how to install detectron2
     from hiera_det.d2.config.setup import load_config
     from hiera_det.d2.predict.predictor import Prediction, Predictor
-    from hiera_det.data.images import find_images, output_paths
+    from hiera_det.data.image_folder import find_images, output_paths
     from hiera_det.files import make_folder, write_atomically
 except ImportError as error:
     sys.exit(f"error: {error}")

@@ -19,9 +19,9 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
-from hiera_det.d2.data.augmentation import build_train_mapper
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
+from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.predict.evaluation import build_evaluator
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
