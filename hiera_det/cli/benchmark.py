@@ -1,4 +1,4 @@
-"""Time the trunk and the detector against their peers: one process, interleaved rounds, medians and ratios.
+r"""Time the trunk and the detector against their peers: one process, interleaved rounds, medians and ratios.
 
 Each case runs every model in turn, round after round, so that a machine whose speed drifts slows all of them alike.
 Hiera's implementations have the same random weights, and their maps are compared; swin_b and the like are what users
@@ -7,7 +7,7 @@ or windowed as in SAM 2 with its zero padding. Peers that are not installed are 
 '.[peers]'.
 
 Tasks: forward, without gradients; train, forward and backward of the maps' mean squares; detector-inference, images
-to pasted masks; detector-train, the step of tools/train_net.py with the optimizer's update. The detectors are
+to pasted masks; detector-train, the step of hiera-det train with the optimizer's update. The detectors are
 --config-files and detectron2's Mask R-CNN on ResNet-50. Among the former, vitdet-b is ViTDet's on ViT-B, for which
 detectron2's main branch must be installed, and a config with +compile after it is that one with its trunk compiled, in
 the rounds of --warmup, which are not counted. With random weights the number of detections differs from a trained
@@ -18,16 +18,16 @@ model. GFLOP counts two for each multiply-add, attention included, and takes a t
 rate stands over that of a square matrix product, measured on the same machine in the same type before and after.
 
 Examples:
-    python tools/benchmark.py
-    python tools/benchmark.py --size tiny --cases 224x224x8 --rounds 11 --json benchmark.json
-    python tools/benchmark.py --models all --task forward train --dtype float32 bfloat16 --cases 512x512x1 800x1344x1
-    python tools/benchmark.py --task detector-inference detector-train \
+    hiera-det benchmark
+    hiera-det benchmark --size tiny --cases 224x224x8 --rounds 11 --json benchmark.json
+    hiera-det benchmark --models all --task forward train --dtype float32 bfloat16 --cases 512x512x1 800x1344x1
+    hiera-det benchmark --task detector-inference detector-train \
         --config-files configs/mask_rcnn_hiera_{t,b}_1x.yaml
-    python tools/benchmark.py --device cuda --task detector-train detector-inference --dtype bfloat16 \
+    hiera-det benchmark --device cuda --task detector-train detector-inference --dtype bfloat16 \
         --cases 1024x1024x1 --config-files configs/mask_rcnn_hiera_b.yaml configs/mask_rcnn_hiera_b.yaml+compile \
         vitdet-b --rounds 21 --warmup 5 --json detectors.json
-    python tools/benchmark.py --table benchmark.json
-    python tools/benchmark.py --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
+    hiera-det benchmark --table benchmark.json
+    hiera-det benchmark --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from hiera_det.benchmark.subjects import (
     TrunkSubject,
     build_subject,
 )
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
 from hiera_det.modeling.variants import get_variant
 
@@ -245,7 +246,7 @@ def print_flops(configs: list[str], case: tuple[int, int, int]) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("benchmark", __doc__)
     parser.add_argument("--size", default="base", help="Hiera's: tiny, small, base, base_plus, large or huge")
     parser.add_argument("--cases", nargs="+", default=DEFAULT_CASES, metavar="HxWxB", help="image sizes and batches")
     parser.add_argument(

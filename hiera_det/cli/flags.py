@@ -27,6 +27,7 @@ from hiera_det.modeling.variants import VARIANTS
 from hiera_det.tasks.recipes import Recipe, scaled_lr, warmup_for
 
 __all__ = [
+    "add_device_flag",
     "add_model_flags",
     "add_training_flags",
     "check_device",
@@ -61,6 +62,11 @@ def check_device(device: str) -> None:
         raise InputError("--device cuda: PyTorch finds no GPU; give --device cpu, or install PyTorch for your GPU")
 
 
+def add_device_flag(parser: argparse._ActionsContainer) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=default_device())
+
+
 def add_model_flags(parser: argparse.ArgumentParser, image_size: int | None = 224) -> None:
     """Which model."""
     group = parser.add_argument_group("model")
@@ -91,7 +97,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     group.add_argument("--auto-resume", action="store_true", help="go on where there is a checkpoint, else start")
     group = parser.add_argument_group("machines; torchrun and srun are recognised and need none of these")
-    group.add_argument("--device", choices=("cuda", "cpu"), default=default_device())
+    add_device_flag(group)
     group.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
     group.add_argument("--num-machines", type=int, default=1)
     group.add_argument("--machine-rank", type=int, default=0)
