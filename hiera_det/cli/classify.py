@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 
 from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_device_flag, check_device
+from hiera_det.cli.flags import add_device_flag
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.files import make_folder, write_atomically
@@ -59,13 +59,14 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):
         need(package, "hiera-det classify", pip)
+    from hiera_det.cli.processes import chosen_device
     from hiera_det.tasks.classify.predict import Classifier, read_class_names
 
-    check_device(args.device)
+    device = chosen_device(args.device)
     if args.json:
         make_folder(os.path.dirname(args.json) or ".", "--json")
     names = read_class_names(args.classes) if args.classes else ()
-    classifier = Classifier(args.weights, args.device, args.image_size, names, args.stride, tuple(args.views))
+    classifier = Classifier(args.weights, device, args.image_size, names, args.stride, tuple(args.views))
     results: object
     if args.evaluate:
         accuracy = classifier.evaluate(args.evaluate, args.batch_size, args.workers)

@@ -7,11 +7,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from hiera_det.cli.command import command_parser
+from hiera_det.cli.flags import add_machine_flags
 
 if TYPE_CHECKING:
     from hiera_det.d2.config.request import RunRequest
 
-__all__ = ["add_machine_flags", "run_request", "training_parser"]
+__all__ = ["run_request", "training_parser"]
 
 
 def training_parser(
@@ -42,16 +43,6 @@ def training_parser(
     add_machine_flags(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=f"{opts}, last")
     return parser
-
-
-def add_machine_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """In how many processes, and where; a tool may add to the group."""
-    group = parser.add_argument_group("machines; torchrun and srun are recognised and need none of these")
-    group.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
-    group.add_argument("--num-machines", type=int, default=1)
-    group.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    group.add_argument("--dist-url", default="auto", help="tcp://host:port of the first machine")
-    return group
 
 
 def run_request(args: argparse.Namespace) -> RunRequest:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 
 from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
+from hiera_det.cli.flags import add_model_flags, add_training_flags
 from hiera_det.extras import need
 
 
@@ -51,8 +51,9 @@ def main() -> None:
     args = argument_parser().parse_args()
     need("PIL", "reading images", "Pillow")
     need("torchvision", "preparing images")
+    from hiera_det.cli.processes import chosen_device, run_everywhere
     from hiera_det.tasks.classify.train import check, train_classifier
 
-    check_device(args.device)
+    args.device = chosen_device(args.device)
     check(args)
     run_everywhere(train_classifier, args)
