@@ -8,7 +8,6 @@ the later layer counts.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiera_det.d2.config.layers import Layer, get_value, last_layer, set_value
+from hiera_det.data.coco.read import read_coco
 from hiera_det.errors import InputError
 
 __all__ = ["count_images", "resolve_schedule", "scale_to_processes", "settle_schedule"]
@@ -170,11 +170,7 @@ def count_images(name: str) -> int:
     path = MetadataCatalog.get(name).get("json_file")
     if not path:
         return len(DatasetCatalog.get(name))
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            count = len(json.load(file)["images"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its images cannot be counted ({error!r}); give SOLVER.MAX_ITER") from None
-    if not count:
-        raise InputError(f"{path}: lists no images")
-    return count
+    images = read_coco(path).top.get("images")
+    if not isinstance(images, list) or not images:
+        raise InputError(f"{path}: lists no images to count; give SOLVER.MAX_ITER")
+    return len(images)

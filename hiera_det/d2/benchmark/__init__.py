@@ -1,1 +1,0 @@
-"""Whole detectors to be measured."""
