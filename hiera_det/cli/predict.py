@@ -1,12 +1,12 @@
-"""Predict on images with a trained detector: pictures with masks, boxes, class names and scores, and a JSON of them.
+r"""Predict on images with a trained detector: pictures with masks, boxes, class names and scores, and a JSON of them.
 
 --input takes files, folders and patterns (in quotes; ** is any depth of folders). An image that cannot be read costs
 one line, and exit status 1 at the end. No image is ever overwritten.
 
 Examples:
-    python tools/demo.py --run output/mine --input photos --output predicted
-    python tools/demo.py --run output/mine --input 'photos/**/*.jpg' --json found.json --confidence-threshold 0.3
-    python tools/demo.py --config-file configs/mask_rcnn_hiera_b.yaml --input a.jpg b.jpg --output predicted \
+    hiera-det predict --run output/mine --input photos --output predicted
+    hiera-det predict --run output/mine --input 'photos/**/*.jpg' --json found.json --confidence-threshold 0.3
+    hiera-det predict --config-file configs/mask_rcnn_hiera_b.yaml --input a.jpg b.jpg --output predicted \
         --opts MODEL.WEIGHTS model_final.pth TEST.IMS_PER_BATCH 8 TEST.AUTOCAST bfloat16
 """
 
@@ -19,25 +19,20 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hiera_det.cli.command import command_parser, need_detectron2
 from hiera_det.errors import InputError
+from hiera_det.extras import need
+from hiera_det.files import make_folder, write_atomically
 
-try:
-    from tqdm import tqdm
-
-    import hiera_det.d2  # noqa: F401  first: says how to install detectron2
-    from hiera_det.d2.config.setup import load_config
+if TYPE_CHECKING:
     from hiera_det.d2.predict.predictor import Prediction, Predictor
-    from hiera_det.data.image_folder import find_images, output_paths
-    from hiera_det.files import make_folder, write_atomically
-except ImportError as error:
-    sys.exit(f"error: {error}")
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("predict", __doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of a training: its config, last weights and classes")
     model.add_argument("--config-file", metavar="FILE", help="a config; name the weights by --opts MODEL.WEIGHTS FILE")
@@ -54,6 +49,9 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def build_predictor(args: argparse.Namespace) -> Predictor:
     """The detector that the flags name."""
+    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.predict.predictor import Predictor
+
     if args.run:
         return Predictor.from_folder(args.run, args.opts, args.confidence_threshold)
     return Predictor(load_config(args.config_file, args.opts), threshold=args.confidence_threshold)
@@ -80,6 +78,8 @@ class Outputs:
     """What is left of the predictions: pictures as they come, objects for the JSON at the end."""
 
     def __init__(self, args: argparse.Namespace, files: list[str]) -> None:
+        from hiera_det.data.image_folder import output_paths
+
         self.pictures = {}
         if args.output:
             self.pictures = dict(zip(files, output_paths(files, args.output, overwrite=args.overwrite), strict=True))
@@ -111,6 +111,12 @@ def main() -> None:
     args = argument_parser().parse_args()
     if not (args.output or args.json):
         raise InputError("nowhere to write to: give --output DIR for pictures, --json FILE, or both")
+    need("tqdm", "the progress")
+    need_detectron2()
+    from tqdm import tqdm
+
+    from hiera_det.data.image_folder import find_images
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hiera_det").setLevel(logging.INFO)
     files = find_images(args.input)

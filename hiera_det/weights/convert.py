@@ -15,12 +15,10 @@ from hiera_det.errors import InputError
 from hiera_det.files import make_folder, write_atomically
 from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
 from hiera_det.weights.contents import Contents
-from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TIMM, TIMM_ABSWIN, Layout
+from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TARGETS, TIMM, TIMM_ABSWIN, Layout
 
-__all__ = ["TARGETS", "Converted", "convert", "write"]
+__all__ = ["Converted", "convert", "write"]
 
-#: The words of ``tools/convert_weights.py --to``.
-TARGETS = ("hiera_det", "official", "hf", "timm")
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin")
 

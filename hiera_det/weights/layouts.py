@@ -18,12 +18,16 @@ __all__ = [
     "OFFICIAL",
     "SAM2",
     "SAM2_HF",
+    "TARGETS",
     "TIMM",
     "TIMM_ABSWIN",
     "Layout",
     "head_of",
     "is_trunk_name",
 ]
+
+#: The words for whose names a file is to be written in; what they stand for depends on the trunk.
+TARGETS = ("hiera_det", "official", "hf", "timm")
 
 #: The parts of a file that are no trunk, by the first words of our names.
 HEADS = (
