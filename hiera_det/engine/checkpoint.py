@@ -10,7 +10,7 @@ from typing import Any
 from hiera_det.engine.launch import is_restart
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
-from hiera_det.weights.model_file import save_atomically
+from hiera_det.weights.saving import save_tensors
 from hiera_det.weights.sources import read_weight_file
 
 __all__ = [
@@ -88,6 +88,6 @@ def write_checkpoint(folder: str, content: Mapping[str, Any]) -> str:
         its path.
     """
     path = os.path.join(folder, CHECKPOINT)
-    save_atomically(path, content)
+    save_tensors(path, content)
     tag_last(folder, CHECKPOINT)
     return path

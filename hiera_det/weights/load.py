@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 from hiera_det.modeling.hiera import Hiera
-from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed, split_pos_embed
 from hiera_det.weights.contents import Contents, parse, variant_name
 from hiera_det.weights.download import locate
 from hiera_det.weights.layouts import TIMM_ABSWIN, head_of, is_trunk_name
+from hiera_det.weights.positions import guessed_positions, resample_positions, split_positions
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.tensors import not_finite
 
 __all__ = ["LoadReport", "fit", "load_weights", "read_contents"]
 
@@ -41,7 +42,7 @@ class LoadReport:
         loaded: names of the model's tensors that came from the file, those of the next two included.
         resampled: position embeddings of another size, with both sizes.
         adapted: tensors remade for the model, with how: the first convolution for other channels, a plain position
-            embedding split into window part and rest.
+            embedding split into window part and rest; or one whose rows and columns are a guess.
         dropped: the file's tensors that the model has no place for.
         initialised: the model's tensors that the file does not have; they stay as they were.
     """
@@ -65,7 +66,7 @@ class LoadReport:
             _counted("dropped", self.dropped, _groups(self.dropped)),
             _counted("newly initialised", self.initialised, _groups(self.initialised)),
         ]
-        return f"{self.source}: {self.model} in {self.layout} layout ({self.kind}): {'; '.join(parts)}"
+        return printable(f"{self.source}: {self.model} in {self.layout} layout ({self.kind}): {'; '.join(parts)}")
 
 
 def _counted(word: str, names: Sequence[str], shown: Sequence[str]) -> str:
@@ -80,7 +81,7 @@ def _groups(names: Sequence[str]) -> list[str]:
     return shown + (["..."] if len(counts) > len(shown) else [])
 
 
-def load_weights(trunk: Hiera, source: str, new_head: bool = False) -> LoadReport:
+def load_weights(trunk: Hiera, source: str | os.PathLike[str], new_head: bool = False) -> LoadReport:
     """Load a file into a model and log what became of its tensors.
 
     Args:
@@ -100,7 +101,7 @@ def load_weights(trunk: Hiera, source: str, new_head: bool = False) -> LoadRepor
     return report
 
 
-def read_contents(source: str) -> Contents:
+def read_contents(source: str | os.PathLike[str]) -> Contents:
     """Find, read and recognise a weight file; ``source`` as in `load_weights`."""
     path = locate(source)
     return parse(read_weight_file(path), str(path))
@@ -121,26 +122,20 @@ def fit(contents: Contents, trunk: Hiera, new_head: bool = False) -> tuple[dict[
         InputError: another model's file; or tensors are missing, mis-shaped or unknown; in one line, with the cause.
     """
     _check_model(contents, trunk)
+    _check_finite(contents)
     heads, initialised = _take_heads(contents, trunk, new_head)
     expected = {name: tensor for name, tensor in trunk.state_dict().items() if name not in initialised}
     tensors = contents.trunk | heads
-    adapted = (*_adapt_stem(tensors, expected[STEM]), *_split_positions(contents, tensors, trunk))
-    resampled = _resample_positions(contents, tensors, expected, trunk)
+    adapted = (*_adapt_stem(tensors, expected[STEM]), *split_positions(contents, tensors, trunk))
+    adapted += guessed_positions(contents, tensors, expected, trunk)
+    resampled = resample_positions(contents, tensors, expected, trunk)
     # A trunk that returns early stages only is built without the later blocks.
     later = [name for name in tensors if name not in expected and name.startswith("blocks.")]
     unused = later if len(trunk.stage_ends) < len(trunk.depths) else []
     _check_names(contents, {name: tensor for name, tensor in tensors.items() if name not in unused}, expected)
-    report = LoadReport(
-        contents.source,
-        contents.model_name,
-        contents.layout.title,
-        contents.kind,
-        tuple(expected),
-        resampled,
-        adapted,
-        (*(name for name in contents.heads if name not in heads), *contents.others, *unused),
-        initialised,
-    )
+    dropped = (*(name for name in contents.heads if name not in heads), *contents.others, *unused)
+    what = contents.source, contents.model_name, contents.layout.title, contents.kind
+    report = LoadReport(*what, tuple(expected), resampled, adapted, dropped, initialised)
     return {name: tensors[name] for name in expected}, report
 
 
@@ -203,6 +198,16 @@ def _function(contents: Contents) -> str:
     return contents.model_name if " " not in contents.model_name else "Hiera"
 
 
+def _check_finite(contents: Contents) -> None:
+    """Refuse a model that has diverged, whichever part shows it; what surrounds another's trunk is not looked at."""
+    tensors = contents.trunk | contents.heads | (contents.others if contents.is_detector else {})
+    if names := not_finite(tensors):
+        raise InputError(
+            f"weight file {contents.source} does not fit: {_counted('with NaN or infinite values', names, names[:4])}; "
+            "take one from before its training diverged"
+        )
+
+
 def _adapt_stem(tensors: dict[str, Tensor], expected: Tensor) -> tuple[str, ...]:
     """Make the first convolution take the model's channels, as timm does; says how, or nothing."""
     weight = tensors[STEM]
@@ -217,58 +222,6 @@ def _adapt_stem(tensors: dict[str, Tensor], expected: Tensor) -> tuple[str, ...]
     return (f"{STEM} from {have} channels to {want}, repeated and scaled by {have / want:.3g}",)
 
 
-def _split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hiera) -> tuple[str, ...]:
-    """Make a plain table the two parts that the model has; says how, or nothing."""
-    if trunk.pos_mode != "absolute_win" or contents.is_absolute_win or "pos_embed" not in tensors:
-        return ()
-    grid, unit = _grid(tensors["pos_embed"], "pos_embed", contents.source), trunk.unit_sides[0]
-    if grid[0] % unit or grid[1] % unit:
-        raise InputError(
-            f"weight file {contents.source}: pos_embed is {grid[0]}x{grid[1]}, no whole mask units of {unit}x{unit}; "
-            "build the trunk with pos_embed interpolate"
-        )
-    tensors["pos_embed"], tensors["pos_embed_window"] = split_pos_embed(tensors["pos_embed"], grid, unit)
-    return (f"pos_embed {grid[0]}x{grid[1]} split into its mean {unit}x{unit} unit and the rest",)
-
-
-def _resample_positions(
-    contents: Contents, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
-) -> tuple[str, ...]:
-    """Bring position embeddings to the model's sizes; says which and how, or nothing."""
-    done, grids = [], trunk.position_grids()
-    for name in [name for name in tensors if name in expected and (name.startswith("pos_embed") or name in grids)]:
-        table, target = tensors[name], expected[name]
-        if table.shape == target.shape or table.ndim != target.ndim or name == "pos_embed_window":
-            continue
-        if name == "pos_embed_temporal":
-            tensors[name] = resize_temporal_embed(table, target.shape[1])
-            done.append(f"{name} {table.shape[1]} to {target.shape[1]}")
-            continue
-        grid = _grid(table, name, contents.source)
-        flat = table if table.ndim == 3 else table.flatten(2).transpose(1, 2)
-        resized = resize_pos_embed(flat, grid, grids[name])
-        tensors[name] = resized.flatten(1, 2) if table.ndim == 3 else resized.permute(0, 3, 1, 2)
-        done.append(f"{name} {grid[0]}x{grid[1]} to {grids[name][0]}x{grids[name][1]}")
-    return tuple(done)
-
-
-def _grid(table: Tensor, name: str, source: str) -> tuple[int, int]:
-    """Height and width in tokens of a position embedding.
-
-    Raises:
-        InputError: the number of tokens is no square, so that nothing in the file tells height from width.
-    """
-    if table.ndim == 4:
-        return table.shape[2], table.shape[3]
-    side = math.isqrt(table.shape[1])
-    if side * side != table.shape[1]:
-        raise InputError(
-            f"weight file {source}: {name} has {table.shape[1]} positions, which is no square; build the trunk with "
-            "pretrain_size=(height, width) of the file"
-        )
-    return side, side
-
-
 def _check_names(contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse a file that lacks something, has something that no Hiera has, or has another shape."""
     wrong = {
@@ -279,7 +232,6 @@ def _check_names(contents: Contents, tensors: Mapping[str, Tensor], expected: Ma
             if name in tensors and tensors[name].shape != shape.shape
         ],
         "unexpected": [*(name for name in tensors if name not in expected), *contents.unknown],
-        "with NaN or infinite values": [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()],
     }
     parts = [
         f"{len(names)} {word} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
