@@ -14,11 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hiera_det import build_hiera
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.variants import get_variant, spread_global_blocks
 from hiera_det.weights.contents import parse
 from hiera_det.weights.convert import convert
+from hiera_det.zoo import build_hiera
 
 __all__ = ["Trunk", "build_trunk"]
 
