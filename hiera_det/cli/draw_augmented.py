@@ -40,7 +40,7 @@ def main() -> None:
     if args.count < 1:
         raise InputError(f"--count {args.count}: give the number of pictures, at least 1")
     need_detectron2()
-    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.config.load import load_config
     from hiera_det.d2.data.contact_sheet import draw_augmented
     from hiera_det.d2.data.datasets import check_registered, own_data_config
     from hiera_det.engine.randomness import seed_all

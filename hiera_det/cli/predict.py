@@ -49,7 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def build_predictor(args: argparse.Namespace) -> Predictor:
     """The detector that the flags name."""
-    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.config.load import load_config
     from hiera_det.d2.predict.predictor import Predictor
 
     if args.run:

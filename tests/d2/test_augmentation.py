@@ -22,7 +22,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.augmentation import build_augmentation, check_lsj
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.errors import InputError

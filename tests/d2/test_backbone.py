@@ -13,7 +13,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from hiera_det import build_hieradet
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.model.backbone import HieraBackbone
 from hiera_det.errors import InputError
 from hiera_det.modeling.pyramid import LayerNorm2d

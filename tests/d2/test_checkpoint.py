@@ -17,7 +17,7 @@ from torch import nn
 
 import hiera_det.d2  # noqa: F401  registers
 from hiera_det import build_hiera, hiera_classifier, hiera_mae
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, check_weights, local_weights
 from hiera_det.errors import InputError
 
@@ -33,7 +33,7 @@ import sys, torch
 from detectron2.modeling import build_model
 import hiera_det.d2
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 base, weights, image, target, *opts = sys.argv[1:]
 model = build_model(load_config(base, opts)).eval()
 HieraCheckpointer(model).load(weights)

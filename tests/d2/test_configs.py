@@ -17,8 +17,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.data.augmentation import check_lsj
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.model.flops import count_detector

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.contact_sheet import CAPTION_HEIGHT, CELL, GAP, draw_augmented
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.errors import InputError

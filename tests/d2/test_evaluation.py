@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.predict import evaluation
 from hiera_det.d2.predict.evaluation import FasterCOCOEvaluator, build_evaluator

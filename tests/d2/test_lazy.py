@@ -17,8 +17,8 @@ from omegaconf import DictConfig, ListConfig
 from PIL import Image
 from torch import nn
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.lazy.nodes import build_fpn_backbone, warmup_length
 from hiera_det.d2.model.heads import HieraBoxHead, HieraMaskHead

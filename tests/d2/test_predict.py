@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import hiera_det
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.predict.predictor import Predictor
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.errors import InputError

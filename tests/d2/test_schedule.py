@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
-from hiera_det.d2.config.setup import load_config
 from hiera_det.errors import InputError
 
 BASE = """

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
-from hiera_det.d2.config.setup import load_config, setup_config
+from hiera_det.d2.config.setup import setup_config
 from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.lazy.files import load_lazy_config
 from hiera_det.d2.lazy.translate import to_keys
 

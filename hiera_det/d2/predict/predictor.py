@@ -23,7 +23,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.pixels import ImageLike, Pixels, as_pixels, read_pixels
