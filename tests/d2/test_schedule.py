@@ -149,7 +149,7 @@ def test_whole_numbers_serve_as_fractions_in_files_and_on_the_command_line(confi
     ("leaf", "says"),
     [
         ("SOLVER: {EPOCHS: 3, MAX_ITER: 100}", r"leaf\.yaml: SOLVER\.EPOCHS and SOLVER\.MAX_ITER .*keep one"),
-        ("SOLVER: {SCALING: cubic}", r"SOLVER\.SCALING 'cubic': choose linear, sqrt, none"),
+        ("SOLVER: {SCALING: cubic}", r"SOLVER\.SCALING 'cubic': choose linear, sqrt or none"),
         ("SOLVER: {EPOCHS: -1}", r"SOLVER\.EPOCHS -1"),
         ("SOLVER: {EPOCHS: .nan}", r"SOLVER\.EPOCHS nan"),
         ("TEST: {EVAL_EPOCHS: -2}", r"TEST\.EVAL_EPOCHS -2"),

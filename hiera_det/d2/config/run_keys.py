@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hiera_det.d2.config.kinds import SWITCH, Kind, choice, number, optional, several, whole
+from hiera_det.d2.config.kinds import SWITCH, TEXT, Kind, choice, number, optional, several, whole
 from hiera_det.d2.config.readers import (
     ABOVE_0,
     AMOUNT,
@@ -55,7 +55,7 @@ RUN_KEYS: tuple[Reader, ...] = (
             TEXT: "OUTPUT_DIR",
             whole(-1, 2**31): "SEED",
             SWITCH: "CUDNN_BENCHMARK",
-            choice("", "highest", "high", "medium"): "FLOAT32_PRECISION",
+            choice("highest", "high", "medium", ""): "FLOAT32_PRECISION",
         },
     ),
     Reader("", (), "", {ANY_NUMBER: "GLOBAL.HACK"}),
