@@ -100,12 +100,13 @@ def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequenc
     return ImageFolder(root, known, tuple(files), tuple(labels))
 
 
-def find_images(inputs: Sequence[str]) -> list[str]:
+def find_images(inputs: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """The image files that names, folders and patterns stand for, each once.
 
     Args:
         inputs: files, which are taken as they are; folders, whose images are taken, but not those of their folders;
             patterns such as ``photos/*.jpg`` or ``photos/**/*.png``, in which ``**`` is any depth of folders.
+        suffixes: endings, in lower case, of what counts as an image in folders and patterns.
 
     Returns:
         paths, in the order of the inputs and sorted within each.
@@ -115,34 +116,34 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     """
     found: dict[str, str] = {}  # by its real path
     for name in inputs:
-        for path in _matches(name):
+        for path in _matches(name, tuple(suffixes)):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
-def _matches(name: str) -> list[str]:
+def _matches(name: str, suffixes: tuple[str, ...]) -> list[str]:
     """What one input stands for."""
     if os.path.isfile(name):
         return [name]
     if os.path.isdir(name):
         with os.scandir(name) as entries:
-            images = _images(entry.path for entry in entries)
+            images = _images((entry.path for entry in entries), suffixes)
         if not images:
-            raise InputError(f"{name}: there are no images in this folder ({' '.join(SUFFIXES)})")
+            raise InputError(f"{name}: there are no images in this folder ({' '.join(suffixes)})")
         return images
-    images = _images(glob.glob(os.path.expanduser(name), recursive=True))
+    images = _images(glob.glob(os.path.expanduser(name), recursive=True), suffixes)
     if not images:
         kind = "no image matches this pattern" if glob.has_magic(name) else "no such file or folder"
         raise InputError(f"{name}: {kind}")
     return images
 
 
-def _images(paths: Iterable[str]) -> list[str]:
+def _images(paths: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
     """Those that are images by their names, hidden ones left out."""
     return sorted(
         path
         for path in paths
-        if path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".") and os.path.isfile(path)
+        if path.lower().endswith(suffixes) and not os.path.basename(path).startswith(".") and os.path.isfile(path)
     )
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from hiera_det.errors import InputError, printable
+from hiera_det.errors import InputError
 
 __all__ = [
     "FORMATS",
@@ -72,9 +72,7 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 
 class BadImageError(InputError):
-    """An image that cannot be read; the message names the file, and ``reason`` says why without it."""
-
-    reason = ""
+    """An image that cannot be read; the message is ``<file>: <reason>``."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +192,7 @@ def _opened(path: StrPath, max_pixels: int) -> Iterator[Image.Image]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     else:
         return
-    refused = BadImageError(f"{name}: cannot be read as an image ({reason})")
-    refused.reason = printable(reason)
-    raise refused
+    raise BadImageError(f"{name}: cannot be read as an image ({reason})")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

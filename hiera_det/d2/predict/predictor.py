@@ -32,7 +32,7 @@ from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
 from hiera_det.data.images import BadImageError, StrPath, read_header
 from hiera_det.data.video import read_frames
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 from hiera_det.report.drawing import draw_objects
 
 __all__ = ["Prediction", "Predictor"]
@@ -157,7 +157,7 @@ class Predictor:
         Args:
             files: a path or several; see `hiera_det.data.images` for what is read and how.
             unreadable: called with the path of a file that cannot be read, or whose prediction fails for lack of
-                memory or the like, and the reason; without it the first such file raises.
+                memory or the like, and the reason, half a sentence; without it the first such file raises.
 
         Returns:
             one prediction for each file that can be read; in the files' order where ``TEST.IMS_PER_BATCH`` is 1,
@@ -280,6 +280,7 @@ class _Report:
         except (BadImageError, RuntimeError, MemoryError) as error:  # RuntimeError: a GPU's lack of memory, for one
             if self.unreadable is None:
                 raise
-            reason = getattr(error, "reason", "") or " ".join(str(error).split())[:200] or type(error).__name__
+            what = " ".join(str(error).split())[:200] or type(error).__name__
             for name in names:
-                self.unreadable(name, reason)
+                bad = isinstance(error, BadImageError)
+                self.unreadable(name, what.removeprefix(f"{printable(name)}: ") if bad else f"failed ({what})")
