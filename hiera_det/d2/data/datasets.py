@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,9 @@ def own_data_config(
     for key, flag in (("DATASETS.TRAIN", "--train-json"), ("DATASETS.TEST", "--val-json")):
         if key in given:
             raise InputError(f"{key} cannot be set together with {flag} and its like; leave one of them out")
-    train = check_coco_json(train_json, train_images, check_files=check_files) if train_json and train_images else None
-    val = check_coco_json(val_json, val_images, check_files=check_files) if val_json and val_images else None
+    check = partial(check_coco_json, check_files=check_files, max_pixels=cfg.INPUT.MAX_PIXELS)
+    train = check(train_json, train_images) if train_json and train_images else None
+    val = check(val_json, val_images) if val_json and val_images else None
     if train and val:
         same_classes(train, val)
         _warn_of_common_images(train, val)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from hiera_det.data.coco.check import read_coco_json
+from hiera_det.data.coco.read import read_coco
 from hiera_det.errors import InputError
 
 __all__ = ["ImageIds", "read_images_json"]
@@ -47,7 +47,7 @@ def read_images_json(path: str) -> tuple[ImageIds, list[dict[str, Any]]]:
     Raises:
         InputError: it cannot be read, or lacks images, categories, or one of their entries.
     """
-    data = read_coco_json(path)
+    data = read_coco(path).top
     for key, entries in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
         rows = data.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) and {*entries} <= {*row} for row in rows):

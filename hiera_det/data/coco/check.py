@@ -18,16 +18,15 @@ import numpy as np
 
 from hiera_det.data.coco.entries import check_categories, check_images, check_keys, check_lists, check_odd
 from hiera_det.data.coco.findings import Finding, Findings, listed, short
-from hiera_det.data.coco.headers import EXIF_FIRST_SWAPPED, EXIF_ORIENTATION, check_headers
+from hiera_det.data.coco.headers import check_headers
 from hiera_det.data.coco.image_files import check_files_there
 from hiera_det.data.coco.read import nearest_folder, read_coco
 from hiera_det.data.coco.schema import Annotations, CocoData, CocoSummary, Contents, Floats, ImageId, StrPath
 from hiera_det.data.coco.values import Linked, check_areas, check_boxes, check_masks, link
+from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
 
 __all__ = [
-    "EXIF_FIRST_SWAPPED",
-    "EXIF_ORIENTATION",
     "check_coco_json",
     "check_dataset",
     "common_images",
@@ -35,19 +34,22 @@ __all__ = [
 ]
 
 
-def check_dataset(json_path: StrPath, image_root: StrPath, *, every_header: bool = True) -> list[Finding]:
+def check_dataset(
+    json_path: StrPath, image_root: StrPath, *, every_header: bool = True, max_pixels: int = MAX_PIXELS
+) -> list[Finding]:
     """All that there is to say about a COCO JSON and its image files.
 
     Args:
         json_path: the COCO JSON (instances: boxes, with or without masks).
         image_root: folder that the JSON's ``file_name`` entries are relative to.
         every_header: read the header of each image file, and not a sample of them.
+        max_pixels: largest image, see `hiera_det.data.images`.
 
     Returns:
         errors, which training refuses, then warnings, then notes; one for each kind of oddity.
     """
     findings = Findings(str(json_path))
-    _inspect(str(json_path), str(image_root), findings, every_header=every_header)
+    _inspect(str(json_path), str(image_root), findings, every_header=every_header, max_pixels=max_pixels)
     return findings.as_list()
 
 
@@ -57,6 +59,7 @@ def check_coco_json(
     *,
     require_annotations: bool = True,
     check_files: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> CocoSummary:
     """Check a COCO JSON and its images; return what it holds.
 
@@ -66,6 +69,7 @@ def check_coco_json(
         require_annotations: refuse a JSON without usable annotations (training and evaluation need them).
         check_files: look at every image file and a sample of headers too; False for a second look, such as in a worker
             process whose parent has checked already.
+        max_pixels: largest image, see `hiera_det.data.images`.
 
     Raises:
         InputError: the first mistake found; one line.
@@ -77,6 +81,7 @@ def check_coco_json(
         findings,
         require_annotations=require_annotations,
         check_files=check_files,
+        max_pixels=max_pixels,
     )
     findings.raise_first_error()
     assert summary is not None  # without one there is an error
@@ -91,6 +96,7 @@ def _inspect(
     require_annotations: bool = True,
     check_files: bool = True,
     every_header: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> CocoSummary | None:
     """Fill ``findings``; a summary, or None where there is none to give."""
     try:
@@ -118,7 +124,7 @@ def _inspect(
     if check_files and os.path.isdir(root):
         there = check_files_there(images, root, findings)
         if every_header or not findings.has_errors:
-            check_headers(there, root, findings, every=every_header)
+            check_headers(there, root, findings, every=every_header, max_pixels=max_pixels)
     notes = tuple(str(finding) for finding in findings.as_list() if finding.severity != "error")
     return CocoSummary(**{**summary.__dict__, "notes": notes})
 

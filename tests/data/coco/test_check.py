@@ -225,11 +225,17 @@ def test_byte_order_mark_is_accepted(folder: Path) -> None:
     assert check_coco_json(path, folder / "images").gaps == ("byte order mark",)
 
 
-def test_not_an_image_and_16_bit_image_are_refused_by_name(folder: Path) -> None:
+def test_a_file_that_is_no_image_or_too_large_is_refused_by_name(folder: Path) -> None:
     (folder / "images" / "b.png").write_text("<html>")
     assert "b.png: cannot be read as an image" in refused(folder, sound())
+    Image.new("L", (WIDTH, HEIGHT)).save(folder / "images" / "b.png")
+    with pytest.raises(InputError, match=r"more than 0\.0001 million: cut it into tiles, or raise .* INPUT\.MAX_PIXELS"):
+        check(folder, sound(), max_pixels=100)
+
+
+def test_an_image_of_16_bits_is_read_as_everywhere(folder: Path) -> None:
     Image.new("I;16", (WIDTH, HEIGHT)).save(folder / "images" / "b.png")
-    assert "b.png: more than 8 bits" in refused(folder, sound())
+    check(folder, sound())
 
 
 def test_rotation_by_exif_counts_and_is_told_from_rescaling(folder: Path) -> None:
