@@ -29,6 +29,7 @@ from hiera_det.data.coco.findings import listed
 from hiera_det.data.coco.read import no_garbage_collection, read_coco
 from hiera_det.data.coco.schema import CocoSummary, Contents
 from hiera_det.data.coco.write import completed_copy
+from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError, printable
 
 __all__ = ["check_registered", "dataset_categories", "own_data_config", "register_json"]
@@ -169,7 +170,7 @@ def own_data_config(
     for key, flag in (("DATASETS.TRAIN", "--train-json"), ("DATASETS.TEST", "--val-json")):
         if key in given:
             raise InputError(f"{key} cannot be set together with {flag} and its like; leave one of them out")
-    check = partial(check_coco_json, check_files=check_files, max_pixels=cfg.INPUT.MAX_PIXELS)
+    check = partial(check_coco_json, check_files=check_files, max_pixels=cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS))
     train = check(train_json, train_images) if train_json and train_images else None
     val = check(val_json, val_images) if val_json and val_images else None
     if train and val:

@@ -229,7 +229,9 @@ def test_a_file_that_is_no_image_or_too_large_is_refused_by_name(folder: Path) -
     (folder / "images" / "b.png").write_text("<html>")
     assert "b.png: cannot be read as an image" in refused(folder, sound())
     Image.new("L", (WIDTH, HEIGHT)).save(folder / "images" / "b.png")
-    with pytest.raises(InputError, match=r"more than 0\.0001 million: cut it into tiles, or raise .* INPUT\.MAX_PIXELS"):
+    with pytest.raises(
+        InputError, match=r"more than 0\.0001 million: cut it into tiles, or raise .* INPUT\.MAX_PIXELS"
+    ):
         check(folder, sound(), max_pixels=100)
 
 
