@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train_detector", "train a detector that a YAML config describes"),
     "train-lazy": ("train_lazy", "the same for a LazyConfig, a Python file"),
     "predict": ("predict", "find objects in images: pictures and a JSON"),
+    "evaluate": ("evaluate", "score a results file, ours or another tool's"),
     "train-classifier": ("train_classifier", "train a classifier on a folder per class"),
     "classify": ("classify", "classify images or videos, or measure a classifier"),
     "pretrain": ("pretrain_mae", "pretrain as a masked autoencoder, without labels"),

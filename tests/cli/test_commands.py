@@ -17,6 +17,7 @@ SCRIPTS = {
     "train_net": "train",
     "lazyconfig_train_net": "train-lazy",
     "demo": "predict",
+    "evaluate": "evaluate",
     "train_classifier": "train-classifier",
     "classify": "classify",
     "pretrain_mae": "pretrain",

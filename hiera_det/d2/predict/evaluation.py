@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +172,26 @@ class Evaluator(COCOEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
-        if self.only_seen and img_ids is None:
-            img_ids = self._seen(predictions)
+        self._score(results, tasks, self._seen(predictions) if self.only_seen and img_ids is None else img_ids)
+
+    def score(self, results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+        """Evaluate results that have the JSON's ids: boxes, and masks where both sides have them."""
+        self._results: OrderedDict[str, dict[str, float]] = OrderedDict()
+        tasks = [task for task, key in (("bbox", "bbox"), ("segm", "segmentation")) if key in (results or [{}])[0]]
+        without = sum(not annotation.get("segmentation") for annotation in self._coco_api.anns.values())
+        if "segm" in tasks and without:
+            self._logger.warning("masks are not scored: %d annotations have none", without)
+            tasks.remove("segm")
+        self._score(results, tasks or ["bbox"], None)
+        return dict(self._results)
+
+    def _score(self, results: Sequence[dict[str, Any]], tasks: Iterable[str], img_ids: list[int] | None) -> None:
+        """Keep the metrics of each task."""
         names = self._metadata.get("thing_classes")
         for task in sorted(tasks):
             evaluated = self._evaluate(results, task, img_ids) if results else None
             self._results[task] = self._derive_coco_results(evaluated, task, class_names=names)
-        if all(not self._results[task]["AP"] > 0 for task in tasks):
+        if all(not scores["AP"] > 0 for scores in self._results.values()):
             self._logger.warning(why_zero(results, self._coco_api, self.facts))
 
     def _seen(self, predictions: Sequence[dict[str, Any]]) -> list[int] | None:
