@@ -29,7 +29,7 @@ from hiera_det.engine.processes import is_main_process, process_count, process_r
 from hiera_det.engine.randomness import derive, seed_all
 from hiera_det.engine.schedule import lr_at
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 
 __all__ = ["PRECISIONS", "Loop", "Plan"]
 
@@ -92,7 +92,7 @@ class Loop:
 
     def __init__(
         self,
-        model: Hiera,
+        model: HieraBase,
         optimizer: torch.optim.Optimizer,
         samples: Samples,
         order: EpochOrder,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hiera_det.errors import InputError, printable
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.contents import Contents, parse, variant_name
 from hiera_det.weights.download import locate
 from hiera_det.weights.layouts import TIMM_ABSWIN, head_of, is_trunk_name
@@ -81,7 +81,7 @@ def _groups(names: Sequence[str]) -> list[str]:
     return shown + (["..."] if len(counts) > len(shown) else [])
 
 
-def load_weights(trunk: Hiera, source: str | os.PathLike[str], new_head: bool = False) -> LoadReport:
+def load_weights(trunk: HieraBase, source: str | os.PathLike[str], new_head: bool = False) -> LoadReport:
     """Load a file into a model and log what became of its tensors.
 
     Args:
@@ -107,7 +107,7 @@ def read_contents(source: str | os.PathLike[str]) -> Contents:
     return parse(read_weight_file(path), str(path))
 
 
-def fit(contents: Contents, trunk: Hiera, new_head: bool = False) -> tuple[dict[str, Tensor], LoadReport]:
+def fit(contents: Contents, trunk: HieraBase, new_head: bool = False) -> tuple[dict[str, Tensor], LoadReport]:
     """Give a file's tensors the shapes of a model, without changing the model.
 
     Args:
@@ -139,7 +139,7 @@ def fit(contents: Contents, trunk: Hiera, new_head: bool = False) -> tuple[dict[
     return {name: tensors[name] for name in expected}, report
 
 
-def _take_heads(contents: Contents, trunk: Hiera, new_head: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _take_heads(contents: Contents, trunk: HieraBase, new_head: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The file's heads that the model has too, and the names of the model's tensors that the file has none for.
 
     Raises:
@@ -158,9 +158,9 @@ def _take_heads(contents: Contents, trunk: Hiera, new_head: bool) -> tuple[dict[
     return heads, tuple(name for name in wanted if head_of(name) not in taken)
 
 
-def _check_model(contents: Contents, trunk: Hiera) -> None:
+def _check_model(contents: Contents, trunk: HieraBase) -> None:
     """Refuse another model's file, naming both."""
-    family = "hieradet" if trunk.pos_mode == "absolute_win" else "hiera"
+    family = "hieradet" if trunk.options.pos_embed == "absolute_win" else "hiera"
     model_dim = trunk.patch_embed.proj.out_channels
     theirs, ours = contents.model_name, variant_name(family, model_dim, trunk.depths)
     mismatch = ""
@@ -173,19 +173,19 @@ def _check_model(contents: Contents, trunk: Hiera) -> None:
     _check_family(contents, trunk)
 
 
-def _check_family(contents: Contents, trunk: Hiera) -> None:
+def _check_family(contents: Contents, trunk: HieraBase) -> None:
     """Refuse a file whose trunk works in another way, and say what to build instead."""
     way_out = ""
     if contents.is_video and not trunk.frames:
         way_out = "it is a video model: build the trunk with frames=16, or take the image model's file"
     elif trunk.frames and not contents.is_video:
         way_out = "it is an image model, and the trunk is for video: build it without frames"
-    elif contents.is_absolute_win and trunk.pos_mode != "absolute_win":
+    elif contents.is_absolute_win and trunk.options.pos_embed != "absolute_win":
         way_out = (
             f"it is {contents.model_name}, whose position embedding has a window part: build it with "
             f"hiera_det.{_function(contents)}(), or take its config (configs/mask_rcnn_hieradet_*.yaml)"
         )
-    elif contents.layout is TIMM_ABSWIN and not trunk.pos_antialias:
+    elif contents.layout is TIMM_ABSWIN and not trunk.options.pos_antialias:
         way_out = "timm's absolute-window positions are resampled with antialiasing: set pos_antialias True"
     elif contents.has_layer_scale and not any("ls1" in name for name in trunk.state_dict()):
         way_out = "its residual branches are scaled: set layer_scale True"

@@ -14,7 +14,7 @@ from typing import Any
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.classifier import HieraForClassification
-from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, Hiera
+from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, HieraBase
 from hiera_det.modeling.variants import VARIANTS
 from hiera_det.weights.contents import Contents, parse
 from hiera_det.weights.download import locate
@@ -64,7 +64,7 @@ class ModelFile:
 
 
 def write_model_file(
-    path: str | os.PathLike[str], model: Hiera, fields: Mapping[str, Any], classes: Sequence[str] = ()
+    path: str | os.PathLike[str], model: HieraBase, fields: Mapping[str, Any], classes: Sequence[str] = ()
 ) -> None:
     """Write a trained model.
 
