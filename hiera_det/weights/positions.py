@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed, split_pos_embed
 from hiera_det.weights.contents import Contents
 
@@ -17,7 +17,7 @@ __all__ = ["guessed_positions", "resample_positions", "split_positions"]
 Grid = tuple[int, int]
 
 
-def split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hiera) -> tuple[str, ...]:
+def split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: HieraBase) -> tuple[str, ...]:
     """Make a plain table the two parts that the model has.
 
     Args:
@@ -31,7 +31,7 @@ def split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hiera
     Raises:
         InputError: the table has no whole mask units.
     """
-    if trunk.pos_mode != "absolute_win" or contents.is_absolute_win or "pos_embed" not in tensors:
+    if trunk.options.pos_embed != "absolute_win" or contents.is_absolute_win or "pos_embed" not in tensors:
         return ()
     grid, unit = _grid(tensors["pos_embed"], "pos_embed", contents.source, contents.grid), trunk.unit_sides[0]
     if grid[0] % unit or grid[1] % unit:
@@ -44,7 +44,7 @@ def split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hiera
 
 
 def resample_positions(
-    contents: Contents, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
+    contents: Contents, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], trunk: HieraBase
 ) -> tuple[str, ...]:
     """Bring tables to the model's sizes, also those of as many positions in other rows and columns.
 
@@ -76,7 +76,7 @@ def resample_positions(
 
 
 def guessed_positions(
-    contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
+    contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], trunk: HieraBase
 ) -> tuple[str, ...]:
     """Tables taken as they are although they may be square and the model's is not; in words."""
     sizes = trunk.position_grids()
@@ -89,7 +89,7 @@ def guessed_positions(
 
 
 def _grids(
-    contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
+    contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], trunk: HieraBase
 ) -> dict[str, Grid]:
     """Rows and columns of the file's tables: the model's own for a table like its own, if nothing speaks against it.
 

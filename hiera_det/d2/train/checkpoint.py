@@ -22,7 +22,7 @@ from hiera_det.engine.ema import EMA
 from hiera_det.engine.launch import is_restart, place_from_environment
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, parse
 from hiera_det.weights.download import locate
 from hiera_det.weights.load import LoadReport, fit
@@ -270,7 +270,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Names of the model's tensors that are not the trunk's."""
         return [name for name in unwrap(self.model).state_dict() if not name.startswith(self._trunk()[0])]
 
-    def _trunk(self) -> tuple[str, Hiera]:
+    def _trunk(self) -> tuple[str, HieraBase]:
         """The Hiera trunk inside the model and the prefix of its parameters' names."""
         return _find_trunk(unwrap(self.model))
 
@@ -290,9 +290,9 @@ def saved_categories(loaded: Mapping[str, Any], source: str) -> list[dict[str, A
     return categories
 
 
-def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:
+def _find_trunk(model: nn.Module) -> tuple[str, HieraBase]:
     """The Hiera trunk inside a model and the prefix of its parameters' names."""
     for name, module in model.named_modules():
-        if isinstance(module, Hiera):
+        if isinstance(module, HieraBase):
             return f"{name}." if name else "", module
     raise InputError("the model has no Hiera trunk: set MODEL.BACKBONE.NAME to one of build_hiera_*")
