@@ -78,7 +78,7 @@ class HieraBase(nn.Module):
         self.blocks = nn.ModuleList(_build_block(options, i) for i in range(len(options.block_stages)))
         #: Leading blocks that attend inside mask units only.
         self.local_blocks = next((i for i, window in enumerate(options.windows) if window != 1), len(self.blocks))
-        self._unit_strides, self._unit_group, self._table_grid = (
+        self._unit_strides, self._unit_group, self.pos_grid = (
             options.unit_strides,
             options.unit_group,
             options.table_grid,
@@ -203,12 +203,12 @@ class HieraBase(nn.Module):
         mode = self.options.pos_embed
         if self.frames:
             spatial, temporal = self.pos_embed_spatial, self.pos_embed_temporal
-            return separable_embed(spatial, temporal, self._table_grid, size[0], (height, width))
+            return separable_embed(spatial, temporal, self.pos_grid, size[0], (height, width))
         if mode == "absolute_win":
             antialias = self.options.pos_antialias
             return absolute_win_embed(self.pos_embed, self.pos_embed_window, (height, width), antialias)
         embed = tile_pos_embed if mode == "tile" else resize_pos_embed
-        return embed(self.pos_embed, self._table_grid, (height, width))
+        return embed(self.pos_embed, self.pos_grid, (height, width))
 
     def run(self, tokens: Tokens, first: int = 0, last: int | None = None) -> Iterator[tuple[int, Tokens]]:
         """Run the blocks, or those from ``first`` to before ``last``.
