@@ -135,7 +135,7 @@ RUN_KEYS: tuple[Reader, ...] = (
             AMOUNT: "WEIGHT_DECAY WEIGHT_DECAY_POS_EMBED BIAS_LR_FACTOR",
             optional(AMOUNT): "WEIGHT_DECAY_NORM WEIGHT_DECAY_BIAS",
             FRACTION: "WARMUP_FACTOR",
-            whole(): "WARMUP_ITERS IMAGES_PER_EPOCH",
+            whole(): "WARMUP_ITERS IMAGES_PER_EPOCH KEEP_CHECKPOINTS SKIP_NONFINITE",
             choice("linear", "constant"): "WARMUP_METHOD",
             SWITCH: "RESCALE_INTERVAL CLIP_GRADIENTS.ENABLED AMP.ENABLED",
             whole(1, 10**6): "IMS_PER_BATCH ACCUMULATE",
@@ -205,7 +205,8 @@ RUN_KEYS: tuple[Reader, ...] = (
         "TEST.",
         {
             Kind("a list of [task, metric, value, tolerance]", _is_expected): "EXPECTED_RESULTS",
-            whole(-1): "EVAL_PERIOD",
+            whole(): "EVAL_PERIOD",
+            TEXT: "BEST",
             number(0.0, 1e6): "EVAL_EPOCHS",
             whole(1, 10**6): "DETECTIONS_PER_IMAGE IMS_PER_BATCH",
             SWITCH: "PRECISE_BN.ENABLED",
@@ -233,7 +234,10 @@ RUN_KEYS: tuple[Reader, ...] = (
         {SIZES: "MIN_SIZES", SIDE: "MAX_SIZE", SWITCH: "FLIP"},
     ),
     Reader(
-        "", (), "TEST.", {several(POSITIVE): "KEYPOINT_OKS_SIGMAS"}, "keypoints are evaluated with COCO's 17 sigmas"
+        "the evaluation of keypoints",
+        (on("MODEL.KEYPOINT_ON"),),
+        "TEST.",
+        {several(POSITIVE): "KEYPOINT_OKS_SIGMAS"},
     ),
     Reader("PreciseBN", (on("TEST.PRECISE_BN.ENABLED"),), "TEST.PRECISE_BN.", {COUNT: "NUM_ITER"}),
 )

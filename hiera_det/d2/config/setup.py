@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
+from hiera_det.d2.config.checks import check_detector, check_keypoints
 from hiera_det.d2.config.load import load_config
+from hiera_det.d2.config.reading import listed_configs
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes
 from hiera_det.d2.data.augmentation import check_lsj
@@ -22,7 +24,6 @@ from hiera_det.engine.ema import check_ema_decay
 from hiera_det.engine.sharding import check_parallel
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
-from hiera_det.modeling.variants import get_variant
 
 __all__ = [
     "check_training",
@@ -50,8 +51,10 @@ def setup_config(request: RunRequest, *, check_files: bool = True) -> CfgNode:
     Raises:
         InputError: something cannot be used; one line.
     """
+    if not request.config_file:
+        raise InputError(f"--config-file is missing: give a config of your own, or one of {listed_configs('*.yaml')}")
     cfg = load_config(request.config_file, request.opts)
-    get_variant(cfg.MODEL.HIERA.SIZE)
+    check_detector(cfg)
     settle_run(cfg, request, request.opts[0::2], check_files=check_files)
     cfg.freeze()
     return cfg
@@ -79,6 +82,7 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     set_by_hand = [word for key in given for word in (key, "")]
     own_data_config(cfg, **request.own_data, opts=set_by_hand, check_files=check_files)
     check_work(cfg, request)
+    check_keypoints(cfg)
     if not request.eval_only:
         # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
         cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if request.train_json else 0

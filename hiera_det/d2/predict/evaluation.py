@@ -51,7 +51,13 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> Evaluat
     check_coco_eval(cfg)
     kind = FasterCOCOEvaluator if cfg.TEST.COCO_EVAL == FASTER else Evaluator
     limit, fast = cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.COCO_EVAL == COMPILED
-    evaluator = kind(dataset_name, output_dir=output_dir, max_dets_per_image=limit, use_fast_impl=fast)
+    evaluator = kind(
+        dataset_name,
+        output_dir=output_dir,
+        max_dets_per_image=limit,
+        use_fast_impl=fast,
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    )
     evaluator.only_seen = cfg.INPUT.ON_BAD_IMAGE == "skip"
     heads = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     threshold = cfg.MODEL[heads].SCORE_THRESH_TEST
