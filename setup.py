@@ -26,6 +26,7 @@ setup(
     packages=find_packages(include=["hiera_det", "hiera_det.*"]),
     package_data={"hiera_det": ["py.typed"]},
     install_requires=["torch>=2.4", "numpy", "safetensors"],
+    entry_points={"console_scripts": ["hiera-det = hiera_det.cli.main:main"]},
     extras_require={
         "hub": HUB,
         "fast-eval": FAST_EVAL,

@@ -7,6 +7,10 @@ first use (PEP 562), so that ``import hiera_det`` imports neither torch nor a de
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from opcode import opname
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -113,11 +117,42 @@ __all__ = [
 ]
 
 
+#: Names that come from the adapter to detectron2, which may not be installed.
+_ADAPTERS = [name for name, home in _HOME.items() if home.startswith("d2")]
+
+
+def _has_detectron2() -> bool:
+    try:
+        return importlib.util.find_spec("detectron2") is not None
+    except ImportError:
+        return False
+
+
+if not _has_detectron2():
+    for _name in _ADAPTERS:
+        __all__.remove(_name)  # ``from hiera_det import *`` brings what there is
+
+
 def __getattr__(name: str) -> object:
-    """Import a public name's module when it is first asked for."""
+    """Import a public name's module when it is first asked for.
+
+    Raises:
+        ImportError: in an import statement, where the name needs a package that is not installed; it says which.
+        AttributeError: the same where Python asks for an attribute, as `hasattr`, pydoc and inspect do.
+    """
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ImportError as error:
+        if name not in _ADAPTERS or _is_import_statement(sys._getframe(1)):
+            raise
+        raise AttributeError(f"{__name__}.{name}: {error}") from None
+
+
+def _is_import_statement(frame: FrameType) -> bool:
+    """Whether a frame is at ``from ... import name``, which tells nothing of an AttributeError's message."""
+    return opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,9 @@ from typing import Any
 from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.mae import HieraMAE
+from hiera_det.modeling.options import HieraOptions
 from hiera_det.modeling.variants import get_hieradet_variant, get_variant
+from hiera_det.weights.load import load_weights
 
 __all__ = [
     "build_hiera",
@@ -34,25 +36,23 @@ __all__ = [
 IMAGE_CLASSES, CLIP_CLASSES = 1000, 400
 
 
-def build_hiera(size: str, *, weights: str = "", **overrides: object) -> Hiera:
+def build_hiera(size: str, *, weights: str = "", **overrides: Any) -> Hiera:
     """Build the trunk of a published size.
 
     Args:
         size: ``tiny``, ``small``, ``base``, ``base_plus``, ``large`` or ``huge``.
         weights: what to load into it: a file or folder, ``https://...``, ``hf://owner/name`` or ``timm://name``, in
             any of the layouts of `hiera_det.weights.layouts`; "" leaves it random. A report goes to the log.
-        overrides: any argument of `Hiera`, the size's own fields included; ``frames=16`` gives the video trunk.
+        overrides: any field of `HieraOptions`, the size's own fields included; ``frames=16`` gives the video trunk.
 
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    trunk = Hiera(**_fields(size, overrides))
-    _load(trunk, weights)
-    return trunk
+    return _trunk(get_variant(size).options, weights, overrides)
 
 
 def hiera_classifier(
-    size: str, num_classes: int | None = None, *, weights: str = "", new_head: bool = False, **overrides: object
+    size: str, num_classes: int | None = None, *, weights: str = "", new_head: bool = False, **overrides: Any
 ) -> HieraForClassification:
     """Build the classifier of a published size, for images, or with ``frames=16`` for clips.
 
@@ -68,12 +68,13 @@ def hiera_classifier(
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
     classes = num_classes if num_classes is not None else CLIP_CLASSES if overrides.get("frames") else IMAGE_CLASSES
-    model = HieraForClassification(num_classes=classes, **_fields(size, overrides))
-    _load(model, weights, new_head)
+    model = HieraForClassification(get_variant(size).options, num_classes=classes, **overrides)
+    if weights:
+        load_weights(model, weights, new_head)
     return model
 
 
-def hiera_mae(size: str, *, weights: str = "", **overrides: object) -> HieraMAE:
+def hiera_mae(size: str, *, weights: str = "", **overrides: Any) -> HieraMAE:
     """Build the masked autoencoder of a published size, for images, or with ``frames=16`` for clips.
 
     Args:
@@ -85,98 +86,85 @@ def hiera_mae(size: str, *, weights: str = "", **overrides: object) -> HieraMAE:
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    model = HieraMAE(**_fields(size, overrides))
-    _load(model, weights)
+    model = HieraMAE(get_variant(size).options, **overrides)
+    if weights:
+        load_weights(model, weights)
     return model
 
 
-def _fields(size: str, overrides: dict[str, object]) -> dict[str, Any]:
-    """A size's own arguments and those that come on top of them or in their place."""
-    variant = get_variant(size)
-    own = {"embed_dim": variant.embed_dim, "num_heads": variant.num_heads, "depths": variant.depths}
-    return own | overrides
-
-
-def _load(model: Hiera, weights: str, new_head: bool = False) -> None:
-    """Load weights where any are named."""
+def _trunk(options: HieraOptions, weights: str, overrides: dict[str, Any]) -> Hiera:
+    """The trunk of these options with some in place of their own, and its weights where any are named."""
+    trunk = Hiera(options, **overrides)
     if weights:
-        from hiera_det.weights.load import load_weights  # here, for it imports this module's neighbours
+        load_weights(trunk, weights)
+    return trunk
 
-        load_weights(model, weights, new_head)
 
-
-def build_hieradet(size: str, *, weights: str = "", **overrides: object) -> Hiera:
+def build_hieradet(size: str, *, weights: str = "", **overrides: Any) -> Hiera:
     """Build SAM 2's HieraDet: the trunk of a size with windows, a few global blocks and its position embedding.
 
     Args:
         size: ``tiny``, ``small``, ``base_plus`` or ``large``.
         weights: as in `build_hiera`.
-        overrides: any argument of `Hiera`.
+        overrides: any field of `HieraOptions`.
 
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    variant = get_hieradet_variant(size)
-    fields: dict[str, object] = {
-        "pos_embed": "absolute_win",
-        "pos_grid": variant.pos_grid,
-        "window_size": variant.window_size,
-        "global_blocks": variant.global_blocks,
-    }
-    return build_hiera(size, weights=weights, **(fields | overrides))
+    return _trunk(get_hieradet_variant(size).options, weights, overrides)
 
 
-def hiera_tiny(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_tiny(*, weights: str = "", **overrides: Any) -> Hiera:
     """Hiera-T: 27 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("tiny", weights=weights, **overrides)
 
 
-def hiera_small(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_small(*, weights: str = "", **overrides: Any) -> Hiera:
     """Hiera-S: 34 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("small", weights=weights, **overrides)
 
 
-def hiera_base(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_base(*, weights: str = "", **overrides: Any) -> Hiera:
     """Hiera-B: 51 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("base", weights=weights, **overrides)
 
 
-def hiera_base_plus(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_base_plus(*, weights: str = "", **overrides: Any) -> Hiera:
     """Hiera-B+: 69 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("base_plus", weights=weights, **overrides)
 
 
-def hiera_large(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_large(*, weights: str = "", **overrides: Any) -> Hiera:
     """Hiera-L: 213 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("large", weights=weights, **overrides)
 
 
-def hiera_huge(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_huge(*, weights: str = "", **overrides: Any) -> Hiera:
     """Hiera-H: 671 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("huge", weights=weights, **overrides)
 
 
-def hieradet_tiny(*, weights: str = "", **overrides: object) -> Hiera:
+def hieradet_tiny(*, weights: str = "", **overrides: Any) -> Hiera:
     """SAM 2's tiny trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("tiny", weights=weights, **overrides)
 
 
-def hieradet_small(*, weights: str = "", **overrides: object) -> Hiera:
+def hieradet_small(*, weights: str = "", **overrides: Any) -> Hiera:
     """SAM 2's small trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("small", weights=weights, **overrides)
 
 
-def hieradet_base_plus(*, weights: str = "", **overrides: object) -> Hiera:
+def hieradet_base_plus(*, weights: str = "", **overrides: Any) -> Hiera:
     """SAM 2's base_plus trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("base_plus", weights=weights, **overrides)
 
 
-def hieradet_large(*, weights: str = "", **overrides: object) -> Hiera:
+def hieradet_large(*, weights: str = "", **overrides: Any) -> Hiera:
     """SAM 2's large trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("large", weights=weights, **overrides)
 
 
-def hiera_small_abswin(*, weights: str = "", **overrides: object) -> Hiera:
+def hiera_small_abswin(*, weights: str = "", **overrides: Any) -> Hiera:
     """Timm's ``hiera_small_abswin_256``: absolute-window positions, scaled branches, no projected shortcut."""
     fields: dict[str, object] = {
         "pos_embed": "absolute_win",

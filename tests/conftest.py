@@ -38,7 +38,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a training of a tiny Mask R-CNN leaves: random weights, the classes fig (id 7) and date (id 42)."""
     from detectron2.modeling import build_model
 
-    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.config.load import load_config
     from hiera_det.d2.train.checkpoint import HieraCheckpointer
 
     torch.manual_seed(0)

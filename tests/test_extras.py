@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+
 import pytest
 
 from hiera_det.errors import InputError
@@ -13,5 +17,10 @@ def test_an_absent_package_is_one_line_with_the_command() -> None:
         need("no_such_package", "reading gold", "gold-reader")
 
 
-def test_a_package_that_is_there_is_not_imported() -> None:
-    need("this", "wisdom")  # which would print
+def test_a_package_that_is_there_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_package_that_is_there.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    need("a_package_that_is_there", "reading gold")
+    assert "a_package_that_is_there" not in sys.modules
+    with pytest.raises(RuntimeError, match="imported"):  # so that importing it would have shown
+        importlib.import_module("a_package_that_is_there")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter."""
@@ -53,6 +55,42 @@ def test_importing_the_trunk_leaves_the_compiler_alone() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_every_public_name_can_be_imported() -> None:
-    done = run_python("import hiera_det\nfor n in hiera_det.__all__: getattr(hiera_det, n)\nassert dir(hiera_det)")
+def test_every_public_name_can_be_imported_and_is_listed() -> None:
+    done = run_python(
+        "import hiera_det\n"
+        "assert set(hiera_det.__all__) <= set(dir(hiera_det)), 'not listed'\n"
+        "objects = {}\n"
+        "exec('from hiera_det import *', objects)\n"
+        "assert set(objects) - {'__builtins__'} == set(hiera_det.__all__)\n"
+        "print(*sorted(name for name in objects if callable(objects[name])))\n"
+    )
     assert done.returncode == 0, done.stderr
+    assert {"Hiera", "HieraBackbone", "Predictor", "build_hiera", "load_weights"} <= set(done.stdout.split())
+
+
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    done = run_python("import hiera_det; hiera_det.hiera_enormous")
+    assert done.stderr.splitlines()[-1] == "AttributeError: module 'hiera_det' has no attribute 'hiera_enormous'"
+
+
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("from hiera_det import *; print('HieraBackbone' in globals(), hiera_base.__name__)", "False hiera_base"),
+        ("import hiera_det; print(hasattr(hiera_det, 'HieraBackbone'), hasattr(hiera_det, 'Hiera'))", "False True"),
+        ("import hiera_det; print('Predictor' in dir(hiera_det), 'Hiera' in dir(hiera_det))", "False True"),
+        ("import hiera_det, inspect; print('Hiera' in dict(inspect.getmembers(hiera_det)))", "True"),
+        ("import hiera_det, pydoc; print('class Hiera(' in pydoc.plain(pydoc.render_doc(hiera_det)))", "True"),
+    ],
+)
+def test_looking_around_works_without_detectron2(code: str, printed: str) -> None:
+    done = run_python(BLOCK_DETECTRON2 + code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == printed
+
+
+def test_an_attribute_that_needs_detectron2_says_so() -> None:
+    done = run_python(BLOCK_DETECTRON2 + "import hiera_det\nhiera_det.Predictor\n")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("AttributeError: hiera_det.Predictor: ")
+    assert "needs detectron2" in last

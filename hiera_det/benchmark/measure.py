@@ -1,4 +1,4 @@
-"""How tools/benchmark.py measures: interleaved rounds, the machine's matrix rate, and differences of maps."""
+"""How the benchmark measures: interleaved rounds, the machine's matrix rate, and differences of maps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.benchmark.models import COMPILED, TRUNKS
-from hiera_det.benchmark.subjects import DTYPES, Step, TrunkSubject
+from hiera_det.benchmark.catalogue import COMPILED, TRUNKS, shown
+from hiera_det.benchmark.subjects import Step, TrunkSubject
 
-__all__ = ["largest_differences", "matrix_rates", "median_ratio", "progress", "shown", "time_once", "time_rounds"]
+__all__ = ["largest_differences", "matrix_rates", "median_ratio", "progress", "time_once", "time_rounds"]
 
 #: Products per measurement of the matrix rate; the best counts.
 RATE_ROUNDS = 3
@@ -24,12 +23,6 @@ RATE_ROUNDS = 3
 def progress(text: str) -> None:
     """Show on stderr what runs now, over what was shown before; "" leaves the line empty."""
     print(f"\r{text[:79]:<79}" + ("" if text else "\r"), end="", file=sys.stderr, flush=True)
-
-
-def shown(name: str) -> str:
-    """A model's name; a config file's is without folder and ending."""
-    eager = name.removesuffix(COMPILED)
-    return Path(eager).stem + name[len(eager) :]
 
 
 def time_once(step: Step, device: str) -> float:
@@ -71,7 +64,7 @@ def matrix_rates(dtype: str, device: str, side: int) -> dict[str, float]:
     oneDNN instead of MKL: on AMD's processors that is about twice as fast, and the machine's rate is the faster one.
     """
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(side, side, generator=generator).to(device, DTYPES[dtype]) for _ in range(2))
+    a, b = (torch.randn(side, side, generator=generator).to(device, getattr(torch, dtype)) for _ in range(2))
     out = torch.empty_like(a)
     tokens, weight = a[None].transpose(1, 2).unsqueeze(2), b[:, :, None, None]  # channels-last, [1, side, 1, side]
     ways: dict[str, Callable[[], Tensor]] = {"mm": lambda: torch.mm(a, b, out=out)}

@@ -1,4 +1,4 @@
-"""Peak memory for tools/benchmark.py: what one step adds to the built model and its inputs.
+"""Peak memory for the benchmark: what one step adds to the built model and its inputs.
 
 On a CPU that is the growth of the process's resident memory to its peak, in a fresh process for each model, which has
 no pages left from another; on a GPU what PyTorch has allocated there.

@@ -1,15 +1,15 @@
-"""What tools/benchmark.py found, as JSON and as the Markdown table that the README shows."""
+"""What the benchmark found, as JSON and as the Markdown table that the README shows."""
 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hiera_det.errors import InputError
+from hiera_det.files import write_atomically
 
 __all__ = ["Report", "Row", "check_writable", "format_report", "read_report", "write_report"]
 
@@ -103,16 +103,12 @@ def check_writable(path: Path) -> None:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the JSON beside its place and rename it: a reader sees the old file or the new one."""
+    """Write the JSON in one step: a reader sees the old file or the new one."""
     content = asdict(report)
     for row, fields in zip(report.rows, content["rows"], strict=True):
         fields.update(gflop_per_s=row.gflop_per_s, matrix_share=row.matrix_share)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()), durable=False)
 
 
 def read_report(path: Path) -> Report:

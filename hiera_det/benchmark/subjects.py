@@ -1,4 +1,4 @@
-"""What tools/benchmark.py measures: a model with its inputs, what one step of a task is, and how much work that is."""
+"""What the benchmark measures: a model with its inputs, what one step of a task is, and how much work that is."""
 
 from __future__ import annotations
 
@@ -7,33 +7,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import repeat
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hiera_det.benchmark.detectors import build_detector, make_batch
-from hiera_det.benchmark.models import COMPILED, TRUNKS, Trunk, build_trunk
+from hiera_det.benchmark.catalogue import COMPILED, TRUNKS
+from hiera_det.benchmark.peers import Trunk, build_trunk
 
-__all__ = [
-    "DETECTOR_TASKS",
-    "DTYPES",
-    "TASKS",
-    "DetectorSubject",
-    "Setting",
-    "Step",
-    "Subject",
-    "TrunkSubject",
-    "build_subject",
-]
-
-TRUNK_TASKS = ("forward", "train")
-DETECTOR_TASKS = ("detector-inference", "detector-train")
-TASKS = TRUNK_TASKS + DETECTOR_TASKS
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+__all__ = ["DetectorSubject", "Setting", "Step", "Subject", "TrunkSubject", "build_subject"]
 
 Step = Callable[[], object]
 
@@ -75,7 +59,7 @@ class Subject(Protocol):
 
 def autocast(device: str, dtype: str) -> AbstractContextManager[object]:
     """Mixed precision as PyTorch does it on the device, alike for all models; nothing for float32."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=DTYPES[dtype] is torch.bfloat16)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 class TrunkSubject:
@@ -133,34 +117,28 @@ class DetectorSubject:
     def __init__(self, name: str, setting: Setting) -> None:
         self.name = name
         self.setting = setting
+        from hiera_det.d2.benchmark.detectors import build_detector, load_detector_config, make_batch
+
         image = (setting.height, setting.width)
-        self.module, self.optimizer, cfg = build_detector(name, image, setting.device)
+        cfg = load_detector_config(name.removesuffix(COMPILED), setting.device, name.endswith(COMPILED))
+        self.module, self.optimizer = build_detector(cfg, image)
         self.inputs = make_batch(cfg, *image, setting.batch)
         self.gflop: dict[str, float] = {}
 
     def step(self, task: str, dtype: str) -> Step:
-        """See `Subject`: images to masks in the image's size, or a step of tools/train_net.py's training."""
-        from hiera_det.d2.train import step as training
+        """See `Subject`: images to masks in the image's size, or a step of `hiera-det train`."""
+        from hiera_det.d2.benchmark.detectors import training_step
 
         self.module.train(task == "detector-train")
         if task == "detector-inference":
             return partial(self._infer, dtype)
         self._fill_optimizer_state()
-        trainer = training.Step(self.module, repeat(self.inputs), self.optimizer, precision=dtype)
-        return partial(self._train, trainer)
+        return training_step(self.module, self.inputs, self.optimizer, dtype)
 
     @torch.inference_mode()
     def _infer(self, dtype: str) -> object:
         with autocast(self.setting.device, dtype):
             return self.module(self.inputs)
-
-    def _train(self, trainer: Any) -> None:
-        """Forward, backward and the optimizer's update."""
-        from detectron2.utils.events import EventStorage
-
-        with EventStorage():  # where losses and detectron2's heads write their statistics
-            trainer.run_step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _fill_optimizer_state(self) -> None:
         """Let the optimizer find its moments as in the middle of a training: a first step would also make them."""
@@ -188,5 +166,5 @@ def build_subject(name: str, setting: Setting) -> Subject:
     """A trunk of the table by its name, or a detector by its own."""
     if name.removesuffix(COMPILED) not in TRUNKS:
         return DetectorSubject(name, setting)
-    trunk = build_trunk(name, setting.size, (setting.height, setting.width))
+    trunk = build_trunk(name.removesuffix(COMPILED), setting.size, (setting.height, setting.width))
     return TrunkSubject(trunk, setting, compiled=name.endswith(COMPILED))

@@ -4,10 +4,10 @@ INPUT is a file or a folder, with all below it. Videos go to weights that take c
 as in the paper. Names of classes come from the weights' file, where a training of ours has put them, or from --classes.
 
 Examples:
-    python tools/classify.py photos --weights output/flowers/model_final.pth
-    python tools/classify.py dog.jpg --weights timm://hiera_base_224.mae_in1k_ft_in1k --classes imagenet.txt
-    python tools/classify.py clip.mp4 --weights hiera_base_16x224.pth --json found.json
-    python tools/classify.py --evaluate imagenet/val --weights hiera_base_224.pth
+    hiera-det classify photos --weights output/flowers/model_final.pth
+    hiera-det classify dog.jpg --weights timm://hiera_base_224.mae_in1k_ft_in1k --classes imagenet.txt
+    hiera-det classify clip.mp4 --weights hiera_base_16x224.pth --json found.json
+    hiera-det classify --evaluate imagenet/val --weights hiera_base_224.pth
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import logging
 import os
 from pathlib import Path
 
-from hiera_det.cli.flags import check_device, default_device
+from hiera_det.cli.command import command_parser
+from hiera_det.cli.flags import add_device_flag
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.files import make_folder, write_atomically
@@ -26,9 +27,7 @@ from hiera_det.files import make_folder, write_atomically
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_parser("classify", __doc__, allow_abbrev=False)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="images, videos, folders of them")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a file, URL, hf:// or timm://")
     parser.add_argument("--evaluate", metavar="DIR", help="DIR/<class>/*.jpg: print top-1 and top-5 accuracy")
@@ -46,7 +45,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=4, help="processes that read images with --evaluate (default: 4)"
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default=default_device())
+    add_device_flag(parser)
     return parser
 
 
@@ -59,14 +58,15 @@ def main() -> None:
         raise InputError("--batch-size must be at least 1, --workers at least 0")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):
-        need(package, "tools/classify.py", pip)
+        need(package, "hiera-det classify", pip)
+    from hiera_det.cli.processes import chosen_device
     from hiera_det.tasks.classify.predict import Classifier, read_class_names
 
-    check_device(args.device)
+    device = chosen_device(args.device)
     if args.json:
         make_folder(os.path.dirname(args.json) or ".", "--json")
     names = read_class_names(args.classes) if args.classes else ()
-    classifier = Classifier(args.weights, args.device, args.image_size, names, args.stride, tuple(args.views))
+    classifier = Classifier(args.weights, device, args.image_size, names, args.stride, tuple(args.views))
     results: object
     if args.evaluate:
         accuracy = classifier.evaluate(args.evaluate, args.batch_size, args.workers)

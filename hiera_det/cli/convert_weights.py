@@ -3,9 +3,9 @@
 IN is a file or folder, https://..., hf://owner/name or timm://name; its layout is recognised by its tensors' names.
 
 Examples:
-    python tools/convert_weights.py --inspect mae_hiera_base_224.pth
-    python tools/convert_weights.py mae_hiera_base_224.pth hiera_base_hf --to hf
-    python tools/convert_weights.py output/model_final.pth trunk.safetensors --to timm
+    hiera-det convert-weights --inspect mae_hiera_base_224.pth
+    hiera-det convert-weights mae_hiera_base_224.pth hiera_base_hf --to hf
+    hiera-det convert-weights output/model_final.pth trunk.safetensors --to timm
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import logging
 
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
-from hiera_det.weights.convert import TARGETS, convert, write
-from hiera_det.weights.inspect import describe
-from hiera_det.weights.load import read_contents
+from hiera_det.weights.layouts import TARGETS
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("convert-weights", __doc__)
     parser.add_argument("source", metavar="IN", help="the weight file")
     parser.add_argument(
         "out", metavar="OUT", nargs="?", help="file ending in .safetensors, .pth, .pt or .bin; for hf also a folder"
@@ -39,8 +38,12 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Inspect or convert."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = argument_parser().parse_args()
+    from hiera_det.weights.convert import convert, write
+    from hiera_det.weights.inspect import describe
+    from hiera_det.weights.load import read_contents
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.inspect == bool(args.out):
         raise InputError("give IN and OUT to convert, or --inspect IN alone")
     contents = read_contents(args.source)

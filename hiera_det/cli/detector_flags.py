@@ -1,40 +1,53 @@
-"""The flags of the training tools: detectron2's, own data's paths, and resuming by itself."""
+"""The flags of the two training tools for detectors: spelled as detectron2's users know them, and own data's paths."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from detectron2.engine import default_argument_parser
+from hiera_det.cli.command import command_parser
+from hiera_det.cli.flags import add_machine_flags
 
-from hiera_det.d2.config.request import RunRequest
+if TYPE_CHECKING:
+    from hiera_det.d2.config.request import RunRequest
 
 __all__ = ["run_request", "training_parser"]
 
 
-def training_parser(epilog: str | None, output_dir: str = "OUTPUT_DIR") -> argparse.ArgumentParser:
+def training_parser(
+    command: str, doc: str | None, opts: str, output_dir: str = "OUTPUT_DIR"
+) -> argparse.ArgumentParser:
     """A parser that a tool may add its own flags to.
 
     Args:
-        epilog: the end of ``--help``.
-        output_dir: what the configs of the tool call the output folder.
+        command: see `command_parser`.
+        doc: likewise.
+        opts: how the configs of the tool have their keys overridden.
+        output_dir: what they call the output folder.
     """
-    parser: argparse.ArgumentParser = default_argument_parser(epilog=epilog)
-    parser.set_defaults(dist_url="auto")  # detectron2 gives all runs of a user the same port
-    data = parser.add_argument_group("your own data, in COCO format")
-    data.add_argument("--train-json", metavar="FILE", help="annotations to train on; classes are taken from it")
-    data.add_argument("--train-images", metavar="DIR", help="the folder that its file names are relative to")
-    data.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
-    data.add_argument("--val-images", metavar="DIR", help="the folder that its file names are relative to")
+    parser = command_parser(command, doc)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="the config")
+    parser.add_argument("--resume", action="store_true", help=f"go on from the last checkpoint in {output_dir}")
     parser.add_argument(
         "--auto-resume",
         action="store_true",
         help=f"resume from {output_dir}'s last checkpoint, or start where there is none: for jobs that are requeued",
     )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, and train nothing")
+    data = parser.add_argument_group("your own data, in COCO format")
+    data.add_argument("--train-json", metavar="FILE", help="annotations to train on; classes are taken from it")
+    data.add_argument("--train-images", metavar="DIR", help="the folder that its file names are relative to")
+    data.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
+    data.add_argument("--val-images", metavar="DIR", help="the folder that its file names are relative to")
+    add_machine_flags(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=f"{opts}, last")
     return parser
 
 
 def run_request(args: argparse.Namespace) -> RunRequest:
     """What `training_parser`'s flags ask for; a tool's own flags stay with it."""
+    from hiera_det.d2.config.request import RunRequest
+
     names = [field.name for field in fields(RunRequest) if hasattr(args, field.name)]
     return RunRequest(**{name: getattr(args, name) for name in names})

@@ -1,11 +1,11 @@
-"""Draw training images as the model will see them: augmented, with their boxes, masks and class names, on one sheet.
+r"""Draw training images as the model will see them: augmented, with their boxes, masks and class names, on one sheet.
 
 Look at it before a long training: it comes from the training's own mapper, in the size that the model pads to.
 
 Examples:
-    python tools/draw_augmented.py --config-file configs/mask_rcnn_hiera_b.yaml \
+    hiera-det draw-augmented --config-file configs/mask_rcnn_hiera_b.yaml \
         --train-json train.json --train-images images/train --output sheet.png
-    python tools/draw_augmented.py --config-file configs/mask_rcnn_hiera_b.yaml --output sheet.png --count 32 SEED 7
+    hiera-det draw-augmented --config-file configs/mask_rcnn_hiera_b.yaml --output sheet.png --count 32 SEED 7
 """
 
 from __future__ import annotations
@@ -13,25 +13,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 
+from hiera_det.cli.command import command_parser, need_detectron2
 from hiera_det.errors import InputError
-
-try:
-    # isort: split
-    from detectron2.utils.env import seed_all_rng
-
-    import hiera_det.d2  # noqa: F401  first: says how to install detectron2
-    from hiera_det.d2.config.setup import load_config
-    from hiera_det.d2.data.contact_sheet import draw_augmented
-    from hiera_det.d2.data.datasets import check_registered, own_data_config
-except ImportError as error:
-    sys.exit(f"error: {error}")
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("draw-augmented", __doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the training's config")
     parser.add_argument("--train-json", metavar="FILE", help="annotations to train on; classes are taken from it")
     parser.add_argument("--train-images", metavar="DIR", help="the folder that its file names are relative to")
@@ -50,11 +39,18 @@ def main() -> None:
         raise InputError(f"--output {args.output}: is there already; name another file, or remove it")
     if args.count < 1:
         raise InputError(f"--count {args.count}: give the number of pictures, at least 1")
+    need_detectron2()
+    from hiera_det.d2.config.load import load_config
+    from hiera_det.d2.data.contact_sheet import draw_augmented
+    from hiera_det.d2.data.datasets import check_registered, own_data_config
+    from hiera_det.engine.randomness import seed_all
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg = load_config(args.config_file, args.opts)
     own_data_config(cfg, args.train_json, args.train_images, opts=args.opts)
     check_registered(cfg, test=False)
     if not cfg.DATASETS.TRAIN:
         raise InputError("nothing to draw: give --train-json and --train-images, or set DATASETS.TRAIN")
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    if cfg.SEED >= 0:
+        seed_all(cfg.SEED)
     print(draw_augmented(cfg, args.output, args.count))

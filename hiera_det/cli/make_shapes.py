@@ -4,8 +4,8 @@ Nothing is downloaded. The same settings give the same files, and a larger set b
 that already holds the data set with these settings is left as it is.
 
 Examples:
-    python tools/make_shapes_dataset.py
-    python tools/make_shapes_dataset.py datasets/shapes_large --train 2000 --val 200 --size 384x512
+    hiera-det make-shapes
+    hiera-det make-shapes datasets/shapes_large --train 2000 --val 200 --size 384x512
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
-
-try:
-    from hiera_det.data.shapes import write_shapes_dataset
-except ImportError as error:
-    sys.exit(f"error: {error}; install NumPy and Pillow: pip install numpy pillow")
+from hiera_det.extras import need
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -65,7 +62,7 @@ def plain_progress() -> Callable[[int, int], None]:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("make-shapes", __doc__)
     parser.add_argument("out", nargs="?", default="datasets/shapes", help="folder to make (default: %(default)s)")
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=60, help="validation images (default: %(default)s)")
@@ -78,6 +75,10 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Make the data set and print where it is."""
     args = argument_parser().parse_args()
+    need("numpy", "drawing the shapes")
+    need("PIL", "drawing the shapes", "Pillow")
+    from hiera_det.data.shapes import write_shapes_dataset
+
     paths = write_shapes_dataset(
         args.out,
         args.train,

@@ -1,28 +1,27 @@
 """Pretrain a Hiera as a masked autoencoder on a folder of images or videos; no labels needed.
 
-Leaves model_final.pth, in the authors' layout, for hiera_base(weights=...), tools/train_classifier.py --weights and
+Leaves model_final.pth, in the authors' layout, for hiera_base(weights=...), hiera-det train-classifier --weights and
 MODEL.WEIGHTS of a detector; checkpoint.pth, metrics.json, curves.png, and reconstructions.png of a few fixed images:
 original, masked, reconstructed, pasted. SIGTERM and Ctrl-C save a checkpoint first.
 
 Examples:
-    python tools/pretrain_mae.py --images imagenet/train --output output/mae --size base --batch-size 4096 --num-gpus 8
-    python tools/pretrain_mae.py --images photos --output output/mae --size tiny --epochs 200 --batch-size 64 --resume
-    python tools/pretrain_mae.py --videos kinetics/train --output output/mae_video --batch-size 512 --num-gpus 8
+    hiera-det pretrain --images imagenet/train --output output/mae --size base --batch-size 4096 --num-gpus 8
+    hiera-det pretrain --images photos --output output/mae --size tiny --epochs 200 --batch-size 64 --resume
+    hiera-det pretrain --videos kinetics/train --output output/mae_video --batch-size 512 --num-gpus 8
 """
 
 from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
+from hiera_det.cli.command import command_parser
+from hiera_det.cli.flags import add_model_flags, add_training_flags
 from hiera_det.extras import need
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_parser("pretrain", __doc__, allow_abbrev=False)
     parser.add_argument("--images", metavar="DIR", help="images, at any depth below")
     parser.add_argument("--videos", metavar="DIR", help="videos, at any depth below, in place of images")
     parser.add_argument("--output", metavar="DIR", required=True)
@@ -48,8 +47,9 @@ def main() -> None:
     args = argument_parser().parse_args()
     need("matplotlib", "the picture of the curves")
     need("PIL", "reading images", "Pillow")
+    from hiera_det.cli.processes import chosen_device, run_everywhere
     from hiera_det.tasks.pretrain.train import check, pretrain
 
-    check_device(args.device)
+    args.device = chosen_device(args.device)
     check(args)
     run_everywhere(pretrain, args)

@@ -1,83 +1,32 @@
 """Print what each config's training is for a data set of so many images, as the table of docs/training.md.
 
 Example:
-    python tools/print_schedules.py --images 118287
+    hiera-det print-schedules --images 118287
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
+from hiera_det.cli.command import command_parser, need_detectron2
 from hiera_det.errors import InputError
 
-try:
-    # isort: split
-    import hiera_det.d2  # noqa: F401  says how to install detectron2
-    from hiera_det.d2.config.schedule import resolve_schedule
-    from hiera_det.d2.config.setup import load_config
-    from hiera_det.d2.lazy.files import load_lazy_config
-    from hiera_det.d2.lazy.translate import to_keys
-except ImportError as error:
-    sys.exit(f"error: {error}")
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 COCO_TRAIN_2017 = 118287
-HEADER = (
-    "| config | epochs | batch | iterations | rate drops at | learning rate | warm-up | layer decay | drop path |\n"
-    "|---|---|---|---|---|---|---|---|---|"
-)
 
 
-def yaml_row(path: Path, images: int) -> str:
-    """The row of a YAML config."""
-    cfg = load_config(str(path))
-    cfg.SOLVER.IMAGES_PER_EPOCH = images
-    resolve_schedule(cfg)
-    solver = cfg.SOLVER
-    drops = [step for step in solver.STEPS if step < solver.MAX_ITER]
-    numbers = (solver.BASE_LR, solver.WARMUP_ITERS, solver.LAYER_DECAY, cfg.MODEL.HIERA.DROP_PATH_RATE)
-    return _row(path.name, solver.MAX_ITER, solver.IMS_PER_BATCH, images, drops, numbers)
-
-
-def lazy_row(path: Path, images: int) -> str:
-    """The row of a LazyConfig, whose iterations are its own, whatever the images."""
-    cfg = load_lazy_config(str(path), [])
-    solver = to_keys(cfg).SOLVER
-    schedule = cfg.lr_multiplier.scheduler
-    drops = [round(part * solver.MAX_ITER / schedule.num_updates) for part in schedule.milestones]
-    warmup = cfg.lr_multiplier.warmup_length.iterations
-    drop_path = cfg.model.backbone.trunk.drop_path_rate
-    return _row(
-        f"lazy/{path.name}",
-        solver.MAX_ITER,
-        solver.IMS_PER_BATCH,
-        images,
-        drops,
-        (cfg.optimizer.lr, warmup, solver.LAYER_DECAY, drop_path),
-    )
-
-
-def _row(
-    name: str, steps: int, batch: int, images: int, drops: list[int], numbers: tuple[float, float, float, float]
-) -> str:
-    cells = [f"`{name}`", f"{steps * batch / images:.1f}", batch, steps, ", ".join(map(str, drops)) or "never"]
-    return "| " + " | ".join(str(cell) for cell in [*cells, *(f"{number:g}" for number in numbers)]) + " |"
-
-
-def table(images: int) -> str:
-    """The whole table."""
-    rows = [yaml_row(path, images) for path in sorted(CONFIGS.glob("*.yaml"))]
-    rows += [lazy_row(path, images) for path in sorted((CONFIGS / "lazy").glob("*.py"))]
-    return "\n".join([HEADER, *rows])
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser("print-schedules", __doc__)
+    parser.add_argument("--images", type=int, default=COCO_TRAIN_2017, help="of an epoch; COCO's train2017 by default")
+    return parser
 
 
 def main() -> None:
-    """Parse the command line and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=COCO_TRAIN_2017, help="of an epoch; COCO's train2017 by default")
-    images = parser.parse_args().images
+    """Print the table."""
+    images = argument_parser().parse_args().images
     if images < 1:
         raise InputError(f"--images {images}: give 1 or more")
-    print(table(images))
+    need_detectron2()
+    from hiera_det.d2.lazy.table import schedule_table
+
+    print(schedule_table(images))

@@ -1,13 +1,13 @@
 r"""Train a classifier on folders of images, one folder per class, and measure its accuracy after every epoch.
 
 --weights takes a file of MAE pretraining or of another classifier, published or of your own; without it training is
-from scratch. Leaves model_final.pth, which knows its classes and its size, for tools/classify.py; checkpoint.pth,
+from scratch. Leaves model_final.pth, which knows its classes and its size, for hiera-det classify; checkpoint.pth,
 metrics.json and curves.png. SIGTERM and Ctrl-C save a checkpoint first.
 
 Examples:
-    python tools/train_classifier.py --train imagenet/train --val imagenet/val --output output/base \
+    hiera-det train-classifier --train imagenet/train --val imagenet/val --output output/base \
         --weights mae_hiera_base_224.pth --batch-size 1024 --num-gpus 8
-    python tools/train_classifier.py --train flowers/train --val flowers/val --output output/flowers \
+    hiera-det train-classifier --train flowers/train --val flowers/val --output output/flowers \
         --weights timm://hiera_tiny_224.mae_in1k_ft_in1k --epochs 20 --batch-size 64
 """
 
@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.flags import add_model_flags, add_training_flags, check_device, run_everywhere
+from hiera_det.cli.command import command_parser
+from hiera_det.cli.flags import add_model_flags, add_training_flags
 from hiera_det.extras import need
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_parser("train-classifier", __doc__, allow_abbrev=False)
     parser.add_argument("--train", metavar="DIR", required=True, help="DIR/<class>/*.jpg to train on")
     parser.add_argument("--val", metavar="DIR", required=True, help="the same classes, to evaluate on")
     parser.add_argument("--output", metavar="DIR", required=True)
@@ -52,8 +51,9 @@ def main() -> None:
     args = argument_parser().parse_args()
     need("PIL", "reading images", "Pillow")
     need("torchvision", "preparing images")
+    from hiera_det.cli.processes import chosen_device, run_everywhere
     from hiera_det.tasks.classify.train import check, train_classifier
 
-    check_device(args.device)
+    args.device = chosen_device(args.device)
     check(args)
     run_everywhere(train_classifier, args)

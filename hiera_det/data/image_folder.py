@@ -1,28 +1,24 @@
-"""Images below a folder, with or without a folder per class, and reading them as a classifier sees them.
+"""Finding image files: by name, folder or pattern, at any depth, and in a folder per class; places for their pictures.
 
-The layout of classes is ImageNet's: ``train/<class>/*.JPEG``. What an image is shows in its first bytes; only formats
-that run no other program are decoded.
+The layout of classes is ImageNet's: ``train/<class>/*.JPEG``. Links are followed, to files and to folders: who sets up
+a folder decides what is in it.
 """
 
 from __future__ import annotations
 
+import glob
 import os
-import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hiera_det.errors import InputError
+from hiera_det.files import make_folder
 
-if TYPE_CHECKING:
-    from PIL import Image
+__all__ = ["SUFFIXES", "ImageFolder", "find_class_folders", "find_files_below", "find_images", "output_paths"]
 
-__all__ = ["FORMATS", "SUFFIXES", "ImageFolder", "find_class_folders", "find_files_below", "read_rgb"]
-
-#: Pillow's decoders that are tried; not EPS, which would start Ghostscript whatever the file is called.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-#: Endings of the files that a folder is searched for.
-SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+#: What counts as an image in a folder or pattern; a file that is named itself may end in anything.
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SHOWN = 5
 
 
@@ -104,41 +100,87 @@ def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequenc
     return ImageFolder(root, known, tuple(files), tuple(labels))
 
 
-def read_rgb(path: str) -> Image.Image:
-    """Read an image upright, as RGB.
+def find_images(inputs: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[str]:
+    """The image files that names, folders and patterns stand for, each once.
 
-    Transparent parts are laid on white; 16-bit grey is brought to 8 bits by its high byte, where Pillow would clip it.
+    Args:
+        inputs: files, which are taken as they are; folders, whose images are taken, but not those of their folders;
+            patterns such as ``photos/*.jpg`` or ``photos/**/*.png``, in which ``**`` is any depth of folders.
+        suffixes: endings, in lower case, of what counts as an image in folders and patterns.
+
+    Returns:
+        paths, in the order of the inputs and sorted within each.
 
     Raises:
-        InputError: it cannot be read, is no image in one of `FORMATS`, or has more pixels than Pillow lets pass without
-            a warning (89 million).
+        InputError: an input stands for no image.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
-    except Image.UnidentifiedImageError:
-        raise InputError(f"{path}: cannot be read as an image (none of {', '.join(FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as an image ({reason})") from None
+    found: dict[str, str] = {}  # by its real path
+    for name in inputs:
+        for path in _matches(name, tuple(suffixes)):
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB without clipping and without colours that nobody saw."""
-    import numpy as np
-    from PIL import Image
+def _matches(name: str, suffixes: tuple[str, ...]) -> list[str]:
+    """What one input stands for."""
+    if os.path.isfile(name):
+        return [name]
+    if os.path.isdir(name):
+        with os.scandir(name) as entries:
+            images = _images((entry.path for entry in entries), suffixes)
+        if not images:
+            raise InputError(f"{name}: there are no images in this folder ({' '.join(suffixes)})")
+        return images
+    images = _images(glob.glob(os.path.expanduser(name), recursive=True), suffixes)
+    if not images:
+        kind = "no image matches this pattern" if glob.has_magic(name) else "no such file or folder"
+        raise InputError(f"{name}: {kind}")
+    return images
 
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode {image.mode}; save it with 8 or 16 bits per channel")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+
+def _images(paths: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    """Those that are images by their names, hidden ones left out."""
+    return sorted(
+        path
+        for path in paths
+        if path.lower().endswith(suffixes) and not os.path.basename(path).startswith(".") and os.path.isfile(path)
+    )
+
+
+def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) -> list[str]:
+    """A place for a picture of each image, and the folder for them.
+
+    Args:
+        files: the images.
+        folder: made where it is not there.
+        overwrite: take places that other files have; those of the images themselves are never taken.
+
+    Returns:
+        ``<folder>/<stem>.jpg`` for each image; images of the same stem are numbered.
+
+    Raises:
+        InputError: the folder is one that the images are in, or cannot be written, or a place is taken.
+    """
+    real = os.path.realpath(folder)
+    own = next((file for file in files if os.path.dirname(os.path.realpath(file)) == real), None)
+    if own is not None:
+        raise InputError(f"{folder}: the image {own} is in this folder and could be overwritten; name another folder")
+    make_folder(folder)
+    paths = [os.path.join(folder, f"{name}.jpg") for name in _distinct_stems(files)]
+    taken = [path for path in paths if os.path.lexists(path)]
+    if taken and not overwrite:
+        raise InputError(f"{taken[0]}: is there already; name another folder, or use --overwrite")
+    return paths
+
+
+def _distinct_stems(files: Sequence[str]) -> list[str]:
+    """The files' names without their endings, numbered where an earlier one is the same in all but letter case."""
+    stems: dict[str, str] = {}
+    numbers: Counter[str] = Counter()
+    for file in files:
+        name = stem = os.path.splitext(os.path.basename(file))[0]
+        while name.lower() in stems:
+            numbers[stem] += 1
+            name = f"{stem}_{numbers[stem] + 1}"
+        stems[name.lower()] = name
+    return list(stems.values())

@@ -1,121 +1,217 @@
-"""Finding image files by name, folder or pattern, and reading their sizes without their pixels."""
+"""How an image file is opened: one policy for training, evaluation, prediction, pictures, classification and checks.
+
+- **Formats**: `FORMATS` and no other, by a file's first bytes and whatever its name; none of them runs a program.
+- **Size**: above `MAX_PIXELS`, or what ``INPUT.MAX_PIXELS`` or ``--max-pixels`` says, a header is enough to refuse it.
+- **Orientation**: EXIF's is applied; a damaged EXIF block counts as none.
+- **Depth**: see `to_8_bits`; nothing is clipped.
+- **Transparency**: an image with an alpha channel or a transparent colour is laid on white.
+- **Animations and pages**: the first.
+
+What cannot be read raises `BadImageError`, one line that names the file.
+"""
 
 from __future__ import annotations
 
-import glob
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from hiera_det.data.coco.check import EXIF_FIRST_SWAPPED, EXIF_ORIENTATION
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
 from hiera_det.errors import InputError
-from hiera_det.files import make_folder
 
-__all__ = ["EXTENSIONS", "UNREADABLE", "find_images", "output_paths", "upright_size"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "BadImageError",
+    "ImageHeader",
+    "StrPath",
+    "read_header",
+    "read_image",
+    "to_8_bits",
+    "without_alpha",
+]
 
-#: What counts as an image in a folder or pattern; a file that is named itself may end in anything.
-EXTENSIONS = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-#: What Pillow raises for files that are damaged or no images (its own errors for both are kinds of `OSError`).
-UNREADABLE = (OSError, SyntaxError, ValueError)
+#: Pillow's decoders that are tried; not EPS, which would start Ghostscript whatever the file is called.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+#: Largest image in pixels: 300 MB as RGB, a third of a second to decode.
+MAX_PIXELS = 100_000_000
 
+#: What damaged bytes raise inside Pillow's decoders (`OSError` and `SyntaxError` are its own two).
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError),
+    *(ArithmeticError, AttributeError, RuntimeError, MemoryError),
+)
 
-def find_images(inputs: Sequence[str]) -> list[str]:
-    """The image files that names, folders and patterns stand for, each once.
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FIRST_SWAPPED = 5  # from this orientation on, width and height change places
 
-    Args:
-        inputs: files, which are taken as they are; folders, whose images are taken, but not those of their folders;
-            patterns such as ``photos/*.jpg`` or ``photos/**/*.png``, in which ``**`` is any depth of folders.
-
-    Returns:
-        paths, in the order of the inputs and sorted within each.
-
-    Raises:
-        InputError: an input stands for no image.
-    """
-    found: dict[str, str] = {}  # by its real path
-    for name in inputs:
-        for path in _matches(name):
-            found.setdefault(os.path.realpath(path), path)
-    return list(found.values())
-
-
-def _matches(name: str) -> list[str]:
-    """What one input stands for."""
-    if os.path.isfile(name):
-        return [name]
-    if os.path.isdir(name):
-        with os.scandir(name) as entries:
-            images = _images(entry.path for entry in entries)
-        if not images:
-            raise InputError(f"{name}: there are no images in this folder ({' '.join(EXTENSIONS)})")
-        return images
-    images = _images(glob.glob(os.path.expanduser(name), recursive=True))
-    if not images:
-        kind = "no image matches this pattern" if glob.has_magic(name) else "no such file or folder"
-        raise InputError(f"{name}: {kind}")
-    return images
-
-
-def _images(paths: Iterable[str]) -> list[str]:
-    """Those that are images by their names, hidden ones left out."""
-    return sorted(
-        path
-        for path in paths
-        if path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith(".") and os.path.isfile(path)
+_limit_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a worker process must not wait for a thread that it does not have
+    os.register_at_fork(
+        before=_limit_lock.acquire, after_in_parent=_limit_lock.release, after_in_child=_limit_lock.release
     )
 
+StrPath: TypeAlias = str | os.PathLike[str]
 
-def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) -> list[str]:
-    """A place for a picture of each image, and the folder for them.
+
+class BadImageError(InputError):
+    """An image that cannot be read; the message is ``<file>: <reason>``."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself.
+
+    Attributes:
+        width: in pixels, as shown, EXIF orientation applied.
+        height: likewise.
+        mode: Pillow's, such as "RGB" or "I;16".
+        is_rotated: whether the stored width and height are the other way round.
+        is_transparent: whether it has an alpha channel or a transparent colour.
+    """
+
+    width: int
+    height: int
+    mode: str
+    is_rotated: bool
+    is_transparent: bool
+
+
+def read_header(path: StrPath, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Read the header of an image file, none of its pixels.
+
+    Raises:
+        BadImageError: it is no image in one of `FORMATS`, or has more pixels.
+    """
+    with _opened(path, max_pixels) as image:
+        rotated = _orientation(image) >= _FIRST_SWAPPED
+        width, height = image.size[::-1] if rotated else image.size
+        return ImageHeader(width, height, image.mode, rotated, _is_transparent(image))
+
+
+def read_image(path: StrPath, mode: Literal["RGB", "L"] = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image file upright, with 8 bits per channel.
 
     Args:
-        files: the images.
-        folder: made where it is not there.
-        overwrite: take places that other files have; those of the images themselves are never taken.
-
-    Returns:
-        ``<folder>/<stem>.jpg`` for each image; images of the same stem are numbered.
+        path: the file.
+        mode: colour or grey.
+        max_pixels: see the module.
 
     Raises:
-        InputError: the folder is one that the images are in, or cannot be written, or a place is taken.
+        BadImageError: it cannot be read, or has more pixels.
     """
-    real = os.path.realpath(folder)
-    own = next((file for file in files if os.path.dirname(os.path.realpath(file)) == real), None)
-    if own is not None:
-        raise InputError(f"{folder}: the image {own} is in this folder and could be overwritten; name another folder")
-    make_folder(folder)
-    paths = [os.path.join(folder, f"{name}.jpg") for name in _distinct_stems(files)]
-    taken = [path for path in paths if os.path.lexists(path)]
-    if taken and not overwrite:
-        raise InputError(f"{taken[0]}: is there already; name another folder, or use --overwrite")
-    return paths
+    with _opened(path, max_pixels) as image:
+        image.load()
+        upright = _UPRIGHT.get(_orientation(image))
+        plain = without_alpha(image)
+        plain = plain.transpose(upright) if upright is not None else plain
+        return plain if plain.mode == mode else plain.convert(mode)
 
 
-def _distinct_stems(files: Sequence[str]) -> list[str]:
-    """The files' names without their endings, numbered where an earlier one is the same in all but letter case."""
-    stems: dict[str, str] = {}
-    numbers: Counter[str] = Counter()
-    for file in files:
-        name = stem = os.path.splitext(os.path.basename(file))[0]
-        while name.lower() in stems:
-            numbers[stem] += 1
-            name = f"{stem}_{numbers[stem] + 1}"
-        stems[name.lower()] = name
-    return list(stems.values())
+def to_8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Pixels of any type as bytes, by a rule that clips nothing.
 
-
-def upright_size(path: str) -> tuple[int, int]:
-    """Height and width of an image in pixels as it is shown, EXIF orientation applied; only its header is read.
+    Bytes stay. 16-bit numbers, signed or not, are 0 to 65535, and the high byte is kept. Wider whole numbers are
+    0 to 255 where none is larger, else as 16-bit ones. Fractions are 0 to 1 where none is larger, else 0 to 255.
+    Truth values are black and white.
 
     Raises:
-        OSError, SyntaxError, ValueError: it cannot be read, or is no image (`UNREADABLE`).
+        ValueError: there are numbers out of these ranges, or that are no numbers.
     """
-    from PIL import Image
+    kind = pixels.dtype
+    if kind == np.uint8:
+        return pixels
+    if kind == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if kind.kind not in "iuf":
+        raise ValueError(f"its pixels are of type {kind}; give bytes, whole numbers or fractions")
+    least, most = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    top = 255 if kind.kind == "f" or kind.itemsize == 1 else 65535
+    if not (least >= 0 and most <= top):  # NaN too
+        raise ValueError(f"its pixels are from {least:g} to {most:g}; scale them to 0-{'1' if top == 255 else top}")
+    if kind.kind == "f":
+        return np.rint(pixels * (255 if most <= 1 else 1)).astype(np.uint8)
+    if kind.itemsize == 1 or (kind.itemsize > 2 and most <= 255):
+        return pixels.astype(np.uint8)
+    return (pixels >> 8).astype(np.uint8)
 
+
+def without_alpha(image: Image.Image) -> Image.Image:
+    """An image of any mode as "RGB" or "L", without clipping and without colours that nobody sees.
+
+    Raises:
+        ValueError: see `to_8_bits`.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        pixels = np.asarray(image)
+        if image.mode == "I" and image.format == "PNG":  # older Pillow's name for grey of 16 bits
+            pixels = pixels.astype(np.uint16)
+        return Image.fromarray(to_8_bits(pixels))
+    if _is_transparent(image):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
+
+
+@contextmanager
+def _opened(path: StrPath, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header is read and whose size is allowed; what is raised inside becomes a `BadImageError`."""
+    name = os.fspath(path)
     try:
-        with Image.open(path) as header:
-            width, height = header.size
-            swapped = header.getexif().get(EXIF_ORIENTATION, 1) >= EXIF_FIRST_SWAPPED
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
-    return (width, height) if swapped else (height, width)
+        with _limit_lock:  # Pillow's own limit would warn at one size and refuse at another
+            own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(name, formats=FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = own
+        with image:
+            _check_size(image.size, max_pixels)
+            yield image
+    except BadImageError:
+        raise
+    except UnidentifiedImageError:
+        reason = f"none of {', '.join(FORMATS)}"
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    else:
+        return
+    raise BadImageError(f"{name}: cannot be read as an image ({reason})")
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{width}x{height} are {width * height / 1e6:.0f} million pixels, more than {max_pixels / 1e6:g} million: "
+            "cut it into tiles, or raise the limit, INPUT.MAX_PIXELS or --max-pixels"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info

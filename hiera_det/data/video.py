@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch import Tensor
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
-__all__ = ["VIDEO_SUFFIXES", "clip_frames", "even_places", "normalise_clip", "read_clip", "read_views"]
+__all__ = ["VIDEO_SUFFIXES", "clip_frames", "even_places", "normalise_clip", "read_clip", "read_frames", "read_views"]
 
 logger = logging.getLogger("hiera_det.datasets")
 
@@ -83,6 +85,34 @@ def read_clip(path: str, frames: int = 16, stride: float = 4, place: float = 0.5
         InputError: no video, damaged, or shorter than T frames; or PyAV is not installed.
     """
     return _read(path, frames, stride, [place])[0]
+
+
+def read_frames(path: str, every: int = 1) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Read frames one after the other, as a detector takes them.
+
+    Args:
+        path: a video file.
+        every: take each ``every``-th frame, the first among them.
+
+    Returns:
+        the number of each frame taken, from 0, and its pixels ``[H, W, 3]``, RGB.
+
+    Raises:
+        InputError: no video, or damaged; or PyAV is not installed.
+    """
+    need("av", "reading videos")
+    with _open(path) as container:
+        frames = enumerate(container.decode(video=0))
+        while True:
+            try:
+                number, frame = next(frames)
+                pixels = frame.to_ndarray(format="rgb24") if number % every == 0 else None
+            except StopIteration:
+                return
+            except (OSError, ValueError) as error:
+                raise _unreadable(path, error) from None
+            if pixels is not None:
+                yield number, pixels
 
 
 def read_views(

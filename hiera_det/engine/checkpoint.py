@@ -18,7 +18,7 @@ from hiera_det.engine.events import last_iteration
 from hiera_det.engine.launch import is_restart
 from hiera_det.errors import InputError
 from hiera_det.files import sweep_partials, write_atomically
-from hiera_det.weights.model_file import save_atomically
+from hiera_det.weights.saving import save_tensors
 from hiera_det.weights.sources import read_weight_file
 
 __all__ = [
@@ -77,7 +77,7 @@ class Checkpoints:
         Raises:
             InputError: it cannot be written.
         """
-        save_atomically(str(self.folder / name), content)
+        save_tensors(self.folder / name, content)
 
     def tag(self, name: str) -> None:
         """Name the newest file."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 
 __all__ = ["POSITIONS", "build_adamw", "is_decayed", "layer_of", "parameter_groups", "set_lr"]
 
@@ -32,7 +32,7 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and name.rpartition(".")[2] not in POSITIONS
 
 
-def parameter_groups(model: Hiera, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: HieraBase, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """All parameters, each in one group, by layer and decay.
 
     Args:
@@ -64,7 +64,7 @@ def parameter_groups(model: Hiera, weight_decay: float, layer_decay: float) -> l
 
 
 def build_adamw(
-    model: Hiera, betas: tuple[float, float], weight_decay: float, layer_decay: float
+    model: HieraBase, betas: tuple[float, float], weight_decay: float, layer_decay: float
 ) -> torch.optim.Optimizer:
     """AdamW over `parameter_groups`; its learning rate is 0 until `set_lr`."""
     groups = parameter_groups(model, weight_decay, layer_decay)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hiera_det.engine.processes import process_count
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 
 try:
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -62,7 +62,7 @@ def _shard(model: nn.Module) -> nn.Module:
     """Share out each block of the trunk, gathered when it computes, and the rest of the model as one."""
     for parameter in model.parameters():  # all start from the first process's weights, as under DDP
         torch.distributed.broadcast(parameter.data, 0)
-    for trunk in (module for module in model.modules() if isinstance(module, Hiera)):
+    for trunk in (module for module in model.modules() if isinstance(module, HieraBase)):
         for block in trunk.blocks:
             fully_shard(block)
     fully_shard(model)

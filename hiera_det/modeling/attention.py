@@ -1,17 +1,23 @@
-"""Mask-unit, windowed and global attention with query pooling (Ryali et al. 2023, section 3.2 and Figure 5)."""
+"""Mask-unit, windowed and global attention with query pooling (Ryali et al. 2023, section 3.2 and Figure 5).
+
+Letters: B images, N tokens per image, W windows of all images, n queries and m keys of a window, d channels of a head.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from hiera_det.modeling.fast.attention import attention
-from hiera_det.modeling.fast.linear import TokenLinear
+from hiera_det.modeling.fast.linear import linear
+from hiera_det.modeling.fast.paths import own
+from hiera_det.modeling.fast.sizes import covers
 from hiera_det.modeling.tokens import UnitGrid, pool_tokens
 from hiera_det.modeling.windows import join_windows, padding_mask, split_windows
 
 __all__ = ["MaskUnitAttention"]
 
 
+@own
 class MaskUnitAttention(nn.Module):
     """Self-attention inside mask units or windows of them, or over the whole image; optionally max-pooled queries.
 
@@ -45,8 +51,8 @@ class MaskUnitAttention(nn.Module):
         self.q_stride = q_stride
         self.window = window
         self.mask_padding = mask_padding
-        self.qkv = TokenLinear(dim, 3 * dim_out)
-        self.proj = TokenLinear(dim_out, dim_out)
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor, grid: UnitGrid) -> Tensor:
         """Attend.
@@ -58,15 +64,12 @@ class MaskUnitAttention(nn.Module):
         Returns:
             tokens ``[B, N / q_stride, dim_out]``.
         """
-        if self.mask_padding and self.window >= max(grid.rows, grid.cols, 2):
-            return self.proj(self._attend(x, 0))  # one window holds the whole image
-        if self.window > 1 and self.window != grid.group:
-            mask = None
-            if self.mask_padding:
-                mask = padding_mask(grid, self.window, self.unit_tokens, x.shape[0], x.device)
-            x = self._attend(split_windows(x, grid, self.window), 0, mask)
-            return self.proj(join_windows(x, grid, self.window))
-        return self.proj(self._attend(x, self.window**2 * self.unit_tokens))
+        batch, tokens, _ = x.shape
+        windows, span, mask = self._gather_windows(x, grid)
+        y = attention(*self._heads(windows, span), mask)  # [W, n, heads, d]
+        if windows is not x:
+            y = join_windows(y.reshape(-1, span // self.q_stride, self.dim_out), grid, self.window)
+        return linear(self.proj, y.reshape(batch, tokens // self.q_stride, self.dim_out))
 
     def weights(self, x: Tensor, grid: UnitGrid) -> Tensor:
         """The attention's weights, which the fused call never has as a whole; for looking, not for speed.
@@ -79,30 +82,30 @@ class MaskUnitAttention(nn.Module):
             ``[B, windows, heads, queries, keys]``, each row of keys adding up to 1; windows, queries and keys in the
             order of the tokens, and where windows reach over the image's edge, with the padding.
         """
-        batch, mask, span = x.shape[0], None, self.window**2 * self.unit_tokens or x.shape[1]
-        whole = self.mask_padding and self.window >= max(grid.rows, grid.cols, 2)
-        if whole:
-            span = x.shape[1]
-        elif self.window > 1 and self.window != grid.group:
-            if self.mask_padding:
-                mask = padding_mask(grid, self.window, self.unit_tokens, batch, x.device)
-            x = split_windows(x, grid, self.window)
-        qkv = self.qkv(x).view(-1, span, 3, self.num_heads, self.dim_out // self.num_heads)
-        queries = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
-        q = queries.view(len(qkv), -1, *qkv.shape[3:]).transpose(1, 2)
-        scores = q @ qkv[:, :, 1].permute(0, 2, 3, 1) * q.shape[-1] ** -0.5  # [windows, heads, queries, keys]
+        windows, span, mask = self._gather_windows(x, grid)
+        q, k, _ = self._heads(windows, span)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        return scores.softmax(dim=-1).unflatten(0, (batch, -1))
+        return scores.softmax(dim=-1).unflatten(0, (x.shape[0], -1))
 
-    def _attend(self, x: Tensor, span: int, mask: Tensor | None = None) -> Tensor:
-        """Attention among each ``span`` tokens in a row (0: all of a batch entry's), before the output projection."""
-        batch, tokens, _ = x.shape
-        span = span or tokens
+    def _gather_windows(self, x: Tensor, grid: UnitGrid) -> tuple[Tensor, int, Tensor | None]:
+        """Tokens window by window, how many a window has, and which of them are the image's own (None: all)."""
+        span = self.window**2 * self.unit_tokens
+        if self.window == 0 or (self.mask_padding and self.window > 1 and covers(self.window, grid.rows, grid.cols)):
+            return x, x.shape[1], None
+        if self.window in (1, grid.group):
+            return x, span, None
+        mask = padding_mask(grid, self.window, self.unit_tokens, x.shape[0], x.device) if self.mask_padding else None
+        return split_windows(x, grid, self.window), span, mask
+
+    def _heads(self, x: Tensor, span: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``[W, heads, n, d]``, keys and values ``[W, heads, m, d]`` of each ``span`` tokens in a row."""
         head_dim = self.dim_out // self.num_heads
-        qkv = self.qkv(x).view(-1, span, 3, self.num_heads, head_dim)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each [windows, heads, span, head_dim]
+        windows = x.shape[0] * (x.shape[1] // span)
+        qkv = linear(self.qkv, x).reshape(windows, span, 3, self.num_heads, head_dim)
+        q, k, v = qkv.transpose(1, 3).unbind(2)
         if self.q_stride > 1:
             pooled = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
-            q = pooled.view(-1, span // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
-        return attention(q, k, v, mask).reshape(batch, tokens // self.q_stride, self.dim_out)
+            q = pooled.view(windows, span // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
+        return q, k, v

@@ -10,56 +10,51 @@ from torch import Tensor, nn
 
 from hiera_det.modeling.attention import MaskUnitAttention
 from hiera_det.modeling.drop_path import DropPath
-from hiera_det.modeling.fast.linear import TokenLinear, compiled_mlp, onednn_pays
+from hiera_det.modeling.fast.in_place import add_branch, gelu
+from hiera_det.modeling.fast.linear import linear
+from hiera_det.modeling.fast.paths import own
 from hiera_det.modeling.tokens import UnitGrid, average_tokens, pool_tokens
 
-__all__ = ["HieraBlock", "LayerScale", "Mlp", "add_branch"]
+__all__ = ["HieraBlock", "LayerScale", "Mlp"]
 
 NORM_EPS = 1e-6
 #: Start of the learned scale of a branch: small, so that a deep trunk starts near the identity.
 LAYER_SCALE_INIT = 1e-5
 
 
+@own
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = TokenLinear(dim, hidden_dim)
-        self.fc2 = TokenLinear(hidden_dim, dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` to tokens of the same shape."""
-        if torch.compiler.is_compiling() and onednn_pays(x):
-            return compiled_mlp(x, self.fc1, self.fc2)
-        x = self.fc1(x)
-        # In place where autograd allows it: a fresh buffer of this size costs more than the GELU itself.
-        x = nn.functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
-        return self.fc2(x)
+        return linear(self.fc2, gelu(linear(self.fc1, x), self.fc1))
 
 
+@own
 class LayerScale(nn.Module):
     """A learned factor per channel on a residual branch (Touvron et al. 2021, "Going deeper with transformers")."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), LAYER_SCALE_INIT))
+        self.gamma = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start near the identity."""
+        nn.init.constant_(self.gamma, LAYER_SCALE_INIT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` to tokens of the same shape."""
         return x * self.gamma
 
 
-def add_branch(x: Tensor, branch: Tensor) -> Tensor:
-    """Residual sum ``x + branch``; into the branch where autograd and autocast allow it.
-
-    Never into ``x``: that is the previous block's output, which a forward hook may have kept.
-    """
-    if torch.is_grad_enabled() or x.dtype != branch.dtype:
-        return x + branch
-    return branch.add_(x)
-
-
+@own
 class HieraBlock(nn.Module):
     """A transformer block; the first of a stage widens the channels and pools the tokens.
 
@@ -104,7 +99,7 @@ class HieraBlock(nn.Module):
         self.ls2 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.widens = dim != dim_out
-        self.proj = TokenLinear(dim, dim_out) if self.widens and project_shortcut else None
+        self.proj = nn.Linear(dim, dim_out) if self.widens and project_shortcut else None
 
     def forward(self, x: Tensor, grid: UnitGrid) -> Tensor:
         """Tokens ``[B, N, dim]`` to tokens ``[B, N / q_stride, dim_out]``, both mask-unit-major.
@@ -114,13 +109,15 @@ class HieraBlock(nn.Module):
         normed = self.norm1(x)
         if self.widens:
             x = self._shortcut(x, normed)
-        x = add_branch(x, self.drop_path(self.ls1(self.attn(normed, grid))))
-        return add_branch(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
+        branch = self.drop_path(self.ls1(self.attn(normed, grid)))
+        x = add_branch(x, branch, self.attn, self.ls1, self.drop_path)
+        branch = self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return add_branch(x, branch, self.mlp, self.ls2, self.drop_path)
 
     def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
         """The residual, widened and pooled."""
         if self.proj is None:
             pooled = pool_tokens(x, self.unit_tokens, self.q_stride)
             return torch.cat([pooled, average_tokens(x, self.unit_tokens, self.q_stride)], dim=-1)
-        x = self.proj(normed)
+        x = linear(self.proj, normed)
         return pool_tokens(x, self.unit_tokens, self.q_stride) if self.q_stride > 1 else x

@@ -5,14 +5,14 @@ The trunk's last tokens, averaged, and a linear layer. Letters: B images, T fram
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import NORM_EPS
-from hiera_det.modeling.hiera import STAGES, Hiera
+from hiera_det.modeling.hiera import HieraBase
+from hiera_det.modeling.options import STAGES, HieraOptions
 
 __all__ = ["ClassifierHead", "HieraForClassification"]
 
@@ -33,19 +33,17 @@ class ClassifierHead(nn.Module):
         return self.projection(self.dropout(x))
 
 
-class HieraForClassification(Hiera):
+class HieraForClassification(HieraBase):
     """A trunk with a classifier: mean over the last stage's tokens, LayerNorm, dropout, linear layer.
 
     It is a trunk, and not something around one, because the authors' files have the trunk's tensors beside ``norm`` and
     ``head.projection``.
 
     Args:
-        embed_dim: as of `Hiera`.
-        num_heads: as of `Hiera`.
-        depths: as of `Hiera`.
+        options: as of `Hiera`.
         num_classes: classes.
         dropout: probability of dropping a feature before the linear layer, in training.
-        trunk: any other argument of `Hiera` but ``out_features``.
+        fields: as of `Hiera`, but ``out_features``.
 
     Raises:
         InputError: a value that cannot be used.
@@ -57,44 +55,33 @@ class HieraForClassification(Hiera):
         torch.Size([2, 10])
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int | Sequence[int],
-        depths: Sequence[int],
-        num_classes: int = 1000,
-        *,
-        dropout: float = 0.0,
-        **trunk: Any,
-    ) -> None:
+    def __init__(self, *options: Any, num_classes: int = 1000, dropout: float = 0.0, **fields: Any) -> None:
         if num_classes < 1:
             raise InputError(f"num_classes {num_classes}: must be at least 1; without classes take the trunk, Hiera")
         if not 0.0 <= dropout < 1.0:
             raise InputError(f"dropout {dropout}: must be at least 0 and below 1")
-        if "out_features" in trunk:
+        if "out_features" in fields:
             raise InputError(
-                f"out_features {trunk['out_features']!r}: a classifier reads {STAGES[-1]}; take Hiera for maps"
+                f"out_features {fields['out_features']!r}: a classifier reads {STAGES[-1]}; take Hiera for maps"
             )
-        super().__init__(embed_dim, num_heads, depths, out_features=STAGES[-1:], **trunk)
+        super().__init__(HieraOptions.of(*options, out_features=STAGES[-1:], **fields))
         dim = self.feature_info[-1].channels
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.head = ClassifierHead(dim, num_classes, dropout)
-        self.reset_parameters()
+        self.init_weights()
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return self.head.projection.out_features
 
-    def reset_parameters(self) -> None:
+    def init_weights(self) -> None:
         """Initialise as the authors do: as the trunk, and the head a thousandth of it."""
-        if not hasattr(self, "head"):
-            return  # the trunk's constructor asks before the head is there
-        super().reset_parameters()
+        super().init_weights()
         for parameter in self.head.parameters():
             parameter.data.mul_(HEAD_INIT_SCALE)
 
-    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]  # a trunk by its tensors, not by its output
+    def forward(self, images: Tensor) -> Tensor:
         """Classify.
 
         Args:
@@ -111,4 +98,4 @@ class HieraForClassification(Hiera):
 
     def features(self, images: Tensor) -> Tensor:
         """What the last layer sees of images as for `forward`: the mean of the last tokens, normed, ``[B, C]``."""
-        return self.norm(super().forward(images)[STAGES[-1]].flatten(2).mean(dim=2))
+        return self.norm(self.maps(self.embed(images))[STAGES[-1]].flatten(2).mean(dim=2))

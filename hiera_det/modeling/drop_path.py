@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hiera_det.modeling.fast.paths import own
+
 __all__ = ["DropPath"]
 
 
+@own
 class DropPath(nn.Module):
     """Drop a residual branch for a random part of the images and scale the rest up; nothing in evaluation.
 
@@ -19,11 +22,11 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Branch ``[B, ...]`` to a branch of the same shape."""
+        """Branch ``[B, N, C]`` to a branch of the same shape."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
-        mask = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+        mask = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
         return x * mask
 
     def extra_repr(self) -> str:

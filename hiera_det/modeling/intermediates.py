@@ -1,7 +1,6 @@
 """Looking inside a trunk: the tokens after every block, and the attention's weights.
 
-A path of its own, so that the trunk's forward has nothing to ask in its loop. Letters: B images, N tokens per image,
-k kept mask units, C channels.
+Letters: B images, N tokens per image, k kept mask units, C channels.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hiera_det.modeling.block import HieraBlock
-from hiera_det.modeling.hiera import Hiera
-from hiera_det.modeling.masking import check_mask, kept_units
-from hiera_det.modeling.tokens import UnitGrid
+from hiera_det.modeling.hiera import HieraBase
 
 __all__ = ["Intermediates", "intermediates"]
 
@@ -34,7 +31,7 @@ class Intermediates:
 
 
 def intermediates(
-    trunk: Hiera, images: Tensor, *, mask: Tensor | None = None, attentions: bool = False
+    trunk: HieraBase, images: Tensor, *, mask: Tensor | None = None, attentions: bool = False
 ) -> Intermediates:
     """Run a trunk, or the trunk of a classifier or an MAE, and keep what is between.
 
@@ -48,30 +45,13 @@ def intermediates(
     Raises:
         InputError: images or a mask that the trunk cannot take.
     """
-    trunk._check_images(images)
-    x, size, grid = _embed(trunk, images, mask)
-    hidden, weights = [_shaped(trunk, x, size, 0, grid)], []
-    for i, block in enumerate(trunk.blocks):
-        assert isinstance(block, HieraBlock)
+    before = trunk.embed(images, mask)
+    hidden, weights = [before.map()], []
+    for i, tokens in trunk.run(before):
         if attentions:
-            weights.append(block.attn.weights(block.norm1(x), grid))
-        x = block(x, grid)
-        hidden.append(_shaped(trunk, x, size, trunk._stage_of(i), grid))
+            block = trunk.blocks[i]
+            assert isinstance(block, HieraBlock)
+            weights.append(block.attn.weights(block.norm1(before.x), before.grid))
+        hidden.append(tokens.map())
+        before = tokens
     return Intermediates(tuple(hidden), tuple(weights))
-
-
-def _embed(trunk: Hiera, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, ...] | None, UnitGrid]:
-    """The first block's tokens, the map's size in tokens or None with a mask, and the order of the units."""
-    if mask is None:
-        return trunk._embed(images)
-    trunk.check_maskable()
-    check_mask(mask, len(images), trunk.unit_grid(images))
-    x, grid = trunk._embed_kept(images, mask.to(images.device), kept_units(mask).to(images.device))
-    return x, None, grid
-
-
-def _shaped(trunk: Hiera, x: Tensor, size: tuple[int, ...] | None, stage: int, grid: UnitGrid) -> Tensor:
-    """Tokens as a map, or as maps of the kept units."""
-    if size is None:
-        return trunk._to_units(x, stage)
-    return trunk._to_map(x, size, stage, grid.group)

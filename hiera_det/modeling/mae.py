@@ -9,7 +9,6 @@ of the last stage per image, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import NORM_EPS, HieraBlock
-from hiera_det.modeling.fast.linear import TokenLinear
-from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, STAGES, Hiera
+from hiera_det.modeling.fast.linear import linear
+from hiera_det.modeling.hiera import HieraBase, check_images
 from hiera_det.modeling.masking import check_mask, kept_units, mask_from_noise
+from hiera_det.modeling.options import FRAME_STRIDE, PATCH_STRIDE, STAGES, HieraOptions
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.tokens import UnitGrid
 
@@ -48,19 +48,17 @@ class MAEOutput(NamedTuple):
     mask: Tensor
 
 
-class HieraMAE(Hiera):
+class HieraMAE(HieraBase):
     """A trunk with the decoder that pretrains it; tensors named as in the authors' files.
 
     Args:
-        embed_dim: as of `Hiera`.
-        num_heads: as of `Hiera`.
-        depths: as of `Hiera`.
+        options: as of `Hiera`.
         decoder_embed_dim: channels of the decoder.
         decoder_depth: its blocks, each over all tokens of an image or clip.
         decoder_num_heads: its attention heads.
-        q_pool: as of `Hiera`; at 2 the decoder starts from stride 16, as the authors' do.
+        q_pool: as of `HieraOptions`, whatever the options say; at 2 the decoder starts from stride 16, as the authors'.
         normalise_labels: predict pixels less their token's mean, over its standard deviation.
-        trunk: any other argument of `Hiera` but ``out_features``; ``frames=16`` for clips.
+        fields: as of `Hiera`, but ``out_features``; ``frames=16`` for clips.
 
     Raises:
         InputError: a value that cannot be used.
@@ -76,17 +74,13 @@ class HieraMAE(Hiera):
 
     def __init__(
         self,
-        embed_dim: int,
-        num_heads: int | Sequence[int],
-        depths: Sequence[int],
-        *,
+        *options: Any,
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
         q_pool: int = 2,
-        mlp_ratio: float = 4.0,
         normalise_labels: bool = True,
-        **trunk: Any,
+        **fields: Any,
     ) -> None:
         if decoder_num_heads < 1 or decoder_embed_dim < 1 or decoder_embed_dim % decoder_num_heads:
             raise InputError(
@@ -95,16 +89,16 @@ class HieraMAE(Hiera):
             )
         if decoder_depth < 1:
             raise InputError(f"decoder_depth {decoder_depth}: give the number of blocks, at least 1")
-        if "out_features" in trunk:
+        if "out_features" in fields:
             raise InputError(
-                f"out_features {trunk['out_features']!r}: an MAE reads its own stages; take Hiera for maps"
+                f"out_features {fields['out_features']!r}: an MAE reads its own stages; take Hiera for maps"
             )
         # What is not pooled any more has the last stage's size already, and is not fused.
         stages = (*STAGES[:-1][: max(0, q_pool)], STAGES[-1])
-        super().__init__(embed_dim, num_heads, depths, out_features=stages, q_pool=q_pool, mlp_ratio=mlp_ratio, **trunk)
+        super().__init__(HieraOptions.of(*options, out_features=stages, q_pool=q_pool, **fields))
         self.check_maskable()
-        if any(side % self.size_divisibility for side in self.pretrain_size):
-            height, width = self.pretrain_size
+        height, width = self.pretrain_size
+        if height % self.size_divisibility or width % self.size_divisibility:
             raise InputError(
                 f"pretrain_size {height}x{width}: must be a multiple of {self.size_divisibility} for an MAE"
             )
@@ -113,8 +107,8 @@ class HieraMAE(Hiera):
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.multi_scale_fusion_heads = nn.ModuleList(self._fusion_head(stage, dim) for stage in range(q_pool))
         self.multi_scale_fusion_heads.append(nn.Identity())  # the authors count the last stage's, which has no tensors
-        self._build_decoder(dim, decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio)
-        self.reset_parameters()
+        self._build_decoder(dim, decoder_embed_dim, decoder_depth, decoder_num_heads)
+        self.init_weights()
 
     def _fusion_head(self, stage: int, dim: int) -> nn.Conv2d | nn.Conv3d:
         """A convolution that brings a stage's mask units to the last stage's size and channels."""
@@ -124,32 +118,30 @@ class HieraMAE(Hiera):
             return nn.Conv3d(channels, dim, (1, side, side), stride=(1, side, side))
         return nn.Conv2d(channels, dim, side, stride=side)
 
-    def _build_decoder(self, dim: int, decoder_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> None:
+    def _build_decoder(self, dim: int, decoder_dim: int, depth: int, num_heads: int) -> None:
         """Add what turns the kept units' features into predictions for all tokens."""
         #: Side in pixels of what one token of the decoder predicts.
-        self.pred_stride = PATCH_STRIDE * self.token_strides[-1]
+        self.pred_stride = PATCH_STRIDE * self.options.token_strides[-1]
         self.decoder_grid = tuple(side // self.pred_stride for side in self.pretrain_size)
         frames = max(1, self.frames // FRAME_STRIDE)
-        self.decoder_embed = TokenLinear(dim, decoder_dim)
+        self.decoder_embed = nn.Linear(dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, frames * math.prod(self.decoder_grid), decoder_dim))
         self.decoder_blocks = nn.ModuleList(
-            HieraBlock(decoder_dim, decoder_dim, num_heads, mlp_ratio, 0.0, unit_tokens=1, q_stride=1, window=0)
+            HieraBlock(decoder_dim, decoder_dim, num_heads, self.options.mlp_ratio, 0.0, 1, 1, window=0)
             for _ in range(depth)
         )
         self.decoder_norm = nn.LayerNorm(decoder_dim, eps=NORM_EPS)
-        self.decoder_pred = TokenLinear(decoder_dim, self.pred_stride**2 * self.in_channels)
+        self.decoder_pred = nn.Linear(decoder_dim, self.pred_stride**2 * self.in_channels)
 
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """As of `Hiera`, with the decoder's table; of clips, only the trunk's can be resampled."""
         height, width = self.decoder_grid
         return super().position_grids() | ({} if self.frames else {"decoder_pos_embed": (height, width)})
 
-    def reset_parameters(self) -> None:
+    def init_weights(self) -> None:
         """Initialise as the authors do: Xavier for linear layers and the stem, no biases, 0.02 for the tables."""
-        if not hasattr(self, "decoder_pred"):
-            return  # the trunk's constructor asks before the decoder is there
-        super().reset_parameters()
+        super().init_weights()
         for parameter in (self.mask_token, self.decoder_pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
@@ -162,7 +154,7 @@ class HieraMAE(Hiera):
             if isinstance(head, nn.Conv2d | nn.Conv3d):
                 head.reset_parameters()
 
-    def forward(  # type: ignore[override]  # a trunk by its tensors, not by its output
+    def forward(
         self,
         images: Tensor,
         mask_ratio: float | None = None,
@@ -185,7 +177,7 @@ class HieraMAE(Hiera):
         Raises:
             InputError: images, clips, a ratio, mask or noise that cannot be used.
         """
-        self._check_images(images)
+        check_images(images, self.in_channels, self.frames > 0, self.size_divisibility)
         if self.frames:
             self._check_clips(images)
         mask, kept = self._choose_units(images, mask_ratio, mask, noise)
@@ -237,7 +229,7 @@ class HieraMAE(Hiera):
         Returns:
             ``[B, k * unit, C]``, units of ``unit_sides[-1] ** 2`` tokens one after another, row-major.
         """
-        stages = self._forward_kept(images, mask, kept)
+        stages = self.maps(self.embed_kept(images, mask, kept))
         fused: Tensor | None = None
         for head, units in zip(self.multi_scale_fusion_heads, stages.values(), strict=True):
             x = units.flatten(0, 1)  # [B * k, C, unit, unit]
@@ -261,7 +253,7 @@ class HieraMAE(Hiera):
             clips with the channels last, as the authors' weights have them.
         """
         side = self.unit_sides[-1]
-        x = self.decoder_embed(latent).to(self.mask_token.dtype).unflatten(1, (kept.shape[1], side * side))
+        x = linear(self.decoder_embed, latent).to(self.mask_token.dtype).view(*kept.shape, side * side, -1)
         full = self.mask_token.expand(*mask.shape, side * side, -1)  # [B, U, unit * unit, C]
         rows = torch.arange(len(kept), device=kept.device)[:, None]
         x = _in_rows(full.index_put((rows, kept), x), grid, side)
@@ -269,7 +261,7 @@ class HieraMAE(Hiera):
         order = UnitGrid(grid[-2], grid[-1], 1)  # which attention over everything does not look at
         for block in self.decoder_blocks:
             x = block(x, order)
-        return self.decoder_pred(self.decoder_norm(x))
+        return linear(self.decoder_pred, self.decoder_norm(x))
 
     def _decoder_positions(self, grid: tuple[int, ...]) -> Tensor:
         """The decoder's position embedding ``[1, N, C]``; of images, for their size."""

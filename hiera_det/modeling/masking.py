@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.modeling.options import FRAME_STRIDE, PATCH_STRIDE
 
 __all__ = ["check_mask", "gather_units", "kept_units", "mask_from_noise", "unit_windows"]
 
-#: Pixels above and to the left of a mask unit that its tokens see: the stem's padding.
-BORDER = 3
-#: Frames before its own that a token of a clip sees.
-FRAME_BORDER = 1
+#: Pixels above and to the left of a mask unit, and frames before it, that are cut out with it. Its tokens see 3 of the
+#: pixels and 1 of the frames, the stem's padding; one stride more and the stem can be called as it is.
+BORDER, FRAME_BORDER = PATCH_STRIDE, FRAME_STRIDE
 
 
 def mask_from_noise(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def gather_units(tokens: Tensor, kept: Tensor, unit_tokens: int) -> Tensor:
 
 
 def unit_windows(images: Tensor, mask: Tensor, kept: Tensor, side: int, thickness: int = 0) -> Tensor:
-    """Cut out what the kept units' tokens see.
+    """Cut out the kept units with a border; what the stem makes of the border itself, first on each axis, is to drop.
 
     Args:
         images: ``[B, C, H, W]``, or clips ``[B, C, T, H, W]``.
@@ -107,7 +107,7 @@ def unit_windows(images: Tensor, mask: Tensor, kept: Tensor, side: int, thicknes
         thickness: frames of a mask unit; 0 for images.
 
     Returns:
-        ``[B * k, C, side + 3, side + 3]``, for clips ``[B * k, C, thickness + 1, side + 3, side + 3]``.
+        ``[B * k, C, side + 4, side + 4]``, for clips ``[B * k, C, thickness + 2, side + 4, side + 4]``.
     """
     steps = (thickness, side, side) if thickness else (side, side)
     grid = [size // step for size, step in zip(images.shape[2:], steps, strict=True)]
@@ -115,7 +115,7 @@ def unit_windows(images: Tensor, mask: Tensor, kept: Tensor, side: int, thicknes
     for axis, step in enumerate(steps, start=2):
         pixels = pixels.repeat_interleave(step, dim=axis)
     # Zeros at the near end of each axis; `F.pad` counts the axes from the last.
-    x = F.pad(images * pixels, (BORDER, 0, BORDER, 0, *((FRAME_BORDER, 0) if thickness else ())))
+    x = F.pad(images.masked_fill(~pixels, 0.0), (BORDER, 0, BORDER, 0, *((FRAME_BORDER, 0) if thickness else ())))
     borders = (FRAME_BORDER, BORDER, BORDER) if thickness else (BORDER, BORDER)
     for axis, (step, border) in enumerate(zip(steps, borders, strict=True), start=2):
         x = x.unfold(axis, step + border, step)

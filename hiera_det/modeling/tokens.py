@@ -9,6 +9,7 @@ q-pool is then a max over a leading axis, and local attention a plain reshape, u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hiera_det.errors import InputError
 
-__all__ = ["UnitGrid", "average_tokens", "pool_tokens", "reroll", "unroll"]
+__all__ = ["Tokens", "UnitGrid", "average_tokens", "pool_tokens", "reroll", "unroll"]
 
 Stride = tuple[int, int]
 
@@ -41,6 +42,49 @@ class UnitGrid(NamedTuple):
     rows: int
     cols: int
     group: int
+
+
+@dataclass
+class Tokens:
+    """Tokens between two blocks, and what it takes to make a map of them.
+
+    Attributes:
+        x: ``[B, N, C]``, in the order of `unroll`.
+        grid: how the image's mask units lie.
+        strides: how a mask unit's tokens are nested, by the poolings still to come.
+        frames: length of a clip in tokens; None for images.
+        kept: numbers ``[B, k]`` of the mask units that are there; None where all are.
+    """
+
+    x: Tensor
+    grid: UnitGrid
+    strides: tuple[Stride, ...]
+    frames: int | None = None
+    kept: Tensor | None = None
+
+    @property
+    def unit_tokens(self) -> int:
+        """Tokens per mask unit."""
+        height, width = _unit_size(self.strides)
+        return height * width
+
+    def moved(self, x: Tensor, strides: tuple[Stride, ...]) -> Tokens:
+        """Other tokens of the same mask units."""
+        return Tokens(x, self.grid, strides, self.frames, self.kept)
+
+    def map(self) -> Tensor:
+        """The map ``[B, C, H, W]``, of clips ``[B, C, T, H, W]``; of kept units theirs, ``[B, k, C, unit, unit]``."""
+        batch, tokens, channels = self.x.shape
+        height, width = _unit_size(self.strides)
+        if self.kept is not None:
+            units = self.x.reshape(-1, height * width, channels)
+            units = reroll(units, (height, width), self.strides)
+            return units.view(batch, tokens // (height * width), height, width, channels).movedim(-1, 2)
+        size = self.grid.rows * height, self.grid.cols * width
+        maps = reroll(self.x, size, self.strides, self.grid.group)
+        if self.frames is not None:
+            maps = maps.view(batch, self.frames, *size, channels)
+        return maps.movedim(-1, 1)
 
 
 def unroll(x: Tensor, q_strides: Sequence[Stride], group: int = 1) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hiera_det.errors import InputError
+from hiera_det.modeling.options import HieraOptions
 
 __all__ = [
     "HIERADET_VARIANTS",
@@ -33,6 +34,11 @@ class HieraVariant:
     embed_dim: int
     num_heads: int
     depths: tuple[int, int, int, int]
+
+    @property
+    def options(self) -> HieraOptions:
+        """What its trunk is built from."""
+        return HieraOptions(self.embed_dim, self.num_heads, self.depths)
 
 
 VARIANTS: dict[str, HieraVariant] = {
@@ -63,6 +69,16 @@ class HieraDetVariant:
     window_size: tuple[int, int, int, int]
     global_blocks: tuple[int, ...]
     pos_grid: tuple[int, int]
+
+    @property
+    def options(self) -> HieraOptions:
+        """What its trunk is built from."""
+        return VARIANTS[self.name].options.replace(
+            pos_embed="absolute_win",
+            pos_grid=self.pos_grid,
+            window_size=self.window_size,
+            global_blocks=self.global_blocks,
+        )
 
 
 HIERADET_VARIANTS: dict[str, HieraDetVariant] = {

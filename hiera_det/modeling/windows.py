@@ -11,9 +11,9 @@ pads after the first norm, without a mask). Masked, each window attends among th
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hiera_det.modeling.fast.sizes import divides, pad_to, regroup
 from hiera_det.modeling.tokens import UnitGrid
 
 __all__ = ["join_windows", "padding_mask", "split_windows"]
@@ -33,9 +33,9 @@ def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     batch, tokens, channels = x.shape
     unit = tokens // (grid.rows * grid.cols) * channels
     down, across = _windows(grid, window)
-    x = _pad(x.view(batch, grid.rows, grid.cols, unit), down * window, across * window)
+    x = pad_to(x.view(batch, grid.rows, grid.cols, unit), down * window, across * window)
     x = x.view(batch, down, window, across, window, unit).transpose(2, 3)
-    return _reshape(x, batch * down * across, window * window * (unit // channels), channels)
+    return regroup(x, batch * down * across, window * window * (unit // channels), channels)
 
 
 def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
@@ -51,9 +51,10 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     """
     down, across = _windows(grid, window)
     batch, channels = x.shape[0] // (down * across), x.shape[-1]
-    x = x.reshape(batch, down, across, window, window, -1).transpose(2, 3)
-    x = _reshape(x, batch, down * window, across * window, x.shape[-1])[:, : grid.rows, : grid.cols]
-    return _reshape(x, batch, grid.rows * grid.cols * (x.shape[-1] // channels), channels)
+    unit = x.shape[1] // window**2
+    x = x.reshape(batch, down, across, window, window, unit * channels).transpose(2, 3)
+    x = regroup(x, batch, down * window, across * window, unit * channels)[:, : grid.rows, : grid.cols]
+    return regroup(x, batch, grid.rows * grid.cols * unit, channels)
 
 
 def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, device: torch.device) -> Tensor | None:
@@ -69,29 +70,13 @@ def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, devi
     Returns:
         ``[B * windows, 1, 1, window * window * t]``, true for real tokens; None where nothing is padded.
     """
-    if not torch.compiler.is_compiling() and not (grid.rows % window or grid.cols % window):
-        return None  # compiled, it would be a case, with a graph, of its own
+    if divides(window, grid.rows, grid.cols):
+        return None
     real = torch.ones(1, grid.rows * grid.cols, 1, device=device)
     units = split_windows(real, grid, window).squeeze(-1) > 0
     return units.repeat_interleave(unit_tokens, dim=1).repeat(batch, 1)[:, None, None]
 
 
-def _pad(x: Tensor, rows: int, cols: int) -> Tensor:
-    """Zeros at the bottom and right: ``[B, r, c, C]`` to ``[B, rows, cols, C]``."""
-    if not torch.compiler.is_compiling():
-        return F.pad(x, (0, 0, 0, cols - x.shape[2], 0, rows - x.shape[1]))
-    # `F.pad` asks whether there is anything to pad, which would make a graph for each answer.
-    x = torch.cat([x, x.new_zeros(x.shape[0], rows - x.shape[1], x.shape[2], x.shape[3])], dim=1)
-    return torch.cat([x, x.new_zeros(x.shape[0], rows, cols - x.shape[2], x.shape[3])], dim=2)
-
-
-def _reshape(x: Tensor, *shape: int) -> Tensor:
-    """`torch.Tensor.reshape`, which a compiler would ask whether it is a copy, with a graph for each answer."""
-    if torch.compiler.is_compiling():
-        return x.clone(memory_format=torch.contiguous_format).view(shape)
-    return x.reshape(shape)
-
-
 def _windows(grid: UnitGrid, window: int) -> tuple[int, int]:
     """How many windows there are from top to bottom and from left to right."""
-    return -(-grid.rows // window), -(-grid.cols // window)
+    return (grid.rows + window - 1) // window, (grid.cols + window - 1) // window  # ONNX divides towards zero

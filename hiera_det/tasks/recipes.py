@@ -7,7 +7,10 @@ hand, as there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from hiera_det.modeling.variants import VARIANTS
 
 __all__ = ["FINETUNING", "PRETRAINING", "Recipe", "scaled_lr", "warmup_for"]
 
@@ -37,6 +40,20 @@ class Recipe:
     weight_decay: float = 0.05
 
 
+class Recipes(dict[str, Recipe]):
+    """Recipes by size. A size that none was published for has that of the published one next to it in weights."""
+
+    def __missing__(self, size: str) -> Recipe:
+        own = _block_weights(size)
+        return self[min(self, key=lambda published: abs(math.log(_block_weights(published) / own)))]
+
+
+def _block_weights(size: str) -> int:
+    """Weights of a size's blocks, up to a factor that is the same for all: blocks times channels squared."""
+    variant = VARIANTS[size]
+    return sum(blocks * (variant.embed_dim << stage) ** 2 for stage, blocks in enumerate(variant.depths))
+
+
 def _pretraining(drop_path_rate: float) -> Recipe:
     return Recipe(8e-4, 4096, 1600, 40, drop_path_rate, 1.0, (0.9, 0.95))
 
@@ -46,23 +63,23 @@ def _finetuning(lr: float, epochs: int, layer_decay: float, drop_path_rate: floa
 
 
 #: MAE on ImageNet-1k by size.
-PRETRAINING = {
-    "tiny": _pretraining(0.0),
-    "small": _pretraining(0.0),
-    "base": _pretraining(0.2),
-    "base_plus": _pretraining(0.2),
-    "large": _pretraining(0.2),
-    "huge": _pretraining(0.3),
-}
+PRETRAINING = Recipes(
+    tiny=_pretraining(0.0),
+    small=_pretraining(0.0),
+    base=_pretraining(0.2),
+    base_plus=_pretraining(0.2),
+    large=_pretraining(0.2),
+    huge=_pretraining(0.3),
+)
 #: Classification on ImageNet-1k, from MAE weights, by size.
-FINETUNING = {
-    "tiny": _finetuning(2e-3, 300, 0.65),
-    "small": _finetuning(2e-3, 200, 0.65),
-    "base": _finetuning(2e-3, 100, 0.7),
-    "base_plus": _finetuning(1e-3, 100, 0.7),
-    "large": _finetuning(1e-3, 50, 0.85),
-    "huge": _finetuning(1e-3, 50, 0.85, 0.3),
-}
+FINETUNING = Recipes(
+    tiny=_finetuning(2e-3, 300, 0.65),
+    small=_finetuning(2e-3, 200, 0.65),
+    base=_finetuning(2e-3, 100, 0.7),
+    base_plus=_finetuning(1e-3, 100, 0.7),
+    large=_finetuning(1e-3, 50, 0.85),
+    huge=_finetuning(1e-3, 50, 0.85, 0.3),
+)
 
 
 def scaled_lr(lr: float, lr_batch: int, batch_size: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hiera_det.engine.checkpoint import FINAL, tag_last
 from hiera_det.engine.processes import is_main_process
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.report.curves import draw_curves
 from hiera_det.weights.model_file import write_model_file
 
@@ -18,7 +18,7 @@ __all__ = ["leave_results"]
 logger = logging.getLogger("hiera_det.training")
 
 
-def leave_results(output: str, model: Hiera, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+def leave_results(output: str, model: HieraBase, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
     """Write ``model_final.pth`` and ``curves.png`` from the main process, and log where they are.
 
     Args:

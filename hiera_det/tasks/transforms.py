@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hiera_det.data.image_folder import read_rgb
+from hiera_det.data.images import read_image
 from hiera_det.data.video import normalise_clip, read_clip
 from hiera_det.errors import InputError
 from hiera_det.extras import need
@@ -56,7 +56,7 @@ class ImageReader:
 
     def __call__(self, path: str) -> Tensor:
         """A path to ``[3, H, W]``."""
-        return self.transform(read_rgb(path))
+        return self.transform(read_image(path))
 
 
 class ClipReader:

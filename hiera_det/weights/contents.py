@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import PATCH_STRIDE
 from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
 from hiera_det.weights.layouts import HIERA_DET, LAYOUTS, OFFICIAL, TIMM, TIMM_ABSWIN, Layout, is_trunk_name
+from hiera_det.weights.tensors import shown
 
 __all__ = ["DETECTOR", "DETECTOR_PREFIX", "Contents", "parse", "state_dict_of", "variant_name"]
 
 #: Keys under which files keep their tensors, in the order of preference: averaged weights before raw ones, as timm.
-CONTAINERS = ("model_state", "state_dict_ema", "model_ema", "model", "state_dict")
+CONTAINERS = ("model_state", "state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict")
+#: What PyTorch's wrappers (compile, data parallel, FSDP, checkpointing) put into names, around any module.
+_WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+#: What a network's numbers may be; a quantised file's are none of these.
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Where a detector of this project keeps its trunk.
 DETECTOR_PREFIX = "backbone.trunk."
 #: What `Contents.kind` says of such a file.
 DETECTOR = "a trained detector"
 NORM = "blocks.{}.norm{}.weight"
+_SIDE_LIMIT = 1 << 16
+#: How many dimensions those tensors have whose shapes say what model it is.
+_RANKS = {
+    "pos_embed": (3, 4),
+    "pos_embed_window": (4,),
+    "pos_embed_spatial": (3,),
+    "pos_embed_temporal": (3,),
+    "decoder_pos_embed": (3,),
+    "head.projection.weight": (2,),
+    "mask_token": (3,),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,8 @@ class Contents:
         unknown: names inside the trunk's prefix that no Hiera has.
         others: tensors of the model around the trunk, under their own names.
         depths: blocks per stage.
+        grid: rows and columns of the position embedding where the file says so; by its tensor alone, a table of
+            7x8 positions is one of 8x7 too.
     """
 
     source: str
@@ -48,6 +69,7 @@ class Contents:
     unknown: tuple[str, ...]
     others: dict[str, Tensor]
     depths: tuple[int, ...]
+    grid: tuple[int, int] | None = None
 
     @property
     def stem(self) -> Tensor:
@@ -130,10 +152,15 @@ def state_dict_of(loaded: Mapping[str, Any], source: str) -> tuple[str, dict[str
     for name, value in state.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise InputError(
-                f"weight file {source}: entry {name!r} is a {type(value).__name__}, not a named tensor; "
+                f"weight file {source}: entry {shown(name)} is a {type(value).__name__}, not a named tensor; "
                 'save the state dict itself, or a dict that holds it under "model"'
             )
-    return container, dict(state)
+    unwrapped = {_WRAPPER.sub("", name): tensor for name, tensor in state.items()}
+    if len(unwrapped) < len(state):
+        raise InputError(
+            f"weight file {source} has tensors whose names differ only in module. or _orig_mod.: save one model alone"
+        )
+    return container, unwrapped
 
 
 def parse(loaded: Mapping[str, Any], source: str) -> Contents:
@@ -158,6 +185,8 @@ def parse(loaded: Mapping[str, Any], source: str) -> Contents:
         in_prefix = name.startswith(prefix)
         renamed = layout.to_ours(name[len(prefix) :] if in_prefix else name, depths)
         if renamed is not None and (in_prefix or (layout.in_prefix and not is_trunk_name(renamed))):
+            if renamed in ours:
+                raise InputError(f"weight file {source} has {renamed} twice, once as {name}: save one model alone")
             ours[renamed] = tensor
         elif not in_prefix or name[len(prefix) :].startswith(layout.ignored or ("\0",)):
             others[name] = tensor
@@ -166,7 +195,8 @@ def parse(loaded: Mapping[str, Any], source: str) -> Contents:
     trunk = {name: tensor for name, tensor in ours.items() if is_trunk_name(name)}
     heads = {name: tensor for name, tensor in ours.items() if not is_trunk_name(name)}
     _check_stem(trunk, source)
-    return Contents(source, layout, prefix, container, trunk, heads, tuple(unknown), others, depths)
+    _check_numbers(ours, source)
+    return Contents(source, layout, prefix, container, trunk, heads, tuple(unknown), others, depths, _grid(loaded))
 
 
 def _recognise(state: Mapping[str, Tensor], source: str) -> tuple[Layout, str]:
@@ -219,3 +249,27 @@ def _check_stem(trunk: Mapping[str, Tensor], source: str) -> None:
     kernel = tuple(trunk["patch_embed.proj.weight"].shape[2:])
     if kernel not in ((7, 7), (3, 7, 7)):
         raise InputError(f"weight file {source} is no Hiera: its first convolution has kernel {kernel}, not (7, 7)")
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse numbers that loading would cast from something else, and shapes that no Hiera has at any size."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(
+                f"weight file {source}: tensor {name} is of {dtype}, and a Hiera's are floating-point numbers of 16 "
+                "bits or more: save the model as it was before it was quantised"
+            )
+        one_table = "pos_embed" not in name or tensor.shape[:1] == (1,)
+        if not tensor.numel() or tensor.ndim not in _RANKS.get(name, (tensor.ndim,)) or not one_table:
+            raise InputError(f"weight file {source} is no Hiera: its {name} has shape {list(tensor.shape)}")
+
+
+def _grid(loaded: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The position embedding's rows and columns as a file of ours records them."""
+    config = loaded.get("config")
+    size = config.get("pretrain_size") if isinstance(config, Mapping) else None
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and 0 < side < _SIDE_LIMIT for side in sides):
+        return None
+    return sides[0] // PATCH_STRIDE, sides[1] // PATCH_STRIDE

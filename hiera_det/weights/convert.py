@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder, write_atomically
 from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
 from hiera_det.weights.contents import Contents
-from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TIMM, TIMM_ABSWIN, Layout
+from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TARGETS, TIMM, TIMM_ABSWIN, Layout
+from hiera_det.weights.saving import SAFETENSORS, save_tensors
 
-__all__ = ["TARGETS", "Converted", "convert", "write"]
+__all__ = ["Converted", "convert", "write"]
 
-#: The words of ``tools/convert_weights.py --to``.
-TARGETS = ("hiera_det", "official", "hf", "timm")
-SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin")
 
 
@@ -192,25 +189,10 @@ def write(converted: Converted, out: str | Path, overwrite: bool = False) -> lis
         if target.exists() and not overwrite:
             raise InputError(f"{target} is there already: name another, or say --overwrite")
     make_folder(targets[0].parent)
-    _write_tensors(converted, targets[0])
+    content: dict[str, Any] = {name: tensor.contiguous() for name, tensor in converted.tensors.items()}
+    container = converted.container if targets[0].suffix != SAFETENSORS else ""
+    save_tensors(targets[0], {container: content} if container else content)
     if len(targets) > 1:
         config = json.dumps(converted.config, indent=2) + "\n"
         write_atomically(targets[1], lambda file: file.write(config.encode()))
     return targets
-
-
-def _write_tensors(converted: Converted, target: Path) -> None:
-    """One weight file; safetensors files have no container."""
-    tensors = {name: tensor.contiguous() for name, tensor in converted.tensors.items()}
-    if target.suffix == SAFETENSORS:
-        from safetensors.torch import save
-
-        # It refuses tensors that share memory, as slices of one larger tensor do.
-        tensors = {
-            name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-            for name, tensor in tensors.items()
-        }
-        write_atomically(target, lambda file: file.write(save(tensors, metadata={"format": "pt"})))
-    else:
-        content = {converted.container: tensors} if converted.container else tensors
-        write_atomically(target, lambda file: torch.save(content, file))

@@ -48,7 +48,7 @@ _TIMM_TAGS = {
 }
 
 
-def locate(source: str) -> Path:
+def locate(source: str | os.PathLike[str]) -> Path:
     """Bring a weight file to this machine.
 
     Args:
@@ -61,6 +61,7 @@ def locate(source: str) -> Path:
     Raises:
         InputError: there is no such thing, it cannot be downloaded, or it leaves open which file is meant.
     """
+    source = os.fspath(source)
     scheme, mark, rest = source.partition("://")
     if not mark:
         return _from_disk(source)

@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from hiera_det.errors import printable
 from hiera_det.weights.contents import Contents
+from hiera_det.weights.tensors import not_finite
 
 __all__ = ["describe"]
 
@@ -31,7 +33,9 @@ def describe(contents: Contents) -> str:
     }
     if contents.unknown:
         lines["unknown"] = f"{len(contents.unknown)} tensors that no Hiera has: {', '.join(contents.unknown[:4])}"
-    return "\n".join(f"{word + ':':11}{text}" for word, text in lines.items())
+    if damaged := not_finite(contents.trunk | contents.heads | contents.others):
+        lines["NaN"] = f"{len(damaged)} tensors have NaN or infinite values: {', '.join(damaged[:4])}"
+    return "\n".join(printable(f"{word + ':':11}{text}") for word, text in lines.items())
 
 
 def _positions(contents: Contents) -> str:

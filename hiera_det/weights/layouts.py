@@ -8,8 +8,10 @@ nothing is transposed, so that renaming is all there is (compared in tests/parit
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 __all__ = [
     "HF",
@@ -18,12 +20,16 @@ __all__ = [
     "OFFICIAL",
     "SAM2",
     "SAM2_HF",
+    "TARGETS",
     "TIMM",
     "TIMM_ABSWIN",
     "Layout",
     "head_of",
     "is_trunk_name",
 ]
+
+#: The words for whose names a file is to be written in; what they stand for depends on the trunk.
+TARGETS = ("hiera_det", "official", "hf", "timm")
 
 #: The parts of a file that are no trunk, by the first words of our names.
 HEADS = (
@@ -48,7 +54,7 @@ TRUNK = (
 )
 BLOCK_PARTS = ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "proj", "ls1.gamma", "ls2.gamma")
 
-_OUR_BLOCK = re.compile(r"(blocks|decoder_blocks)\.(\d+)\.(.+)")
+_OUR_BLOCK = re.compile(r"(blocks|decoder_blocks)\.(0|[1-9][0-9]{0,3})\.(.+)")
 
 
 def is_trunk_name(name: str) -> bool:
@@ -136,9 +142,12 @@ class Layout:
         if "{stage}" not in self.block:
             return None
         found = (_pattern(self.block).fullmatch(name) for name in names)
-        places = [(int(match["stage"]), int(match["layer"])) for match in found if match is not None]
-        stages = 1 + max((stage for stage, _ in places), default=-1)
-        return tuple(1 + max((layer for at, layer in places if at == stage), default=-1) for stage in range(stages))
+        depths: dict[int, int] = defaultdict(int)
+        for match in found:
+            if match is not None:
+                stage, layer = int(match["stage"]), int(match["layer"])
+                depths[stage] = max(depths[stage], layer + 1)
+        return tuple(depths[stage] for stage in range(1 + max(depths, default=-1)))
 
     @property
     def signature(self) -> tuple[str, str]:
@@ -154,9 +163,10 @@ def _rename(name: str, words: Mapping[str, str]) -> str:
     return name
 
 
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
-    """What recognises a block's tensor by its template."""
-    escaped = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(template))
+    """What recognises a block's tensor by its template; no model has 10,000 blocks."""
+    escaped = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>0|[1-9][0-9]{0,3})", re.escape(template))
     return re.compile(rf"{escaped}\.(?P<part>.+)")
 
 

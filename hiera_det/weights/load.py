@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
-from hiera_det.modeling.position import resize_pos_embed, resize_temporal_embed, split_pos_embed
+from hiera_det.errors import InputError, printable
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.contents import Contents, parse, variant_name
 from hiera_det.weights.download import locate
 from hiera_det.weights.layouts import TIMM_ABSWIN, head_of, is_trunk_name
+from hiera_det.weights.positions import guessed_positions, resample_positions, split_positions
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.tensors import not_finite
 
 __all__ = ["LoadReport", "fit", "load_weights", "read_contents"]
 
@@ -41,7 +42,7 @@ class LoadReport:
         loaded: names of the model's tensors that came from the file, those of the next two included.
         resampled: position embeddings of another size, with both sizes.
         adapted: tensors remade for the model, with how: the first convolution for other channels, a plain position
-            embedding split into window part and rest.
+            embedding split into window part and rest; or one whose rows and columns are a guess.
         dropped: the file's tensors that the model has no place for.
         initialised: the model's tensors that the file does not have; they stay as they were.
     """
@@ -65,7 +66,7 @@ class LoadReport:
             _counted("dropped", self.dropped, _groups(self.dropped)),
             _counted("newly initialised", self.initialised, _groups(self.initialised)),
         ]
-        return f"{self.source}: {self.model} in {self.layout} layout ({self.kind}): {'; '.join(parts)}"
+        return printable(f"{self.source}: {self.model} in {self.layout} layout ({self.kind}): {'; '.join(parts)}")
 
 
 def _counted(word: str, names: Sequence[str], shown: Sequence[str]) -> str:
@@ -80,7 +81,7 @@ def _groups(names: Sequence[str]) -> list[str]:
     return shown + (["..."] if len(counts) > len(shown) else [])
 
 
-def load_weights(trunk: Hiera, source: str, new_head: bool = False) -> LoadReport:
+def load_weights(trunk: HieraBase, source: str | os.PathLike[str], new_head: bool = False) -> LoadReport:
     """Load a file into a model and log what became of its tensors.
 
     Args:
@@ -100,13 +101,13 @@ def load_weights(trunk: Hiera, source: str, new_head: bool = False) -> LoadRepor
     return report
 
 
-def read_contents(source: str) -> Contents:
+def read_contents(source: str | os.PathLike[str]) -> Contents:
     """Find, read and recognise a weight file; ``source`` as in `load_weights`."""
     path = locate(source)
     return parse(read_weight_file(path), str(path))
 
 
-def fit(contents: Contents, trunk: Hiera, new_head: bool = False) -> tuple[dict[str, Tensor], LoadReport]:
+def fit(contents: Contents, trunk: HieraBase, new_head: bool = False) -> tuple[dict[str, Tensor], LoadReport]:
     """Give a file's tensors the shapes of a model, without changing the model.
 
     Args:
@@ -121,30 +122,24 @@ def fit(contents: Contents, trunk: Hiera, new_head: bool = False) -> tuple[dict[
         InputError: another model's file; or tensors are missing, mis-shaped or unknown; in one line, with the cause.
     """
     _check_model(contents, trunk)
+    _check_finite(contents)
     heads, initialised = _take_heads(contents, trunk, new_head)
     expected = {name: tensor for name, tensor in trunk.state_dict().items() if name not in initialised}
     tensors = contents.trunk | heads
-    adapted = (*_adapt_stem(tensors, expected[STEM]), *_split_positions(contents, tensors, trunk))
-    resampled = _resample_positions(contents, tensors, expected, trunk)
+    adapted = (*_adapt_stem(tensors, expected[STEM]), *split_positions(contents, tensors, trunk))
+    adapted += guessed_positions(contents, tensors, expected, trunk)
+    resampled = resample_positions(contents, tensors, expected, trunk)
     # A trunk that returns early stages only is built without the later blocks.
     later = [name for name in tensors if name not in expected and name.startswith("blocks.")]
     unused = later if len(trunk.stage_ends) < len(trunk.depths) else []
     _check_names(contents, {name: tensor for name, tensor in tensors.items() if name not in unused}, expected)
-    report = LoadReport(
-        contents.source,
-        contents.model_name,
-        contents.layout.title,
-        contents.kind,
-        tuple(expected),
-        resampled,
-        adapted,
-        (*(name for name in contents.heads if name not in heads), *contents.others, *unused),
-        initialised,
-    )
+    dropped = (*(name for name in contents.heads if name not in heads), *contents.others, *unused)
+    what = contents.source, contents.model_name, contents.layout.title, contents.kind
+    report = LoadReport(*what, tuple(expected), resampled, adapted, dropped, initialised)
     return {name: tensors[name] for name in expected}, report
 
 
-def _take_heads(contents: Contents, trunk: Hiera, new_head: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _take_heads(contents: Contents, trunk: HieraBase, new_head: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The file's heads that the model has too, and the names of the model's tensors that the file has none for.
 
     Raises:
@@ -163,9 +158,9 @@ def _take_heads(contents: Contents, trunk: Hiera, new_head: bool) -> tuple[dict[
     return heads, tuple(name for name in wanted if head_of(name) not in taken)
 
 
-def _check_model(contents: Contents, trunk: Hiera) -> None:
+def _check_model(contents: Contents, trunk: HieraBase) -> None:
     """Refuse another model's file, naming both."""
-    family = "hieradet" if trunk.pos_mode == "absolute_win" else "hiera"
+    family = "hieradet" if trunk.options.pos_embed == "absolute_win" else "hiera"
     model_dim = trunk.patch_embed.proj.out_channels
     theirs, ours = contents.model_name, variant_name(family, model_dim, trunk.depths)
     mismatch = ""
@@ -178,19 +173,19 @@ def _check_model(contents: Contents, trunk: Hiera) -> None:
     _check_family(contents, trunk)
 
 
-def _check_family(contents: Contents, trunk: Hiera) -> None:
+def _check_family(contents: Contents, trunk: HieraBase) -> None:
     """Refuse a file whose trunk works in another way, and say what to build instead."""
     way_out = ""
     if contents.is_video and not trunk.frames:
         way_out = "it is a video model: build the trunk with frames=16, or take the image model's file"
     elif trunk.frames and not contents.is_video:
         way_out = "it is an image model, and the trunk is for video: build it without frames"
-    elif contents.is_absolute_win and trunk.pos_mode != "absolute_win":
+    elif contents.is_absolute_win and trunk.options.pos_embed != "absolute_win":
         way_out = (
             f"it is {contents.model_name}, whose position embedding has a window part: build it with "
             f"hiera_det.{_function(contents)}(), or take its config (configs/mask_rcnn_hieradet_*.yaml)"
         )
-    elif contents.layout is TIMM_ABSWIN and not trunk.pos_antialias:
+    elif contents.layout is TIMM_ABSWIN and not trunk.options.pos_antialias:
         way_out = "timm's absolute-window positions are resampled with antialiasing: set pos_antialias True"
     elif contents.has_layer_scale and not any("ls1" in name for name in trunk.state_dict()):
         way_out = "its residual branches are scaled: set layer_scale True"
@@ -201,6 +196,16 @@ def _check_family(contents: Contents, trunk: Hiera) -> None:
 def _function(contents: Contents) -> str:
     """The function that builds a file's model, where it is a published one."""
     return contents.model_name if " " not in contents.model_name else "Hiera"
+
+
+def _check_finite(contents: Contents) -> None:
+    """Refuse a model that has diverged, whichever part shows it; what surrounds another's trunk is not looked at."""
+    tensors = contents.trunk | contents.heads | (contents.others if contents.is_detector else {})
+    if names := not_finite(tensors):
+        raise InputError(
+            f"weight file {contents.source} does not fit: {_counted('with NaN or infinite values', names, names[:4])}; "
+            "take one from before its training diverged"
+        )
 
 
 def _adapt_stem(tensors: dict[str, Tensor], expected: Tensor) -> tuple[str, ...]:
@@ -217,58 +222,6 @@ def _adapt_stem(tensors: dict[str, Tensor], expected: Tensor) -> tuple[str, ...]
     return (f"{STEM} from {have} channels to {want}, repeated and scaled by {have / want:.3g}",)
 
 
-def _split_positions(contents: Contents, tensors: dict[str, Tensor], trunk: Hiera) -> tuple[str, ...]:
-    """Make a plain table the two parts that the model has; says how, or nothing."""
-    if trunk.pos_mode != "absolute_win" or contents.is_absolute_win or "pos_embed" not in tensors:
-        return ()
-    grid, unit = _grid(tensors["pos_embed"], "pos_embed", contents.source), trunk.unit_sides[0]
-    if grid[0] % unit or grid[1] % unit:
-        raise InputError(
-            f"weight file {contents.source}: pos_embed is {grid[0]}x{grid[1]}, no whole mask units of {unit}x{unit}; "
-            "build the trunk with pos_embed interpolate"
-        )
-    tensors["pos_embed"], tensors["pos_embed_window"] = split_pos_embed(tensors["pos_embed"], grid, unit)
-    return (f"pos_embed {grid[0]}x{grid[1]} split into its mean {unit}x{unit} unit and the rest",)
-
-
-def _resample_positions(
-    contents: Contents, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], trunk: Hiera
-) -> tuple[str, ...]:
-    """Bring position embeddings to the model's sizes; says which and how, or nothing."""
-    done, grids = [], trunk.position_grids()
-    for name in [name for name in tensors if name in expected and (name.startswith("pos_embed") or name in grids)]:
-        table, target = tensors[name], expected[name]
-        if table.shape == target.shape or table.ndim != target.ndim or name == "pos_embed_window":
-            continue
-        if name == "pos_embed_temporal":
-            tensors[name] = resize_temporal_embed(table, target.shape[1])
-            done.append(f"{name} {table.shape[1]} to {target.shape[1]}")
-            continue
-        grid = _grid(table, name, contents.source)
-        flat = table if table.ndim == 3 else table.flatten(2).transpose(1, 2)
-        resized = resize_pos_embed(flat, grid, grids[name])
-        tensors[name] = resized.flatten(1, 2) if table.ndim == 3 else resized.permute(0, 3, 1, 2)
-        done.append(f"{name} {grid[0]}x{grid[1]} to {grids[name][0]}x{grids[name][1]}")
-    return tuple(done)
-
-
-def _grid(table: Tensor, name: str, source: str) -> tuple[int, int]:
-    """Height and width in tokens of a position embedding.
-
-    Raises:
-        InputError: the number of tokens is no square, so that nothing in the file tells height from width.
-    """
-    if table.ndim == 4:
-        return table.shape[2], table.shape[3]
-    side = math.isqrt(table.shape[1])
-    if side * side != table.shape[1]:
-        raise InputError(
-            f"weight file {source}: {name} has {table.shape[1]} positions, which is no square; build the trunk with "
-            "pretrain_size=(height, width) of the file"
-        )
-    return side, side
-
-
 def _check_names(contents: Contents, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse a file that lacks something, has something that no Hiera has, or has another shape."""
     wrong = {
@@ -279,7 +232,6 @@ def _check_names(contents: Contents, tensors: Mapping[str, Tensor], expected: Ma
             if name in tensors and tensors[name].shape != shape.shape
         ],
         "unexpected": [*(name for name in tensors if name not in expected), *contents.unknown],
-        "with NaN or infinite values": [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()],
     }
     parts = [
         f"{len(names)} {word} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"

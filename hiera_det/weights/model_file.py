@@ -6,28 +6,31 @@ read as tensors only. A published file has the tensors alone: then its size is r
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from hiera_det.errors import InputError
-from hiera_det.files import write_atomically
 from hiera_det.modeling.classifier import HieraForClassification
-from hiera_det.modeling.hiera import PATCH_STRIDE, Hiera
+from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, HieraBase
 from hiera_det.modeling.variants import VARIANTS
 from hiera_det.weights.contents import Contents, parse
 from hiera_det.weights.download import locate
 from hiera_det.weights.load import fit
+from hiera_det.weights.saving import save_tensors
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.tensors import shown
 
-__all__ = ["TRUNK_FIELDS", "ModelFile", "load_classifier", "read_model_file", "save_atomically", "write_model_file"]
+__all__ = ["TRUNK_FIELDS", "ModelFile", "load_classifier", "read_model_file", "write_model_file"]
 
 #: What a classifier and an autoencoder of the same trunk have in common.
 TRUNK_FIELDS = ("embed_dim", "num_heads", "depths", "pretrain_size", "frames")
 #: Frames of the clips that the published video models are made for.
 PUBLISHED_FRAMES = 16
+#: Side of the images that the published models are made for.
+PUBLISHED_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,16 @@ class ModelFile:
         """The fields of the trunk alone."""
         return {name: self.fields[name] for name in TRUNK_FIELDS if name in self.fields}
 
-
-def save_atomically(path: str, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values in one step, down to the disk.
-
-    Raises:
-        InputError: they cannot be written; the file is as it was.
-    """
-    write_atomically(path, lambda file: torch.save(dict(content), file))
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that it was made for; the longer one where they are no squares."""
+        size = self.fields.get("pretrain_size", PUBLISHED_SIZE)
+        return int(max(size) if isinstance(size, list | tuple) else size)
 
 
-def write_model_file(path: str, model: Hiera, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+def write_model_file(
+    path: str | os.PathLike[str], model: HieraBase, fields: Mapping[str, Any], classes: Sequence[str] = ()
+) -> None:
     """Write a trained model.
 
     Args:
@@ -77,17 +79,18 @@ def write_model_file(path: str, model: Hiera, fields: Mapping[str, Any], classes
     """
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     content: dict[str, Any] = {"model_state": state, "config": dict(fields)}
-    save_atomically(path, content | ({"classes": list(classes)} if classes else {}))
+    save_tensors(path, content | ({"classes": list(classes)} if classes else {}))
 
 
-def read_model_file(source: str) -> ModelFile:
+def read_model_file(source: str | os.PathLike[str]) -> ModelFile:
     """Read a file of this project or a published one, and say what model it is of.
 
     Args:
         source: a file or folder, ``https://...``, ``hf://owner/name`` or ``timm://name``.
 
     Raises:
-        InputError: it cannot be had or read, or its model's dimensions are neither recorded nor a published size's.
+        InputError: it cannot be had or read; its model's dimensions are neither recorded nor a published size's, or
+            are recorded and not those of its tensors.
     """
     path = str(locate(source))
     loaded = read_weight_file(path)
@@ -96,6 +99,7 @@ def read_model_file(source: str) -> ModelFile:
     dimensions = contents.embed_dim, contents.depths
     size = next((name for name, own in VARIANTS.items() if (own.embed_dim, own.depths) == dimensions), "")
     if isinstance(recorded, dict) and "embed_dim" in recorded:
+        _check_fields(recorded, contents)
         fields = dict(recorded)
     elif size:
         fields = _published_fields(contents, size)
@@ -105,8 +109,38 @@ def read_model_file(source: str) -> ModelFile:
             "heads; give --embed-dim, --num-heads and --depths"
         )
     names = loaded.get("classes")
-    classes = tuple(str(name) for name in names) if isinstance(names, list) else ()
+    classes = tuple(name if isinstance(name, str) else shown(name) for name in names) if isinstance(names, list) else ()
     return ModelFile(path, contents, fields, classes, size)
+
+
+def _check_fields(fields: Mapping[str, Any], contents: Contents) -> None:
+    """Refuse fields that are not those of the tensors, before a model of such a size is built.
+
+    Raises:
+        InputError: one is missing, of another type, or contradicts the tensors.
+    """
+    tables = {name: table.shape[1] for name, table in contents.trunk.items() if table.ndim == 3}
+    positions = tables.get("pos_embed_spatial", tables.get("pos_embed"))
+    heads = _whole(fields.get("num_heads"))
+    right: dict[str, bool] = {
+        "embed_dim": _whole(fields.get("embed_dim")) == [contents.embed_dim],
+        "depths": tuple(_whole(fields.get("depths"))) == contents.depths,
+        "num_heads": type(fields.get("num_heads")) is int and heads[0] > 0 and contents.embed_dim % heads[0] == 0,
+        "pretrain_size": positions is None or math.prod(contents.grid or (0,)) == positions,
+        "frames": _whole(fields.get("frames", 0)) == [tables.get("pos_embed_temporal", 0) * FRAME_STRIDE],
+    }
+    for name, is_right in right.items():
+        if not is_right:
+            raise InputError(
+                f"weight file {contents.source}: it says that its model has {name} {shown(fields.get(name))}, and its "
+                f"tensors are of {contents.model_name}; take the file as it was written"
+            )
+
+
+def _whole(value: object) -> list[int]:
+    """The whole numbers of a field; none where it has something else."""
+    values: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    return values if all(type(item) is int for item in values) else []
 
 
 def _published_fields(contents: Contents, size: str) -> dict[str, Any]:
@@ -126,7 +160,7 @@ def _published_fields(contents: Contents, size: str) -> dict[str, Any]:
     return fields
 
 
-def load_classifier(source: str) -> tuple[HieraForClassification, ModelFile]:
+def load_classifier(source: str | os.PathLike[str]) -> tuple[HieraForClassification, ModelFile]:
     """The classifier of a file, ready for evaluation, on the CPU.
 
     Raises:

@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import pickletools
-import re
-import shlex
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hiera_det.errors import InputError
+from hiera_det.weights.checksums import check_sha256
+from hiera_det.weights.safetensors_file import is_safetensors, read_safetensors, verify_safetensors
+from hiera_det.weights.tensors import check_plain
+from hiera_det.weights.torch_file import (
+    LEGACY_MAGIC,
+    ZIP_MAGIC,
+    read_legacy,
+    read_zip,
+    refuse_pickle,
+    verify_zip,
+)
 
-__all__ = ["STANDARD_FILES", "WEIGHT_SUFFIXES", "find_weight_file", "is_web_page", "read_weight_file", "shard_names"]
+__all__ = [
+    "STANDARD_FILES",
+    "WEIGHT_SUFFIXES",
+    "find_weight_file",
+    "is_web_page",
+    "read_weight_file",
+    "shard_names",
+    "verify",
+]
 
 #: The names of published weights, in order of preference.
 STANDARD_FILES = (
@@ -33,11 +45,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 _START_BYTES = 1024
 _SHOWN = 5
-#: safetensors refuses a longer header, so its length tells such a file from chance bytes.
-_SAFETENSORS_HEADER_LIMIT = 100_000_000
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-#: Magic number, version, machine, the object, the keys of its storages; the storages' raw bytes follow.
-_LEGACY_PICKLES = 5
+_INDEX_LIMIT = 100_000_000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _OTHER_FORMATS = {
     b"\x89PNG": "a PNG image",
@@ -48,33 +56,47 @@ _OTHER_FORMATS = {
     b"\x1f\x8b": "a gzip archive (unpack it first)",
     b"PK\x05\x06": "an empty zip archive",
 }
-#: Reads as it is told, keeps the dicts and tensors and saves them; for the user to run, where the file is trusted.
-_CONVERT = (
-    "import pickle, sys, torch; s = lambda x: getattr(x, 'state_dict', lambda: x)(); "
-    "t = lambda x: {{k: torch.as_tensor(v) if hasattr(v, 'shape') else t(v) for k, v in s(x).items() "
-    "if hasattr(v, 'shape') or isinstance(s(v), dict)}}; torch.save(t({read}), sys.argv[2])"
-)
-_READ_TORCH = "torch.load(open(sys.argv[1], 'rb'), 'cpu', weights_only=False)"
-_READ_PICKLE = "pickle.load(open(sys.argv[1], 'rb'))"
 
 
-def read_weight_file(path: str | Path) -> dict[str, Any]:
+def read_weight_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a PyTorch or safetensors file, or all shards that a Hugging Face index names, on the CPU.
+
+    What the file has of checksums is looked at, see `verify`.
 
     Args:
         path: a local file.
 
     Returns:
-        the dict that was saved; for safetensors and shards the tensors by name.
+        the dict that was saved; for safetensors and shards the tensors by name. Tensors are plain: on the CPU, dense,
+        with all their values in the file.
 
     Raises:
-        InputError: missing, unreadable, truncated, not a weight file, or a pickle that would run code.
+        InputError: missing, unreadable, truncated, damaged, not a weight file, or a pickle that would run code.
     """
     path = Path(path)
     start = _start_of(path)
-    if start.lstrip().startswith(b"{"):
-        return _read_shards(path)
-    return _read_single(path, start)
+    loaded = _read_shards(path) if _is_index(start) else _read_single(path, start)
+    check_plain(loaded, str(path))
+    return loaded
+
+
+def verify(path: str | os.PathLike[str]) -> None:
+    """Look at a file's checksums, and read none of its tensors.
+
+    Every file that this project writes has them: a CRC-32 for each record in one of ``torch.save``, one for all in
+    the metadata of a safetensors file. Beside any other, ``FILE.sha256`` as ``sha256sum FILE`` writes it is looked at.
+
+    Raises:
+        InputError: the file cannot be opened, is cut off or damaged.
+    """
+    path = Path(path)
+    for file in [path.with_name(name) for name in shard_names(path)] if _is_index(_start_of(path)) else [path]:
+        start = _start_of(file)
+        check_sha256(file)
+        if start.startswith(ZIP_MAGIC):
+            verify_zip(file)
+        elif is_safetensors(start):
+            verify_safetensors(file)
 
 
 def find_weight_file(folder: Path) -> Path:
@@ -153,16 +175,21 @@ def _without_bom(start: bytes) -> bytes:
     return start.removeprefix(b"\xef\xbb\xbf")
 
 
+def _is_index(start: bytes) -> bool:
+    return start.lstrip().startswith(b"{")
+
+
 def _read_single(path: Path, start: bytes) -> dict[str, Any]:
     """The dict in one file that is no index."""
-    if start.startswith(b"PK\x03\x04"):
-        loaded = _read_zip(path)
-    elif start.startswith(_LEGACY_MAGIC):
-        loaded = _read_legacy(path)
-    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _SAFETENSORS_HEADER_LIMIT:
-        loaded = _read_safetensors(path)
+    check_sha256(path)
+    if start.startswith(ZIP_MAGIC):
+        loaded = read_zip(path)
+    elif start.startswith(LEGACY_MAGIC):
+        loaded = read_legacy(path)
+    elif is_safetensors(start):
+        loaded = read_safetensors(path)
     elif start[:1] == b"\x80":
-        raise _refusal(path, "it is a bare Python pickle, not written by torch.save", _READ_PICKLE)
+        raise refuse_pickle(path)
     else:
         raise InputError(f"weight file {path} {_what_else(start)}")
     if not isinstance(loaded, dict):
@@ -186,72 +213,6 @@ def _what_else(start: bytes) -> str:
     return "is neither a PyTorch nor a safetensors file: copy or download it again, or give another"
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    """Tensors by name."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(
-            f"weight file {path} is truncated or no safetensors file ({_one_line(error)}): copy or download it again"
-        ) from None
-
-
-def _read_zip(path: Path) -> Any:
-    """What today's ``torch.save`` wrote."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile:
-        raise InputError(f"weight file {path} is truncated: copy or download it again") from None
-    names = {entry.filename.rpartition("/")[2] for entry in entries}
-    if "data.pkl" not in names:
-        raise InputError(f"weight file {path} is a zip archive that torch.save did not write: unpack it first")
-    if "constants.pkl" in names:
-        raise _refusal(path, "it is a TorchScript program", _READ_TORCH)
-    # Mapped tensors take memory only as they are read, but compressed ones would be taken for the values.
-    return _read_torch(path, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
-
-
-def _read_legacy(path: Path) -> Any:
-    """What ``torch.save`` wrote before PyTorch 1.6."""
-    with open(path, "rb") as file:
-        try:
-            for _ in range(_LEGACY_PICKLES):
-                for _ in pickletools.genops(file):
-                    pass
-        except ValueError:  # torch would take a name that is cut off for a forbidden one
-            raise InputError(f"weight file {path} is truncated: copy or download it again") from None
-    return _read_torch(path, mmap=False)
-
-
-def _read_torch(path: Path, *, mmap: bool) -> Any:
-    """What ``torch.save`` wrote, provided it needs no code to read."""
-    try:
-        if mmap and path.suffix != ".safetensors":  # which torch.load would believe
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-        with open(path, "rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it needs {needed[1]}" if needed else "PyTorch's safe reader does not take it"
-        raise _refusal(path, reason, _READ_TORCH) from None
-    except Exception as error:  # broken bytes fail in torch's reader in many ways
-        raise InputError(f"weight file {path} cannot be read ({_one_line(error)}): copy or download it again") from None
-
-
-def _refusal(path: Path, reason: str, read: str) -> InputError:
-    """The line for a file that only trust can read."""
-    target = shlex.quote(str(path.with_name(f"{path.stem}.tensors.pth")))
-    command = f'python -c "{_CONVERT.format(read=read)}" {shlex.quote(str(path))} {target}'
-    return InputError(
-        f"weight file {path} is refused: {reason}, and reading it could run code; "
-        f"where you trust it, save its tensors alone: {command}"
-    )
-
-
 def _read_shards(index: Path) -> dict[str, Any]:
     """The tensors that an index promises, from the files beside it."""
     weight_map = _weight_map(index)
@@ -272,6 +233,8 @@ def _read_shards(index: Path) -> dict[str, Any]:
 def _weight_map(index: Path) -> dict[str, str]:
     """Shard by tensor name; every shard is a plain file name, since data must not choose folders."""
     try:
+        if index.stat().st_size > _INDEX_LIMIT:
+            raise ValueError("no index is so long")
         content = json.loads(index.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         raise InputError(f"weight file {index} is text, not weights: give a PyTorch or safetensors file") from None
@@ -295,8 +258,3 @@ def _last_checkpoint(tag: Path) -> Path:
 def _is_plain(name: str) -> bool:
     """Whether a name stays in its folder on every system."""
     return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
-
-
-def _one_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

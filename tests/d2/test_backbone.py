@@ -13,8 +13,9 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from hiera_det import build_hieradet
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.model.backbone import HieraBackbone
+from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.errors import InputError
 from hiera_det.modeling.pyramid import LayerNorm2d
 
@@ -163,3 +164,35 @@ def test_a_config_without_named_global_blocks_spreads_them() -> None:
     named = [*smaller, "MODEL.HIERA.GLOBAL_BLOCKS", "[4]"]
     trunk = build_backbone(load_config(str(CONFIGS / "mask_rcnn_hiera_b.yaml"), named)).trunk
     assert [i for i, block in enumerate(trunk.blocks) if block.attn.window == 0] == [4]
+
+
+@pytest.mark.parametrize("level", range(6))
+def test_freeze_at_stops_learning_in_stem_positions_and_stages(level: int) -> None:
+    cfg = tiny_config("MODEL.BACKBONE.FREEZE_AT", str(level))
+    model = build_model(cfg).train()
+    learning = {name: parameter.requires_grad for name, parameter in model.backbone.trunk.named_parameters()}
+    first_block = [0, 0, 1, 2, 4, 5][level]  # of stages with 1, 1, 2 and 1 blocks
+    for name, learns in learning.items():
+        block = int(name.split(".")[1]) if name.startswith("blocks.") else -1
+        assert learns == (level == 0 or block >= first_block), name
+    assert all(parameter.requires_grad for parameter in model.backbone.neck.parameters())
+    held = {p for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
+    assert held == {p for p in model.parameters() if p.requires_grad}
+
+
+def test_what_is_frozen_keeps_its_values_in_a_training_step() -> None:
+    cfg = tiny_config("MODEL.BACKBONE.FREEZE_AT", "3")
+    backbone = build_model(cfg).backbone.train()
+    before = {name: parameter.clone() for name, parameter in backbone.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1.0)
+    sum(map_.square().mean() for map_ in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
+    optimizer.step()
+    moved = {name for name, parameter in backbone.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {f"trunk.blocks.{block}.attn.qkv.weight" for block in (2, 3, 4)} <= moved
+    still = ("trunk.patch", "trunk.pos", "trunk.blocks.0.", "trunk.blocks.1.")
+    assert not {name for name in moved if name.startswith(still)}
+
+
+def test_detectron2s_default_freezes_nothing_where_no_config_sets_it() -> None:
+    cfg = load_config("", [*TINY, "MODEL.BACKBONE.NAME", "build_hiera_fpn_backbone"])
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0

@@ -17,7 +17,7 @@ from torch import nn
 
 import hiera_det.d2  # noqa: F401  registers
 from hiera_det import build_hiera, hiera_classifier, hiera_mae
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, check_weights, local_weights
 from hiera_det.errors import InputError
 
@@ -33,7 +33,7 @@ import sys, torch
 from detectron2.modeling import build_model
 import hiera_det.d2
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 base, weights, image, target, *opts = sys.argv[1:]
 model = build_model(load_config(base, opts)).eval()
 HieraCheckpointer(model).load(weights)
@@ -226,6 +226,80 @@ def test_other_classes_start_with_fresh_heads_when_not_resuming(model: nn.Module
     other = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
     HieraCheckpointer(other).resume_or_load(str(tmp_path / "model_final.pth"), resume=False)
     torch.testing.assert_close(dict(other.backbone.state_dict()), dict(model.backbone.state_dict()), rtol=0, atol=0)
+
+
+def named(*names: str) -> list[dict[str, Any]]:
+    return [{"id": number, "name": name} for number, name in enumerate(names, 5)]
+
+
+@pytest.fixture
+def of_three(tmp_path: Path) -> dict[str, torch.Tensor]:
+    """What a detector of box, tri and disc has saved."""
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    model.load_state_dict(randomised(model.state_dict()))
+    checkpointer = HieraCheckpointer(model, str(tmp_path))
+    checkpointer.categories = named("box", "tri", "disc")
+    checkpointer.save("model_final")
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    "names", [("disc", "cat", "box"), ("disc", "tri", "box"), ("cat", "disc"), ("box", "tri", "disc")]
+)
+def test_fine_tuning_takes_over_each_class_by_its_name(
+    of_three: dict[str, torch.Tensor], names: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", str(len(names))]))
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checkpointer = HieraCheckpointer(model)
+    checkpointer.categories = named(*names)
+    with caplog.at_level("INFO", "hiera_det"):
+        checkpointer.resume_or_load(str(tmp_path / "model_final.pth"), resume=False)
+    rows = {"cls_score": 1, "bbox_pred": 4, "mask_head.predictor": 1}
+    for name, tensor in model.state_dict().items():
+        per_class = next((count for word, count in rows.items() if f"{word}." in name), 0)
+        if not per_class:
+            assert torch.equal(tensor, of_three[name]), name
+            continue
+        for place, label in enumerate(names):
+            old = ("box", "tri", "disc").index(label) if label != "cat" else place
+            source = fresh[name] if label == "cat" else of_three[name]
+            here, there = (slice(at * per_class, (at + 1) * per_class) for at in (place, old))
+            assert torch.equal(tensor[here], source[there]), (name, label)
+        if "cls_score" in name:  # no class at all
+            assert torch.equal(tensor[-1], of_three[name][-1])
+    lines = [record.getMessage() for record in caplog.records if "classes go by name" in record.getMessage()]
+    assert len(lines) == (names != ("box", "tri", "disc"))
+    if names[0] == "cat":
+        assert lines[0].endswith("1 of 2 are the checkpoint's; new and untrained: ['cat']; left out: ['box', 'tri']")
+
+
+def test_a_file_that_names_no_classes_is_taken_as_it_is(of_three: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"model": of_three}, tmp_path / "model.pth")
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    checkpointer = HieraCheckpointer(model)
+    checkpointer.categories = named("cat", "dog", "cow")
+    checkpointer.load(tmp_path / "model.pth")
+    torch.testing.assert_close(dict(model.state_dict()), dict(of_three), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("names", [("disc", "tri", "box"), ("box", "tri", "cat"), ("box", "tri")])
+@pytest.mark.usefixtures("of_three")
+def test_resuming_with_other_classes_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", str(len(names))]))
+    checkpointer = HieraCheckpointer(model, str(tmp_path))
+    checkpointer.categories = named(*names)
+    says = r"--resume: .*model_final\.pth is of the classes \['box', 'tri', 'disc'\], and the data has \['"
+    with pytest.raises(InputError, match=says):
+        checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("categories", ["box", [1], [{"id": 1}], [{"id": 1, "name": 2}], {"id": 1, "name": "box"}])
+def test_categories_that_are_none_are_named(of_three: dict[str, torch.Tensor], categories: Any, tmp_path: Path) -> None:
+    torch.save({"model": of_three, "categories": categories}, tmp_path / "model.pth")
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    with pytest.raises(InputError, match=r'model\.pth: its "categories" are no list of'):
+        HieraCheckpointer(model).load(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(

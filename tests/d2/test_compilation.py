@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.model.flops import count_detector
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.engine import compilation

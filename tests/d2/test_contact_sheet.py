@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.contact_sheet import CAPTION_HEIGHT, CELL, GAP, draw_augmented
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.errors import InputError
@@ -41,9 +41,10 @@ def make_config(tmp_path: Path) -> Any:
         categories = [{"id": 1, "name": "fig"}, {"id": 2, "name": "$date"}]
         data = {"images": entries, "annotations": [annotation | segmentation], "categories": categories}
         (tmp_path / "train.json").write_text(json.dumps(data))
-        lsj = ["INPUT.LSJ.ENABLED", "True", "INPUT.LSJ.SIZE", "64", "MODEL.HIERA.SQUARE_PAD", "64"]
+        jitter = ["INPUT.LSJ.ENABLED", "True", "INPUT.LSJ.SIZE", "64", "MODEL.HIERA.SQUARE_PAD", "64"]
+        jitter += ["INPUT.LSJ.SCALE", "[1.0, 1.0]"]
         masks = ["MODEL.MASK_ON", str(kind != "box")]
-        cfg = load_config(CONFIG, [*lsj, *masks, "INPUT.LSJ.SCALE", "[1.0, 1.0]", *opts])
+        cfg = load_config(CONFIG, [*([] if "INPUT.MIN_SIZE_TRAIN" in opts else jitter), *masks, *opts])
         own_data_config(cfg, str(tmp_path / "train.json"), str(tmp_path))
         return cfg
 
@@ -83,8 +84,7 @@ def test_few_images_come_again_and_rows_are_filled(make_config: Any, tmp_path: P
 
 
 def test_without_jitter_images_are_as_large_as_the_largest(make_config: Any, tmp_path: Path) -> None:
-    off = ["INPUT.LSJ.ENABLED", "False", "MODEL.HIERA.SQUARE_PAD", "0", "INPUT.MIN_SIZE_TRAIN", "(40,)"]
-    path = draw_augmented(make_config("polygon", *off), tmp_path / "sheet.png", count=2)
+    path = draw_augmented(make_config("polygon", "INPUT.MIN_SIZE_TRAIN", "(40,)"), tmp_path / "sheet.png", count=2)
     assert (cell(path, 1)[:300, :] == IMAGE_GREY).all()
 
 

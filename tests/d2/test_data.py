@@ -14,12 +14,15 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import transform_instance_annotations
 from detectron2.data.transforms import ResizeTransform
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+from pycocotools import mask as coco_mask
 
+from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.data.datasets import check_registered, own_data_config, register_json
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.errors import InputError
@@ -49,9 +52,8 @@ def instance(id_: int, category_id: int, **overrides: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The four arguments of own data, train and val alike; temporary copies stay in the test's folder."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    """The four arguments of own data, train and val alike; completed copies stay in the test's folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     arguments = {}
     for split in ("train", "val"):
         images = tmp_path / split
@@ -95,6 +97,45 @@ def test_detectron2_loads_the_registered_data_with_negatives(own: dict[str, str]
     assert [len(entry["annotations"]) for entry in dicts] == [2, 0]
     assert [a["category_id"] for a in dicts[0]["annotations"]] == [1, 0]
     assert Path(dicts[0]["file_name"]) == Path(own["train_images"]) / "a.png"
+
+
+def test_records_are_those_of_detectron2s_own_loader(own: dict[str, str]) -> None:
+    """In its order too, which sampling by seed depends on."""
+    text = {"size": [HEIGHT, WIDTH], "counts": coco_mask.frPyObjects(RLE, HEIGHT, WIDTH)["counts"].decode()}
+    data = coco(
+        annotations=[
+            instance(10, 7, keypoints=[1, 2, 2, 3, 4, 0]),
+            instance(3, 3, image_id=2, segmentation=RLE),
+            instance(4, 3, image_id=2, segmentation=text, iscrowd=1),
+            instance(11, 3, segmentation=[POLYGON[0], [1.25, 1, 6, 1, 6, 4.5]]),
+        ]
+    )
+    data["images"].reverse()
+    Path(own["train_json"]).write_text(json.dumps(data))
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, "train"))
+    assert DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) == load_coco_json(own["train_json"], own["train_images"], "theirs")
+
+
+def test_json_is_parsed_once_for_check_loader_and_counting(
+    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, "train"))
+    assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == count_images(cfg.DATASETS.TRAIN[0]) == 2
+    assert [str(path) for path in read] == [own["train_json"]]
+
+
+def test_boxes_of_whole_numbers_keep_their_fractions_when_resized(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, "train"))
+    box = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]["annotations"][0]
+    resize = ResizeTransform(HEIGHT, WIDTH, HEIGHT * 5 // 4, WIDTH * 5 // 4)
+    moved = transform_instance_annotations(box, resize, (HEIGHT * 5 // 4, WIDTH * 5 // 4))
+    assert moved["bbox"].tolist() == [2.5, 2.5, 12.5, 10]
 
 
 def test_polygons_of_whole_numbers_keep_their_fractions_when_resized(own: dict[str, str]) -> None:

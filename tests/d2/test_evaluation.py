@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.predict import evaluation
 from hiera_det.d2.predict.evaluation import FasterCOCOEvaluator, build_evaluator
@@ -215,3 +215,102 @@ def test_evaluation_takes_the_named_number_format_and_training_goes_on_in_float3
     assert model.training
     model.backbone(torch.zeros(1, 3, 64, 64))
     assert dtypes[-1] == torch.float32
+
+
+def crowded(folder: Path, objects: int, names: tuple[str, ...] = ("fig", "date", "plum")) -> tuple[CfgNode, Instances]:
+    """A config with one image of many small objects in turn of these classes, and the perfect answer to it."""
+    boxes = torch.tensor(
+        [[14 * (i % 17), 14 * (i // 17), 14 * (i % 17) + 10, 14 * (i // 17) + 10] for i in range(objects)]
+    )
+    annotations = [
+        {
+            "id": i + 1,
+            "image_id": 1,
+            "category_id": 10 + i % len(names),
+            "bbox": [*box[:2], 10, 10],
+            "area": 100,
+            "iscrowd": 0,
+        }
+        for i, box in enumerate(boxes.tolist())
+    ]
+    for entry in annotations:
+        x, y, width, height = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    Image.new("RGB", (SIDE, SIDE)).save(folder / "crowd.png")
+    data = {"images": [{"id": 1, "file_name": "crowd.png", "width": SIDE, "height": SIDE}], "annotations": annotations}
+    data["categories"] = [{"id": 10 + i, "name": name} for i, name in enumerate(names)]
+    (folder / "val.json").write_text(json.dumps(data | {"info": {}}))
+    cfg = load_config(CONFIG, [*TINY, "OUTPUT_DIR", str(folder / "out")])
+    own_data_config(cfg, val_json=str(folder / "val.json"), val_images=str(folder))
+    instances = Instances((SIDE, SIDE), pred_boxes=Boxes(boxes.float()), scores=torch.linspace(0.9, 0.5, objects))
+    instances.pred_classes = torch.arange(objects) % len(names)
+    return cfg, instances
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_perfect_answer_of_more_than_100_objects_is_perfect(tmp_path: Path, name: str) -> None:
+    if name != "pycocotools":
+        pytest.importorskip("faster_coco_eval")
+    cfg, answer = crowded(tmp_path, 240, ("fig",))
+    cfg.TEST.DETECTIONS_PER_IMAGE = 300
+    found = metrics(cfg, name, [{"image_id": 1}], [answer], tmp_path / "out")["bbox"]
+    assert (found["AP"], found["AP50"], found["APs"]) == pytest.approx((100, 100, 100))
+    assert set(found) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+    cfg.TEST.DETECTIONS_PER_IMAGE = 100
+    assert (
+        metrics(cfg, name, [{"image_id": 1}], [answer], tmp_path / "out")["bbox"]["AP"] < 45
+    )  # COCO's rule, per class
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_are_mapped_by_name(tmp_path: Path, name: str) -> None:
+    if name != "pycocotools":
+        pytest.importorskip("faster_coco_eval")
+    cfg, answer = crowded(tmp_path, 30)
+    cfg.TEST.COCO_EVAL = name
+    checkpoint = ["plum", "fig", "date"]
+    answer.pred_classes = torch.tensor([checkpoint.index(("fig", "date", "plum")[i]) for i in answer.pred_classes])
+    scores = []
+    for names in (checkpoint, []):
+        evaluator = build_evaluator(cfg, cfg.DATASETS.TEST[0], str(tmp_path / "out"))
+        evaluator.take_classes(names, "model.pth")
+        evaluator.reset()
+        evaluator.process([{"image_id": 1}], [{"instances": answer}])
+        scores.append(evaluator.evaluate()["bbox"]["AP"])
+    assert scores[0] == pytest.approx(100)
+    assert scores[1] < 1
+    with pytest.raises(InputError, match=r"val\.json: its classes are not those of model\.pth"):
+        evaluator.take_classes(["plum", "fig", "bus"], "model.pth")
+
+
+def test_images_that_cannot_be_read_are_left_out_only_if_asked(
+    evaluated: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg, images, predictions = evaluated
+    cfg = cfg.clone()
+    some = metrics(cfg, "pycocotools", images[:6], predictions[:6], tmp_path)
+    cfg.INPUT.ON_BAD_IMAGE = "skip"
+    left_out = metrics(cfg, "pycocotools", images[:6], predictions[:6], tmp_path)
+    assert left_out["bbox"]["AP"] > some["bbox"]["AP"] + 5
+    assert f"6 of {IMAGES} images are left out of the evaluation" in caplog.text
+
+
+@pytest.mark.parametrize("nothing", [True, False])
+def test_an_ap_of_0_explains_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture, nothing: bool) -> None:
+    cfg, answer = crowded(tmp_path, 20)
+    answer.pred_boxes = Boxes(torch.tensor([[100.0, 100, 250, 250]] * 20))
+    found = metrics(cfg, "pycocotools", [{"image_id": 1}], [answer[:0] if nothing else answer], tmp_path / "out")
+    assert not found["bbox"]["AP"] > 0
+    (paragraph,) = [message for message in caplog.messages if "What may be the reason" in message]
+    assert "MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.05" in paragraph
+    if not nothing:
+        assert "20 objects were found where 20 are annotated" in paragraph
+        assert "the highest score is 0.900" in paragraph
+        assert "smaller than 150 pixels, of the objects than 10, which points to" in paragraph
+        assert "annotated are fig 7x, date 7x, plum 6x" in paragraph
+
+
+def test_an_ap_above_0_needs_no_explanation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg, answer = crowded(tmp_path, 20)
+    metrics(cfg, "pycocotools", [{"image_id": 1}], [answer], tmp_path / "out")
+    assert "may be the reason" not in caplog.text

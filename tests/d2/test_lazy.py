@@ -17,9 +17,9 @@ from omegaconf import DictConfig, ListConfig
 from PIL import Image
 from torch import nn
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.config.setup import load_config
-from hiera_det.d2.data.augmentation import build_train_mapper
+from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.lazy.nodes import build_fpn_backbone, warmup_length
 from hiera_det.d2.model.heads import HieraBoxHead, HieraMaskHead
 from hiera_det.d2.train.solver import build_optimizer

@@ -11,9 +11,9 @@ import pytest
 from detectron2.config import CfgNode
 from PIL import Image
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.config.setup import load_config
 from hiera_det.d2.lazy.files import load_lazy_config, select
 from hiera_det.d2.lazy.setup import setup_lazy_config
 from hiera_det.d2.lazy.translate import NODES, naming_nodes, to_keys

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.errors import InputError
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import hiera_det
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.predict.predictor import Predictor
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.errors import InputError
@@ -221,3 +224,113 @@ def test_a_mistake_is_told_in_one_line(run_folder: Path, call: Any, says: str) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
 def test_without_a_gpu_it_runs_on_the_cpu(run_folder: Path) -> None:
     assert predictor(run_folder, "MODEL.DEVICE", "cuda").cfg.MODEL.DEVICE == "cpu"
+
+
+def test_paths_of_every_kind_are_taken(run_folder: Path, files: list[str]) -> None:
+    cfg = load_config(str(run_folder / "config.yaml"))
+    loaded = Predictor(cfg, run_folder / "model_final.pth", threshold=0.0)
+    assert Predictor.from_folder(run_folder).class_names == ["fig", "date"]
+    (expected,) = loaded.predict_files([files[0]])
+    for one in (files[0], Path(files[0]), [Path(files[0])]):
+        (prediction,) = loaded.predict_files(one)
+        assert prediction.file == files[0]
+        assert_same(prediction.instances, expected.instances)
+    assert json.loads(json.dumps(loaded.coco_results(prediction, 1)))
+
+
+def test_images_in_memory_give_what_the_file_gives(run_folder: Path, files: list[str]) -> None:
+    loaded = predictor(run_folder)
+    (expected,) = loaded.predict_files(files[0])
+    pixels = expected.image
+    alpha = np.full((*pixels.shape[:2], 1), 255, dtype=np.uint8)
+    same: list[Any] = [
+        pixels,
+        pixels.astype(np.uint16) * 257,
+        pixels.astype(np.int64),
+        (pixels / 255).astype(np.float32),
+        pixels.astype(np.float64),
+        np.dstack([pixels, alpha]),
+        Image.fromarray(pixels),
+        Image.fromarray(pixels).convert("RGBA"),
+        torch.from_numpy(pixels).permute(2, 0, 1),
+        torch.from_numpy(pixels).permute(2, 0, 1).float() / 255,
+        pixels[:, ::-1][:, ::-1],
+    ]
+    for found in loaded(same):
+        assert_same(found, expected.instances)
+    assert_same(loaded(np.stack([pixels, pixels]))[1], expected.instances)
+    assert loaded([]) == []
+
+
+def test_grey_images_in_memory_are_those_of_three_equal_channels(run_folder: Path, files: list[str]) -> None:
+    loaded = predictor(run_folder)
+    grey = np.asarray(Image.open(files[0]).convert("L"))
+    (expected,) = loaded([np.dstack([grey] * 3)])
+    for image in (grey, grey[..., None], Image.fromarray(grey), torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+        assert_same(loaded([image])[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), r"images: ndarray of shape \(8, 8, 3\) and type uint8; give a list"),
+        (Image.new("RGB", (8, 8)), r"images: Image of shape \(8, 8\) and type RGB; give a list"),
+        ("a.jpg", "images: str; give a list"),
+        (None, "images: NoneType; give a list"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 3))], r"images\[1\]: ndarray of shape \(0, 8, 3\).* empty"),
+        ([np.zeros((8, 8, 2))], r"images\[0\]: ndarray of shape \(8, 8, 2\) and type float64; give 1, 3 or 4"),
+        ([torch.zeros(8, 8, 3)], r"images\[0\]: Tensor of shape \(8, 8, 3\).*; give 1, 3 or 4"),
+        ([np.full((8, 8, 3), -1.0)], r"images\[0\]: .* float64; its pixels are from -1 to -1; scale"),
+        ([np.full((8, 8, 3), np.nan)], r"images\[0\]: .*its pixels are from nan"),
+        ([np.full((8, 8, 3), 1e5)], r"its pixels are from 100000 to 100000"),
+        ([np.zeros((2, 8, 8, 3))], r"images\[0\]: ndarray of shape \(2, 8, 8, 3\)"),
+        (["a.jpg"], r"images\[0\]: str; give pixels"),
+        ([np.array([["a"]])], r"images\[0\]: .* its pixels are of type <U1"),
+        ([None], r"images\[0\]: NoneType; give pixels"),
+    ],
+)
+def test_what_is_no_image_is_named_with_its_place_shape_and_type(run_folder: Path, images: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        predictor(run_folder)(images)
+
+
+def test_slivers_in_memory_are_predicted(run_folder: Path) -> None:
+    shapes = [(2, 3000), (1, 5000), (5000, 1), (1, 1), (3, 2)]
+    found = predictor(run_folder)([np.full((*shape, 3), 90, np.uint8) for shape in shapes])
+    assert [instances.image_size for instances in found] == shapes
+
+
+def test_a_batch_that_fails_is_reported_and_the_rest_predicted(
+    run_folder: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = predictor(run_folder)
+    predict = loaded._predict_batch
+    monkeypatch.setattr(loaded, "_predict_batch", lambda images: fail_if_large(images, predict))
+    reported: list[tuple[str, str]] = []
+    found = list(loaded.predict_files(files, lambda *report: reported.append(report)))
+    assert [prediction.file for prediction in found] == files[:4]
+    assert reported == [(files[4], "failed (CUDA out of memory)")]
+
+
+def fail_if_large(images: Any, predict: Any) -> Any:
+    if images[0].shape[0] == 150:
+        raise RuntimeError("CUDA out of memory")
+    return predict(images)
+
+
+def test_memory_stays_flat_over_many_images(run_folder: Path, files: list[str]) -> None:
+    loaded = predictor(run_folder)
+    many = [files[index % 3] for index in range(120)]
+    sizes = []
+    for number, prediction in enumerate(loaded.predict_files(many)):
+        loaded.coco_results(prediction, number)
+        if number in (39, 119):
+            gc.collect()
+            sizes.append(resident_memory())
+    assert sizes[1] - sizes[0] < 40
+
+
+def resident_memory() -> float:
+    """Resident memory of this process in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20

@@ -31,7 +31,7 @@ def test_processes_that_cannot_be_are_refused(values: dict[str, Any], says: str)
 
 def test_the_flags_fill_it_and_it_travels_to_other_processes() -> None:
     words = ["--config-file", "a.yaml", "--train-json", "t.json", "--num-gpus", "2", "SOLVER.MAX_ITER", "3"]
-    request = run_request(training_parser(None).parse_args(words))
+    request = run_request(training_parser("train", None, "").parse_args(words))
     assert request == RunRequest("a.yaml", ("SOLVER.MAX_ITER", "3"), train_json="t.json", num_gpus=2)
     assert pickle.loads(pickle.dumps(request)) == request
     assert request.world_size == 2

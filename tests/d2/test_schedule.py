@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.solver import build_lr_scheduler
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
-from hiera_det.d2.config.setup import load_config
 from hiera_det.errors import InputError
 
 BASE = """
@@ -149,7 +151,7 @@ def test_whole_numbers_serve_as_fractions_in_files_and_on_the_command_line(confi
     ("leaf", "says"),
     [
         ("SOLVER: {EPOCHS: 3, MAX_ITER: 100}", r"leaf\.yaml: SOLVER\.EPOCHS and SOLVER\.MAX_ITER .*keep one"),
-        ("SOLVER: {SCALING: cubic}", r"SOLVER\.SCALING 'cubic': choose linear, sqrt, none"),
+        ("SOLVER: {SCALING: cubic}", r"SOLVER\.SCALING 'cubic': choose linear, sqrt or none"),
         ("SOLVER: {EPOCHS: -1}", r"SOLVER\.EPOCHS -1"),
         ("SOLVER: {EPOCHS: .nan}", r"SOLVER\.EPOCHS nan"),
         ("TEST: {EVAL_EPOCHS: -2}", r"TEST\.EVAL_EPOCHS -2"),
@@ -175,3 +177,48 @@ def test_a_json_whose_images_cannot_be_counted_is_named(config: Any, dataset: st
     path.write_text(content)
     with pytest.raises(InputError, match=r"train\.json"):
         resolve_schedule(config("", "DATASETS.TRAIN", f"('{dataset}',)"))
+
+
+@pytest.mark.parametrize("length", [*range(1, 15), 1525])
+def test_runs_of_any_length_have_steps_that_detectron2_takes(config: Any, length: int) -> None:
+    cfg = config("SOLVER: {MILESTONES: [0.888889, 0.962963]}", "SOLVER.MAX_ITER", str(length))
+    resolve_schedule(cfg)
+    assert all(0 < step < length for step in cfg.SOLVER.STEPS)
+    scheduler = build_lr_scheduler(cfg, torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0))
+    for _ in range(min(length, 20)):
+        scheduler.step()
+    if length == 14:
+        assert cfg.SOLVER.STEPS == (12, 13)
+    if length == 1525:
+        assert cfg.SOLVER.STEPS == (1356, 1469)
+
+
+def test_inherited_steps_beyond_the_end_are_said_and_left_out(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = config("SOLVER: {MAX_ITER: 4000, STEPS: [3400, 3850]}", "SOLVER.MAX_ITER", "1000")
+    resolve_schedule(cfg)
+    assert cfg.SOLVER.STEPS == ()
+    assert any("SOLVER.MAX_ITER 1000, so the learning rate drops never" in message for message in caplog.messages)
+    cfg = config("SOLVER: {MAX_ITER: 4000, STEPS: [500, 3850]}", "SOLVER.MAX_ITER", "1000")
+    resolve_schedule(cfg)
+    assert cfg.SOLVER.STEPS == (500,)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "opts", "says"),
+    [
+        ("SOLVER: {MAX_ITER: 1000, STEPS: [500, 3850]}", [], "ends at SOLVER.MAX_ITER 1000"),
+        ("SOLVER: {MAX_ITER: 1000}", ["SOLVER.STEPS", "(1000,)"], "SOLVER.STEPS (1000,): the training ends"),
+        ("", ["SOLVER.STEPS", "(30, 20)"], "SOLVER.STEPS (30, 20): give rising iterations"),
+    ],
+)
+def test_steps_that_the_training_does_not_reach_are_refused(config: Any, leaf: str, opts: list[str], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config(leaf, *opts)
+    assert says in str(caught.value)
+
+
+def test_steps_in_a_config_written_down_whole_may_lie_beyond(config: Any, tmp_path: Path) -> None:
+    cfg = config("SOLVER: {MAX_ITER: 4000, STEPS: [3400, 3850]}")
+    cfg.SOLVER.MAX_ITER = 1000
+    (tmp_path / "saved.yaml").write_text(cfg.dump())
+    assert load_config(str(tmp_path / "saved.yaml")).SOLVER.MAX_ITER == 1000

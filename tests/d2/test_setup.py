@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
-from hiera_det.d2.config.setup import load_config, setup_config
+from hiera_det.d2.config.setup import setup_config
 from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -65,7 +66,7 @@ def test_own_data_gives_a_frozen_config_with_its_classes(tmp_path: Path, own: di
         (["NO_SUCH_NODE.KEY", "1"], ["NO_SUCH_NODE"]),
         (["SOLVER.MAX_ITER.MORE", "1"], ["SOLVER.MAX_ITER.MORE 1"]),
         (["SOLVER.STEPS", "5"], ["SOLVER.STEPS 5"]),
-        (["MODEL.HIERA.SIZE", "gigantic"], ["gigantic", "tiny, small, base, base_plus, large, huge"]),
+        (["MODEL.HIERA.SIZE", "gigantic"], ["gigantic", "tiny, small, base, base_plus, large or huge"]),
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER"]),
         (["SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "no value"]),
         (["SOLVER.MAX_ITER", "5", "--resume", "x"], ["--resume", "before"]),

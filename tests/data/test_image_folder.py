@@ -1,15 +1,14 @@
-"""Folders of classes as ImageNet has them, and reading images without surprises."""
+"""Image files by name, folder and pattern, folders of classes as ImageNet has them, and places for pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from media import write_class_folders
 from PIL import Image
 
-from hiera_det.data.image_folder import find_class_folders, find_files_below, read_rgb
+from hiera_det.data.image_folder import find_class_folders, find_files_below, find_images, output_paths
 from hiera_det.errors import InputError
 
 
@@ -63,52 +62,65 @@ def test_a_folder_that_cannot_be_used_is_one_line(make: tuple[str, ...] | None, 
     assert "\n" not in str(refused.value)
 
 
-def test_an_image_is_turned_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[274] = 6  # turn by 90 degrees
-    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_rgb(str(tmp_path / "a.jpg")).size == (10, 20)
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Images in a folder and in one below it, among other files."""
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b.JPG", "a.png", "deeper/c.jpg", "deeper/a.png"):
+        Image.new("RGB", (6, 4)).save(folder / name)
+    (folder / ".hidden.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    return folder
 
 
-def test_grey_of_16_bits_is_not_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 0x80FF, dtype=np.uint16)).save(tmp_path / "a.png")
-    image = read_rgb(str(tmp_path / "a.png"))
-    assert image.mode == "RGB"
-    assert image.getpixel((0, 0)) == (128, 128, 128)
+def test_files_folders_and_patterns_give_each_image_once(photos: Path) -> None:
+    def names(*inputs: str) -> list[str]:
+        found = find_images([str(photos / name) for name in inputs])
+        return [Path(path).relative_to(photos).as_posix() for path in found]
+
+    assert names("") == ["a.png", "b.JPG"]
+    assert names("*.png") == ["a.png"]
+    assert names("**/*.png") == ["a.png", "deeper/a.png"]
+    assert names("*") == ["a.png", "b.JPG"]
+    assert names("b.JPG", "", "deeper/../a.png", "notes.txt") == ["b.JPG", "a.png", "notes.txt"]
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_what_is_transparent_is_white(mode: str, tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).convert(mode).save(tmp_path / "a.png")
-    assert read_rgb(str(tmp_path / "a.png")).getpixel((0, 0)) == (255, 255, 255)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing.jpg", "missing.jpg: no such file or folder"),
+        ("*.tif", r"\*\.tif: no image matches this pattern"),
+        ("deeper/empty", "empty: there are no images in this folder"),
+    ],
+)
+def test_an_input_without_images_is_named(photos: Path, name: str, says: str) -> None:
+    (photos / "deeper" / "empty").mkdir()
+    with pytest.raises(InputError, match=says):
+        find_images([str(photos), str(photos / name)])
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1"])
-def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4), "white").convert(mode).save(tmp_path / "a.tif")
-    assert read_rgb(str(tmp_path / "a.tif")).getpixel((0, 0)) == (255, 255, 255)
+def test_pictures_of_the_same_name_are_numbered(photos: Path, tmp_path: Path) -> None:
+    files = [str(photos / name) for name in ("a.png", "b.JPG", "deeper/a.png")] + [str(tmp_path / "a_2.png")]
+    paths = output_paths(files, str(tmp_path / "out" / "pictures"))
+    assert [Path(path).name for path in paths] == ["a.jpg", "b.jpg", "a_2.jpg", "a_2_2.jpg"]
+    assert (tmp_path / "out" / "pictures").is_dir()
 
 
-def test_a_postscript_file_named_jpg_is_not_run(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
-    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
-    Image.open(tmp_path / "a.jpg").close()  # Pillow by itself would take it
-    with pytest.raises(InputError, match=r"a.jpg: cannot be read as an image \(none of JPEG"):
-        read_rgb(str(tmp_path / "a.jpg"))
+@pytest.mark.parametrize("folder", ["photos", "link", "photos/deeper/.."])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_pictures_do_not_go_among_the_images(photos: Path, folder: str, overwrite: bool) -> None:
+    (photos.parent / "link").symlink_to(photos)
+    with pytest.raises(InputError, match="is in this folder and could be overwritten"):
+        output_paths([str(photos / "b.JPG")], str(photos.parent / folder), overwrite=overwrite)
 
 
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
-    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
-    with pytest.raises(InputError, match=r"cut.jpg: cannot be read as an image \(image file is truncated"):
-        read_rgb(str(tmp_path / "cut.jpg"))
-    with pytest.raises(InputError, match=r"no.jpg: cannot be read as an image \(No such file"):
-        read_rgb(str(tmp_path / "no.jpg"))
-
-
-def test_a_small_file_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
-    Image.new("1", (11000, 10000)).save(tmp_path / "bomb.png")
-    with pytest.raises(
-        InputError, match=r"bomb.png: cannot be read as an image \(Image size \(110000000 pixels\) exceeds"
-    ):
-        read_rgb(str(tmp_path / "bomb.png"))
+def test_a_place_that_is_taken_is_taken_only_if_asked(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.jpg").write_text("mine")
+    files = [str(photos / name) for name in ("a.png", "b.JPG")]
+    with pytest.raises(InputError, match=r"b\.jpg: is there already"):
+        output_paths(files, str(tmp_path / "out"))
+    assert len(output_paths(files, str(tmp_path / "out"), overwrite=True)) == 2
+    with pytest.raises(InputError, match=r"notes\.txt: cannot be written"):
+        output_paths(files, str(photos / "notes.txt"))

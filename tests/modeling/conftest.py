@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from hiera_det.modeling.fast import paths
+
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
@@ -15,3 +17,12 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fast_paths(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every path taken where it can be, whatever the processor."""
+    monkeypatch.setattr(paths, "PLAIN", False)
+    dtypes = (torch.float32, torch.bfloat16)
+    cases = {paths.Case(path, dtype) for path in paths.Path for dtype in dtypes}
+    monkeypatch.setattr(paths, "WINS", cases | {paths.Case(paths.Path.PRODUCT, torch.float32, gradients=True)})

@@ -57,14 +57,14 @@ def test_a_window_is_the_unit_and_its_border_with_zeros_for_what_is_left_out() -
     images = torch.rand(1, 1, 16, 24) + 1.0
     mask = torch.tensor([[True, False, True, False, True, True]])  # 2 x 3 units of 8 x 8 pixels
     windows = unit_windows(images, mask, kept_units(mask), side=8)
-    assert windows.shape == (4, 1, 11, 11)
+    assert windows.shape == (4, 1, 12, 12)
     above = images * torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]).repeat_interleave(8, 0).repeat_interleave(8, 1)
-    assert torch.equal(windows[0, 0, 3:, 3:], images[0, 0, :8, :8])
-    assert not windows[0, 0, :3].any()  # outside the image
-    assert torch.equal(windows[3, 0], above[0, 0, 5:, 13:])  # its own pixels, kept ones above and at the left
-    assert not windows[2, 0, :3, 3:].any()  # the unit above was left out
-    assert not windows[2, 0, 3:, :3].any()  # and so was the one at the left
-    assert torch.equal(windows[2, 0, :3, :3], images[0, 0, 5:8, 5:8])
+    assert torch.equal(windows[0, 0, 4:, 4:], images[0, 0, :8, :8])
+    assert not windows[0, 0, :4].any()  # outside the image
+    assert torch.equal(windows[3, 0], above[0, 0, 4:, 12:])  # its own pixels, kept ones above and at the left
+    assert not windows[2, 0, :4, 4:].any()  # the unit above was left out
+    assert not windows[2, 0, 4:, :4].any()  # and so was the one at the left
+    assert torch.equal(windows[2, 0, :4, :4], images[0, 0, 4:8, 4:8])
 
 
 @pytest.mark.parametrize("fields", [{}, {"q_pool": 2}, {"frames": 4}, {"mask_unit_size": 16}, {"pos_embed": "tile"}])

@@ -15,10 +15,11 @@ import torch
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
-from hiera_det.benchmark.detectors import compiled_twins
-from hiera_det.benchmark.measure import largest_differences, matrix_rates, median_ratio, shown, time_rounds
-from hiera_det.benchmark.models import TRUNKS, baseline_of, with_references
+from hiera_det.benchmark.catalogue import TRUNKS, baseline_of, shown, with_references
+from hiera_det.benchmark.measure import largest_differences, matrix_rates, median_ratio, time_rounds
+from hiera_det.benchmark.peers import build_trunk
 from hiera_det.benchmark.report import Report, Row, format_report, read_report, write_report
+from hiera_det.benchmark.run import Bench, Protocol
 from hiera_det.benchmark.subjects import DetectorSubject, Setting, Step, TrunkSubject, build_subject
 from hiera_det.errors import InputError
 
@@ -232,7 +233,9 @@ def test_a_detector_is_compiled_by_its_name_and_counted_as_its_eager_twin(monkey
 def test_compile_adds_a_twin_to_each_eager_trunk_of_ours() -> None:
     pytest.importorskip("detectron2")
     named = str(CONFIGS / "mask_rcnn_hiera_b.yaml+compile")
-    assert compiled_twins([QUICK_START, named], "cpu") == [QUICK_START, QUICK_START + "+compile", named]
+    bench = Bench("tiny", Protocol(threads=1))
+    *names, _ = bench.detectors_to_run([QUICK_START, named], compiled=True)
+    assert names == [QUICK_START, QUICK_START + "+compile", named]
 
 
 # ------------------------------------------------------------------------------------------------------- work and steps
@@ -271,7 +274,7 @@ def test_a_changed_weight_shows_as_a_difference(ours: TrunkSubject) -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_architectures_take_any_size(name: str) -> None:
     with torch.device("meta"):
-        trunk = TRUNKS[name].build("tiny", (96, 160))
+        trunk = build_trunk(name, "tiny", (96, 160))
         maps = trunk.maps(trunk.module, torch.empty(1, 3, 96, 160))
     strides = [16] if name == "vit_b_windowed" else [4, 8, 16, 32]
     assert [tuple(map_.shape[-2:]) for map_ in maps] == [(96 // stride, 160 // stride) for stride in strides]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from media import write_video
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -128,3 +133,156 @@ def test_mistakes_end_in_one_line(
     assert says in line
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in photos.iterdir() if path.is_file()} == before
+
+
+def statuses(found: Path) -> dict[str, Any]:
+    """``objects`` or ``error`` of each image, by its name, from the JSON beside the results."""
+    images = json.loads(found.with_suffix(".images.json").read_text())["images"]
+    return {Path(image["file_name"]).name: image.get("error", image.get("objects")) for image in images}
+
+
+def test_the_json_beside_the_results_tells_nothing_found_from_not_read(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any
+) -> None:
+    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
+    found = tmp_path / "found.json"
+    words = (TOOL, "--run", run_folder, "--input", photos, "--json", found, "--confidence-threshold")
+    assert run_here(*words, "1").returncode == 1
+    assert json.loads(found.read_text()) == []
+    told = statuses(found)
+    assert (told["a.jpg"], told["b.png"], told["c.jpg"]) == (0, 0, 0)
+    assert "cannot be read as an image (" in told["broken.jpg"]
+    assert run_here(*words, "0", "--overwrite").returncode == 1
+    with contextlib.redirect_stdout(io.StringIO()):
+        read = COCO(str(found.with_suffix(".images.json"))).loadRes(str(found))
+    assert len(read.anns) == sum(n for n in statuses(found).values() if isinstance(n, int)) > 0
+    assert [category["name"] for category in read.cats.values()] == ["fig", "date"]
+
+
+@pytest.mark.parametrize("batch", ["1", "2"])
+def test_slivers_deep_and_transparent_images_do_not_end_the_run(
+    tmp_path: Path, run_folder: Path, run_here: Any, batch: str
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    shapes = {"a": (60, 90), "long": (2, 3000), "line": (1, 5000), "tall": (5000, 1), "dot": (1, 1), "two": (3, 2)}
+    for name, shape in shapes.items():
+        Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    grey = rng.integers(0, 255, (60, 90), dtype=np.uint8)
+    Image.fromarray(grey).save(folder / "grey8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "grey16.png")
+    Image.fromarray(np.dstack([grey] * 4)).save(folder / "alpha.png")
+    found = tmp_path / "found.json"
+    words = ("--run", run_folder, "--input", folder, "--output", tmp_path / "out", "--json", found, *EVERY)
+    done = run_here(TOOL, *words, "--opts", "TEST.IMS_PER_BATCH", batch)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem: Image.open(path).size[::-1] for path in (tmp_path / "out").iterdir()} == {
+        **shapes,
+        **dict.fromkeys(("grey8", "grey16", "alpha"), (60, 90)),
+    }
+    results = json.loads(found.read_text())
+    deep, plain = (
+        [
+            {key: entry[key] for key in ("bbox", "score", "category_id")}
+            for entry in results
+            if name in entry["file_name"]
+        ]
+        for name in ("grey16", "grey8")
+    )
+    assert deep == plain
+    assert deep
+    assert "1 of 9 images have an alpha channel: laid on white" in done.stderr
+
+
+def test_ids_are_those_of_the_images_json_by_name(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any
+) -> None:
+    images = [{"id": 50, "file_name": "photos/b.png", "width": 64, "height": 96}]
+    images += [{"id": 7, "file_name": "a.jpg", "width": 96, "height": 64}, {"id": 3, "file_name": "c.jpg"}]
+    categories = [{"id": 5, "name": "date"}, {"id": 9, "name": "fig"}]
+    truth = tmp_path / "val.json"
+    truth.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+    words = (TOOL, "--run", run_folder, "--input", photos, *EVERY, "--images-json", truth, "--json")
+    done = run_here(*words, tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "found.json").read_text())
+    names = {(result["image_id"], Path(result["file_name"]).name) for result in results}
+    assert names == {(50, "b.png"), (7, "a.jpg"), (3, "c.jpg")}
+    assert {(result["category_id"], result["category_name"]) for result in results} <= {(5, "date"), (9, "fig")}
+    truth.write_text(json.dumps({"images": images[:1], "annotations": [], "categories": categories}))
+    done = run_here(*words, tmp_path / "other.json")
+    assert done.returncode == 2
+    assert "a.jpg: is none of the images of" in done.stderr
+    truth.write_text(json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "bus"}]}))
+    done = run_here(*words, tmp_path / "other.json")
+    assert done.returncode == 2
+    assert "its classes are not those of the detector" in done.stderr
+
+
+def test_frames_of_a_video_are_predicted(tmp_path: Path, run_folder: Path, run_here: Any) -> None:
+    pytest.importorskip("av")
+    clip = write_video(tmp_path / "clip.mp4", 7)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    found = tmp_path / "found.json"
+    words = (TOOL, "--run", run_folder, "--input", tmp_path / "broken.mp4", clip, *EVERY, "--every", "3")
+    done = run_here(*words, "--output", tmp_path / "out", "--json", found)
+    assert done.returncode == 1
+    assert "broken.mp4: cannot be read as a video" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "clip").iterdir()) == [
+        "000000.jpg",
+        "000003.jpg",
+        "000006.jpg",
+    ]
+    results = json.loads(found.read_text())
+    assert {(result["image_id"], result["frame"]) for result in results} == {(3, 0), (4, 3), (5, 6)}
+    again = run_here(*words, "--output", tmp_path / "out")
+    assert again.returncode == 2
+    assert "clip: is there already" in again.stderr
+
+
+def test_without_pyav_a_video_is_one_true_line(
+    tmp_path: Path, run_folder: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find_spec(name, *rest)
+    )
+    (tmp_path / "clip.mp4").write_bytes(b"any")
+    done = run_here(TOOL, "--run", run_folder, "--input", tmp_path / "clip.mp4", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "reading videos needs av: pip install av" in done.stderr
+
+
+def test_what_was_found_before_the_end_is_written(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any
+) -> None:
+    Image.effect_noise((64, 96), 50).save(photos / "b.png")
+    (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:2000])  # its header is whole
+    found = tmp_path / "found.json"
+    done = run_here(TOOL, "--run", run_folder, "--input", photos, "--json", found, *EVERY, "--on-bad-image", "fail")
+    assert done.returncode == 2
+    assert "b.png: cannot be read as an image" in done.stderr
+    assert {Path(result["file_name"]).name for result in json.loads(found.read_text())} == {"a.jpg"}
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hiera_det.d2.predict.predictor import Predictor
+
+    draw = Predictor.draw
+
+    def fails_once(self: Predictor, prediction: Any) -> Any:
+        if prediction.file.endswith("b.png"):
+            raise ValueError("no colour left")
+        return draw(self, prediction)
+
+    monkeypatch.setattr(Predictor, "draw", fails_once)
+    found = tmp_path / "found.json"
+    words = (TOOL, "--run", run_folder, "--input", photos, "--json", found, "--output", tmp_path / "out", *EVERY)
+    done = run_here(*words)
+    assert done.returncode == 1
+    assert "b.png: its picture cannot be drawn (no colour left)" in done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg", "c.jpg"}
+    assert {Path(result["file_name"]).name for result in json.loads(found.read_text())} == {"a.jpg", "b.png", "c.jpg"}

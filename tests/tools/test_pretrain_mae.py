@@ -69,7 +69,7 @@ def test_a_detector_takes_the_weights(output: Path, request: pytest.FixtureReque
     pytest.importorskip("detectron2")
     from detectron2.modeling import build_model
 
-    from hiera_det.d2.config.setup import load_config
+    from hiera_det.d2.config.load import load_config
     from hiera_det.d2.train.checkpoint import HieraCheckpointer
 
     run_folder = request.getfixturevalue("run_folder")  # whose config is of a trunk as small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import hiera
@@ -28,6 +29,10 @@ def contents(state: dict[str, Tensor], **around: object) -> Contents:
 
 def small() -> dict[str, Tensor]:
     return build_hiera("tiny", **SMALL).state_dict()
+
+
+def hf_state() -> dict[str, Tensor]:
+    return transformers.HieraModel(transformers.HieraConfig(**HF_SMALL)).state_dict()
 
 
 FILES: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
@@ -77,7 +82,7 @@ def test_other_sizes_are_told_by_their_dimensions() -> None:
     assert contents(small()).model_name == "a Hiera of embed dim 16 and depths (1, 2, 2, 1)"
 
 
-@pytest.mark.parametrize("key", ["model_state", "model", "state_dict"])
+@pytest.mark.parametrize("key", ["model_state", "model", "state_dict", "model_state_dict"])
 def test_the_tensors_may_lie_under_a_key(key: str) -> None:
     found = parse({key: small(), "epoch": 3, "optimizer": {"lr": 0.1}}, "file.pth")
     assert found.container == key
@@ -91,13 +96,83 @@ def test_averaged_weights_are_taken_before_raw_ones() -> None:
     assert found.trunk["pos_embed"].eq(2.0).all()
 
 
-@pytest.mark.parametrize("prefix", ["module.", "backbone.", "image_encoder.trunk.", "model.backbone.body."])
+@pytest.mark.parametrize("prefix", ["backbone.", "image_encoder.trunk.", "model.backbone.body."])
 def test_the_trunk_may_stand_behind_any_prefix(prefix: str) -> None:
     state = {prefix + name: tensor for name, tensor in small().items()} | {"rpn.conv.weight": torch.zeros(1)}
     found = contents(state)
     assert found.prefix == prefix
     assert set(found.trunk) == set(small())
     assert set(found.others) == {"rpn.conv.weight"}
+
+
+WRAPPED = {
+    "data parallel": lambda name: f"module.{name}",
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "blocks compiled one by one": lambda name: re.sub(r"^(blocks\.\d+\.)", r"\1_orig_mod.", name),
+    "layers compiled one by one": lambda name: name.replace("mlp.", "mlp._orig_mod."),
+    "FSDP": lambda name: re.sub(r"^(blocks\.\d+\.)", r"\1_fsdp_wrapped_module._checkpoint_wrapped_module.", name),
+    "a detector's trunk compiled": lambda name: f"module.backbone.trunk._orig_mod.{name}",
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_what_wrappers_put_into_names_is_taken_out(how: str) -> None:
+    state = small()
+    found = contents({WRAPPED[how](name): tensor for name, tensor in state.items()})
+    assert found.prefix == ("backbone.trunk." if "detector" in how else "")
+    assert found.trunk.keys() == state.keys()
+    assert all(found.trunk[name] is tensor for name, tensor in state.items())
+
+
+def test_a_wrapped_and_a_plain_model_in_one_file_are_refused() -> None:
+    with pytest.raises(InputError, match=r"names differ only in module\. or _orig_mod\.: save one model alone"):
+        contents(small() | {f"_orig_mod.{name}": tensor for name, tensor in small().items()})
+
+
+def test_a_tensor_under_two_names_is_refused() -> None:
+    state = {f"hiera.{name}": tensor for name, tensor in hf_state().items()}
+    with pytest.raises(InputError, match=r"has norm\.weight twice, once as pooler\.layernorm\.weight"):
+        contents(state | {"pooler.layernorm.weight": torch.zeros(128)})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_numbers_that_would_be_cast_are_refused(dtype: torch.dtype) -> None:
+    state = small()
+    state["blocks.1.mlp.fc1.weight"] = state["blocks.1.mlp.fc1.weight"].to(dtype)
+    word = str(dtype).removeprefix("torch.")
+    with pytest.raises(InputError, match=rf"tensor blocks\.1\.mlp\.fc1\.weight is of {word}, and .* floating-point"):
+        contents(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("pos_embed", ()),
+        ("pos_embed", (1, 0, 16)),
+        ("pos_embed", (2, 3136, 16)),
+        ("head.projection.weight", (10,)),
+        ("blocks.0.norm1.weight", (0,)),
+    ],
+)
+def test_shapes_that_no_hiera_has_are_named(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"file\.pth is no Hiera: its "):
+        contents(small() | {name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.stages.999999999.layers.0.a", f"encoder.stages.{'9' * 5000}.layers.0.a", "blocks.00.norm1.weight"]
+)
+def test_numbers_in_names_are_of_ordinary_size(name: str) -> None:
+    state = hf_state() if name.startswith("encoder") else small()
+    assert len(contents(state | {name: torch.zeros(1)}).unknown) == 1
+
+
+def test_the_grid_of_the_positions_is_read_where_it_is_recorded() -> None:
+    assert contents(small(), config={"pretrain_size": [56, 112]}).grid == (14, 28)
+    assert contents(small(), config={"pretrain_size": 224}).grid == (56, 56)
+    for other in (None, "x", [1, 2, 3], -4, 10**9, [True, 4]):
+        assert contents(small(), config={"pretrain_size": other}).grid is None
 
 
 def test_what_no_hiera_has_is_kept_apart() -> None:

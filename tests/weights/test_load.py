@@ -22,7 +22,8 @@ from hiera_det import (
 )
 from hiera_det.errors import InputError
 from hiera_det.modeling.position import resize_pos_embed
-from hiera_det.weights.load import LoadReport, load_weights
+from hiera_det.weights.contents import parse
+from hiera_det.weights.load import LoadReport, fit, load_weights, read_contents
 
 SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 2, 2, 1)}
 
@@ -160,6 +161,36 @@ def test_a_rectangular_table_needs_its_size(tmp_path: Path) -> None:
     assert torch.equal(trunk.pos_embed, state["pos_embed"])
 
 
+def test_a_table_of_as_many_positions_in_other_rows_is_resampled_where_the_file_says_so(tmp_path: Path) -> None:
+    tall, wide = {"pretrain_size": (128, 64)}, {"pretrain_size": (64, 128)}
+    state, trunk = randomised(small(**tall)), small(**wide)
+    report = load({"model_state": state, "config": tall}, trunk, tmp_path)
+    assert report.resampled == ("pos_embed 32x16 to 16x32",)
+    assert torch.equal(trunk.pos_embed, resize_pos_embed(state["pos_embed"], (32, 16), (16, 32)).flatten(1, 2))
+    same = small(**tall)
+    assert not load({"model_state": state, "config": tall}, same, tmp_path).resampled
+    assert torch.equal(same.pos_embed, state["pos_embed"])
+    other = small()
+    assert load({"model_state": state, "config": tall}, other, tmp_path).resampled == ("pos_embed 32x16 to 56x56",)
+
+
+def test_a_square_number_of_positions_in_a_model_that_is_no_square_is_said(tmp_path: Path) -> None:
+    state, trunk = randomised(small(pretrain_size=128)), small(pretrain_size=(64, 256))
+    report = load(state, trunk, tmp_path)
+    assert report.adapted == ("pos_embed taken as 16x64, though the file does not say that it is no square",)
+    assert torch.equal(trunk.pos_embed, state["pos_embed"])
+    assert not load(state, small(pretrain_size=128), tmp_path).adapted
+    said = {"model_state": state, "config": {"pretrain_size": 128}}
+    assert load(said, trunk, tmp_path).resampled == ("pos_embed 32x32 to 16x64",)
+
+
+def test_the_decoders_table_follows_the_recorded_size(tmp_path: Path) -> None:
+    tall, wide = {"pretrain_size": (128, 64)}, {"pretrain_size": (64, 128)}
+    state, model = randomised(small_mae(**tall)), small_mae(**wide)
+    report = load({"model_state": state, "config": tall}, model, tmp_path)
+    assert report.resampled == ("pos_embed 32x16 to 16x32", "decoder_pos_embed 8x4 to 4x8")
+
+
 def test_a_trunk_of_early_stages_takes_its_blocks_only(tmp_path: Path) -> None:
     state, early = randomised(small()), small(out_features=("stage1", "stage2"))
     report = load(state, early, tmp_path)
@@ -286,7 +317,7 @@ def test_a_broken_head_is_an_error(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize("fault", ["missing", "mis-shaped", "unexpected", "NaN"])
+@pytest.mark.parametrize("fault", ["missing", "mis-shaped", "unexpected"])
 def test_what_does_not_fit_is_counted_and_named_and_nothing_is_loaded(fault: str, tmp_path: Path) -> None:
     state, trunk = randomised(small()), small()
     before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
@@ -295,25 +326,54 @@ def test_what_does_not_fit_is_counted_and_named_and_nothing_is_loaded(fault: str
         del state[name]
     elif fault == "mis-shaped":
         state[name] = state[name][:-1]
-    elif fault == "NaN":
-        state[name][0, 0] = torch.nan
     else:
         name = "blocks.0.attn.rel_pos_h"
         state[name] = torch.zeros(1)
-    says = "with NaN or infinite values" if fault == "NaN" else fault
-    with pytest.raises(InputError, match=rf"file\.pth does not fit: 1 {says} \({name}.*\); it was read as") as caught:
+    with pytest.raises(InputError, match=rf"file\.pth does not fit: 1 {fault} \({name}.*\); it was read as") as caught:
         load(state, trunk, tmp_path)
     assert "\n" not in str(caught.value)
     torch.testing.assert_close(dict(trunk.state_dict()), before, rtol=0, atol=0)
 
 
-def test_another_size_is_told_by_both_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["blocks.1.attn.qkv.weight", "head.projection.bias"])
+def test_what_is_not_finite_is_named_also_where_the_model_has_no_place_for_it(
+    name: str, value: float, tmp_path: Path
+) -> None:
+    state = randomised(small_classifier())
+    state[name].view(-1)[3] = value
+    for model in (small(), small_classifier()):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        says = rf"file\.pth does not fit: 1 with NaN or infinite values \({name}\); take one from before its training"
+        with pytest.raises(InputError, match=says):
+            load(state, model, tmp_path)
+        torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_paths_are_taken_everywhere(tmp_path: Path) -> None:
+    state, path = randomised(small()), tmp_path / "file.pth"
+    torch.save(state, path)
+    trunk = small()
+    load_weights(trunk, path)
+    assert torch.equal(trunk.pos_embed, state["pos_embed"])
+    assert torch.equal(build_hiera("tiny", weights=path, **SMALL).pos_embed, state["pos_embed"])
+    assert read_contents(tmp_path).source == str(path)
+
+
+def test_names_from_a_file_cannot_move_the_cursor(tmp_path: Path) -> None:
+    state = randomised(small()) | {"head\x1b[2J.\nx": torch.zeros(1)}
+    report = load({f"trunk.{name}" if "head" not in name else name: t for name, t in state.items()}, small(), tmp_path)
+    assert str(report).isprintable()
+    assert "head\\x1b[2J" in str(report)
+
+
+def test_another_size_is_told_by_both_names() -> None:
     with torch.device("meta"):
         large = build_hiera("large").state_dict()
-    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in large.items()}
+    contents = parse({name: torch.zeros(1).expand(tensor.shape) for name, tensor in large.items()}, "file.pth")
     says = "this file is hiera_large: embed dim 144; the model is hiera_base: 96; choose the model of the file's size"
     with pytest.raises(InputError, match=says):
-        load(state, hiera_base(), tmp_path)
+        fit(contents, hiera_base())
 
 
 def test_sizes_of_equal_width_are_told_apart_by_their_depths(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_classifier_comes_back_with_its_size_and_classes(tmp_path: Path) -> No
 def test_a_published_file_is_recognised_by_its_tensors(size: str, frames: int, tmp_path: Path) -> None:
     with torch.device("meta"):
         model = hiera_classifier(size, 7, frames=frames)
-    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in model.state_dict().items()}
     torch.save({"model_state": state}, tmp_path / "published.pth")
     file = read_model_file(str(tmp_path / "published.pth"))
     assert file.size == size
@@ -59,6 +59,43 @@ def test_names_that_are_not_as_many_as_the_classes_are_refused(tmp_path: Path) -
     write_model_file(str(tmp_path / "m.pth"), HieraForClassification(num_classes=2, **FIELDS), FIELDS, ["cat"])
     with pytest.raises(InputError, match="names 1 classes, and its head has 2"):
         load_classifier(str(tmp_path / "m.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("embed_dim", 10**7, "embed_dim 10000000"),
+        ("embed_dim", "x", "embed_dim 'x'"),
+        ("depths", [10**5, 1, 1, 1], "depths a list"),
+        ("depths", 4, "depths 4"),
+        ("num_heads", 0, "num_heads 0"),
+        ("num_heads", 3, "num_heads 3"),
+        ("num_heads", [2], "num_heads a list"),
+        ("num_heads", None, "num_heads None"),
+        ("pretrain_size", 10**7, "pretrain_size 10000000"),
+        ("pretrain_size", [64, 32], "pretrain_size a list"),
+        ("pretrain_size", 10**30, "pretrain_size a number beyond 64 bits"),
+        ("frames", 16, "frames 16"),
+        ("frames", True, "frames True"),
+    ],
+)
+def test_dimensions_that_are_not_the_tensors_are_refused_before_anything_is_built(
+    name: str, value: object, says: str, tmp_path: Path
+) -> None:
+    model = HieraForClassification(num_classes=2, **FIELDS)
+    write_model_file(tmp_path / "model.pth", model, {**FIELDS, name: value})
+    with pytest.raises(InputError, match=rf"model\.pth: it says that its model has {says}, and its tensors are of a"):
+        load_classifier(tmp_path / "model.pth")
+
+
+def test_a_rectangular_model_comes_back_and_names_its_longer_side(tmp_path: Path) -> None:
+    fields = {**FIELDS, "pretrain_size": [64, 96]}
+    model = HieraForClassification(num_classes=2, **fields).eval()
+    write_model_file(tmp_path / "model.pth", model, fields)
+    again, file = load_classifier(tmp_path / "model.pth")
+    assert file.image_size == 96
+    images = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(again(images), model(images), atol=0, rtol=0)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:

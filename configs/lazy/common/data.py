@@ -3,14 +3,14 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator
 
-from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale, TrainMapper
+from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
+from hiera_det.d2.data.mapper import ImageMapper, TrainMapper
 
 dataloader = {
     "train": L(build_detection_train_loader)(
@@ -32,7 +32,7 @@ dataloader = {
     ),
     "test": L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
-        mapper=L(DatasetMapper)(
+        mapper=L(ImageMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=1024, max_size=1024)],
             image_format="${...train.mapper.image_format}",

@@ -97,6 +97,10 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.INPUT.LSJ.ENABLED = False
     cfg.INPUT.LSJ.SIZE = 1024
     cfg.INPUT.LSJ.SCALE = [0.1, 2.0]
+    # Largest image in pixels, by its header; larger ones are refused before they fill the memory
+    cfg.INPUT.MAX_PIXELS = 100_000_000
+    # An image that cannot be read ends the run ("fail") or is replaced in training and left out of evaluation ("skip")
+    cfg.INPUT.ON_BAD_IMAGE = "fail"
     # Images per GPU (or process) and forward in evaluation and prediction; above 1, images of like size go together
     cfg.TEST.IMS_PER_BATCH = 1
     # Evaluate and predict in "bfloat16" or "float16" where that is enough; "" for float32 throughout

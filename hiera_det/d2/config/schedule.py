@@ -8,7 +8,6 @@ the later layer counts.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiera_det.d2.config.layers import Layer, get_value, last_layer, set_value
+from hiera_det.data.coco.read import read_coco
 from hiera_det.errors import InputError
 
 __all__ = ["count_images", "resolve_schedule", "scale_to_processes", "settle_schedule"]
@@ -35,19 +35,17 @@ ALTERNATIVES = (
     ("SOLVER.CHECKPOINT_EPOCHS", "SOLVER.CHECKPOINT_PERIOD"),
     ("TEST.EVAL_EPOCHS", "TEST.EVAL_PERIOD"),
 )
-SCALINGS = ("linear", "sqrt", "none")
 
 
 def settle_schedule(cfg: CfgNode, layers: Sequence[Layer]) -> None:
     """Decide between keys that say the same, and scale what was inherited to ``SOLVER.IMS_PER_BATCH``; in place.
 
     Raises:
-        InputError: one file sets both of two such keys, or ``SOLVER.SCALING`` is none of the three.
+        InputError: one file sets both of two such keys, or steps that its training does not reach.
     """
     for by_epochs, by_iterations in ALTERNATIVES:
         _settle_alternative(cfg, layers, by_epochs, by_iterations)
-    if cfg.SOLVER.SCALING not in SCALINGS:
-        raise InputError(f"SOLVER.SCALING {cfg.SOLVER.SCALING!r}: choose {', '.join(SCALINGS)}")
+    _check_steps(cfg, layers)
     if cfg.SOLVER.SCALING == "none" or cfg.SOLVER.IMS_PER_BATCH < 1:
         return
     superseded = {by_iterations for by_epochs, by_iterations in ALTERNATIVES if get_value(cfg, by_epochs)}
@@ -66,6 +64,20 @@ def _settle_alternative(cfg: CfgNode, layers: Sequence[Layer], by_epochs: str, b
         raise InputError(f"{source}: {by_epochs} and {by_iterations} say the same in two ways; keep one of them")
     if last[by_iterations] > last[by_epochs]:
         set_value(cfg, by_epochs, [] if by_epochs == "SOLVER.MILESTONES" else 0.0)
+
+
+def _check_steps(cfg: CfgNode, layers: Sequence[Layer]) -> None:
+    """Refuse steps that fall, or that are written down with a training that ends before them."""
+    solver, at = cfg.SOLVER, last_layer(layers, "SOLVER.STEPS")
+    if list(solver.STEPS) != sorted(solver.STEPS):
+        raise InputError(f"SOLVER.STEPS {solver.STEPS}: give rising iterations")
+    length = last_layer(layers, "SOLVER.MAX_ITER")
+    meant = not solver.EPOCHS and not solver.MILESTONES and at >= length >= 0 and not layers[at].is_whole
+    if meant and solver.STEPS and solver.STEPS[-1] >= solver.MAX_ITER:
+        raise InputError(
+            f"SOLVER.STEPS {tuple(solver.STEPS)}: the training ends at SOLVER.MAX_ITER {solver.MAX_ITER}; give "
+            'iterations before it, or SOLVER.MILESTONES "[0.9]" for a part of it'
+        )
 
 
 def _batch_in_force(layers: Sequence[Layer], key: str) -> int:
@@ -130,14 +142,7 @@ def resolve_schedule(cfg: CfgNode) -> None:
         InputError: a value that cannot be used, or the training data do not say how many images they have.
     """
     solver = cfg.SOLVER
-    for key, value in (
-        ("SOLVER.EPOCHS", solver.EPOCHS),
-        ("SOLVER.CHECKPOINT_EPOCHS", solver.CHECKPOINT_EPOCHS),
-        ("TEST.EVAL_EPOCHS", cfg.TEST.EVAL_EPOCHS),
-    ):
-        if value < 0 or not math.isfinite(value):
-            raise InputError(f"{key} {value}: give a number of epochs, or 0 for the key in iterations")
-    if any(not 0 < part < 1 for part in solver.MILESTONES) or list(solver.MILESTONES) != sorted(solver.MILESTONES):
+    if list(solver.MILESTONES) != sorted(solver.MILESTONES):
         raise InputError(f"SOLVER.MILESTONES {solver.MILESTONES}: give rising parts of the training between 0 and 1")
     if solver.EPOCHS or solver.CHECKPOINT_EPOCHS or cfg.TEST.EVAL_EPOCHS:
         solver.IMAGES_PER_EPOCH = solver.IMAGES_PER_EPOCH or sum(count_images(name) for name in cfg.DATASETS.TRAIN)
@@ -148,12 +153,27 @@ def resolve_schedule(cfg: CfgNode) -> None:
         )
     if solver.MILESTONES:
         solver.STEPS = tuple(round(part * solver.MAX_ITER) for part in solver.MILESTONES)
+    _leave_out_late_steps(cfg)
     if solver.CHECKPOINT_EPOCHS:
         solver.CHECKPOINT_PERIOD = _iterations(cfg, solver.CHECKPOINT_EPOCHS)
     if cfg.TEST.EVAL_EPOCHS:
         cfg.TEST.EVAL_PERIOD = _iterations(cfg, cfg.TEST.EVAL_EPOCHS)
     solver.EPOCHS = solver.CHECKPOINT_EPOCHS = cfg.TEST.EVAL_EPOCHS = 0.0
     solver.MILESTONES = []
+
+
+def _leave_out_late_steps(cfg: CfgNode) -> None:
+    """Keep the steps at which a training can drop its rate: each once, after the first iteration and before the end."""
+    solver = cfg.SOLVER
+    inside = tuple(sorted({step for step in solver.STEPS if 0 < step < solver.MAX_ITER}))
+    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if late and not solver.MILESTONES and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        logger.warning(
+            "SOLVER.STEPS %s: the training ends at SOLVER.MAX_ITER %d, so the learning rate drops %s; set SOLVER.STEPS "
+            "too, or SOLVER.MILESTONES to parts of the training",
+            *(tuple(solver.STEPS), solver.MAX_ITER, f"at {inside} only" if inside else "never"),
+        )
+    solver.STEPS = inside
 
 
 def _iterations(cfg: CfgNode, epochs: float) -> int:
@@ -170,11 +190,7 @@ def count_images(name: str) -> int:
     path = MetadataCatalog.get(name).get("json_file")
     if not path:
         return len(DatasetCatalog.get(name))
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            count = len(json.load(file)["images"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its images cannot be counted ({error!r}); give SOLVER.MAX_ITER") from None
-    if not count:
-        raise InputError(f"{path}: lists no images")
-    return count
+    images = read_coco(path).top.get("images")
+    if not isinstance(images, list) or not images:
+        raise InputError(f"{path}: lists no images to count; give SOLVER.MAX_ITER")
+    return len(images)

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import os
-import re
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from hiera_det.d2.config.keys import add_hiera_config
-from hiera_det.d2.config.layers import read_layers
+from hiera_det.d2.config.checks import check_detector, check_keypoints
+from hiera_det.d2.config.load import load_config
+from hiera_det.d2.config.reading import listed_configs
 from hiera_det.d2.config.request import RunRequest
-from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes, settle_schedule
+from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
-from hiera_det.d2.data.augmentation import check_lsj, settle_input
+from hiera_det.d2.data.augmentation import check_lsj
 from hiera_det.d2.data.batches import check_test_batch
 from hiera_det.d2.data.datasets import check_registered, own_data_config
-from hiera_det.d2.predict.evaluation import check_coco_eval
+from hiera_det.d2.predict.evaluation import check_coco_eval, check_tta
 from hiera_det.d2.predict.precision import check_autocast
 from hiera_det.d2.train.checkpoint import last_checkpoint, local_weights
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
-from hiera_det.modeling.variants import get_variant
 
 __all__ = [
     "check_training",
@@ -40,101 +34,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("hiera_det.setup")
-
-
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a YAML config with its bases and apply KEY VALUE pairs.
-
-    Args:
-        config_file: path of the YAML file; "" for detectron2's defaults.
-        opts: keys and values in turn.
-
-    Returns:
-        the config, not frozen.
-
-    Raises:
-        InputError: file, key or value cannot be used; the nearest key is named for an unknown one.
-    """
-    cfg = get_cfg()
-    add_hiera_config(cfg)
-    if config_file:
-        if not os.path.isfile(config_file):
-            raise InputError(f"--config-file {config_file}: no such file")
-        _merge(cfg, config_file, lambda: _merge_file(cfg, config_file))
-    flags = [word for word in opts[0::2] if word.startswith("--")]
-    if flags:
-        raise InputError(f"flag {flags[0]} stands after the KEY VALUE pairs: put flags before them")
-    if len(opts) % 2:
-        raise InputError(f"{opts[-1]}: KEY VALUE pairs come in twos, and the last key has no value")
-    for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        _merge(cfg, f"{key} {value}", partial(cfg.merge_from_list, [key, _as_float(cfg, key, value)]))
-    layers = read_layers(config_file, opts)
-    settle_schedule(cfg, layers)
-    settle_input(cfg, layers)
-    return cfg
-
-
-def _merge_file(cfg: CfgNode, path: str) -> None:
-    """detectron2's merge; a whole number may stand where the default is a fraction (``EPOCHS: 50``)."""
-    loaded = cfg.load_yaml_with_base(path, allow_unsafe=False)
-    if loaded.get("VERSION") != cfg.VERSION:  # an older layout, which detectron2 translates, or none
-        cfg.merge_from_file(path, allow_unsafe=False)
-        return
-    _whole_to_float(loaded, cfg)
-    cfg.merge_from_other_cfg(CfgNode(loaded))
-
-
-def _whole_to_float(loaded: dict[str, Any], defaults: CfgNode) -> None:
-    """Make whole numbers fractions, in place, where the defaults are."""
-    for key, value in loaded.items():
-        default = defaults.get(key)
-        if isinstance(value, dict) and isinstance(default, CfgNode):
-            _whole_to_float(value, default)
-        elif type(value) is int and isinstance(default, float):
-            loaded[key] = float(value)
-
-
-def _as_float(cfg: CfgNode, key: str, value: str) -> str | float:
-    """The same for a value of the command line."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return float(value) if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(value)) else value
-
-
-def _merge(cfg: CfgNode, source: str, merge: Any) -> None:
-    """Run one of yacs's merges and say in one line what it did not like."""
-    try:
-        merge()
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot read {error.filename}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not a text file in UTF-8") from None
-    except (TypeError, AttributeError) as error:
-        # yacs looks for keys inside whatever it finds.
-        raise InputError(f"{source}: a single value stands where keys belong, or the reverse ({error})") from None
-    except (AssertionError, KeyError, ValueError) as error:
-        # yacs says the same of an unknown key in a KeyError for a file and in an AssertionError for a list.
-        reason = " ".join(str(error.args[0] if error.args else error).split())
-        unknown = re.fullmatch(r"Non-existent (?:config )?key: (.+)", reason)
-        if unknown is None:
-            raise InputError(f"{source}: {reason}") from None
-        close = difflib.get_close_matches(unknown[1], list(_keys(cfg)), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"{source}: unknown config key {unknown[1]}{hint}") from None
-    except RecursionError:
-        raise InputError(f"{source}: _BASE_ leads back to the file itself") from None
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    """Full names of all keys."""
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
 
 
 def setup_config(request: RunRequest, *, check_files: bool = True) -> CfgNode:
@@ -150,8 +49,10 @@ def setup_config(request: RunRequest, *, check_files: bool = True) -> CfgNode:
     Raises:
         InputError: something cannot be used; one line.
     """
+    if not request.config_file:
+        raise InputError(f"--config-file is missing: give a config of your own, or one of {listed_configs('*.yaml')}")
     cfg = load_config(request.config_file, request.opts)
-    get_variant(cfg.MODEL.HIERA.SIZE)
+    check_detector(cfg)
     settle_run(cfg, request, request.opts[0::2], check_files=check_files)
     cfg.freeze()
     return cfg
@@ -171,7 +72,7 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     """
     choose_device(cfg, request.num_gpus, given)
     scale_to_processes(cfg, request.world_size)
-    for check in (check_test_batch, check_autocast, check_coco_eval):
+    for check in (check_test_batch, check_autocast, check_coco_eval, check_tta):
         check(cfg)
     check_training(cfg, request.world_size)
     if not request.dry_run:
@@ -179,6 +80,7 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     set_by_hand = [word for key in given for word in (key, "")]
     own_data_config(cfg, **request.own_data, opts=set_by_hand, check_files=check_files)
     check_work(cfg, request)
+    check_keypoints(cfg)
     if not request.eval_only:
         # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
         cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if request.train_json else 0

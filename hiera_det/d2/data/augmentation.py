@@ -17,16 +17,22 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.data.detection_utils import build_augmentation as detectron2_augmentation
 
 from hiera_det.d2.config.layers import Layer, last_layer
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIDES
 
-__all__ = ["TrainMapper", "build_augmentation", "build_train_mapper", "check_lsj", "settle_input"]
+__all__ = [
+    "FixedSizeCrop",
+    "ResizeScale",
+    "ResizeShortestEdge",
+    "build_augmentation",
+    "check_lsj",
+    "resized_shape",
+    "settle_input",
+]
 
 logger = logging.getLogger("hiera_det.setup")
 
@@ -114,45 +120,42 @@ def build_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     return [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"), *jitter]
 
 
-def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """detectron2's mapper from a record of a data set to a training sample, with `build_augmentation`.
-
-    Boxes are recomputed from the cropped masks where there are masks, and clipped otherwise; objects of which the crop
-    leaves nothing are left out, and so are crowds, as always in detectron2's training.
-
-    Raises:
-        InputError: see `check_lsj`.
-    """
-    check_lsj(cfg)
-    arguments = DatasetMapper.from_config(cfg, True)
-    if cfg.INPUT.LSJ.ENABLED:
-        arguments |= {"augmentations": build_augmentation(cfg), "recompute_boxes": bool(cfg.MODEL.MASK_ON)}
-    return TrainMapper(**arguments)
+def resized_shape(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+    """Height and width after a resize to a shortest edge: detectron2's, and of a sliver at least one pixel."""
+    new_height, new_width = T.ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+    return max(1, new_height), max(1, new_width)
 
 
-class TrainMapper(DatasetMapper):
-    """detectron2's mapper, for images without objects too."""
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """detectron2's resize to a shortest edge, which a sliver of an image survives too."""
 
-    def _transform_annotations(
-        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
-    ) -> None:
-        """Put ``instances`` in the annotations' place."""
-        if all(annotation.get("iscrowd", 0) for annotation in dataset_dict["annotations"]):
-            # detectron2 would look for boxes in masks that are not there.
-            del dataset_dict["annotations"]
-            dataset_dict["instances"] = annotations_to_instances([], image_shape)
-            return
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+    @classmethod
+    def like(cls, augmentation: T.Augmentation | T.Transform) -> T.Augmentation | T.Transform:
+        """This in the place of detectron2's own; anything else as it is."""
+        if type(augmentation) is not T.ResizeShortestEdge:
+            return augmentation
+        names = "short_edge_length", "max_size", "sample_style", "interp"
+        return cls(*(getattr(augmentation, name) for name in names))
+
+    def get_transform(self, image: npt.NDArray[Any]) -> T.Transform:
+        """Resize to at least one pixel; detectron2 rounds 0.4 pixels to none, which cannot be resized to."""
+        return _at_least_a_pixel(super().get_transform(image))
 
 
 class ResizeScale(T.ResizeScale):
     """detectron2's resize to a randomly scaled square, which a sliver of an image survives too."""
 
     def get_transform(self, image: npt.NDArray[Any]) -> T.Transform:
-        """Resize to at least one pixel; detectron2 rounds 0.4 pixels to none, which cannot be resized to."""
-        resize = super().get_transform(image)
-        height, width = (max(1, int(side)) for side in (resize.new_h, resize.new_w))
-        return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
+        """Resize to at least one pixel."""
+        return _at_least_a_pixel(super().get_transform(image))
+
+
+def _at_least_a_pixel(resize: T.Transform) -> T.Transform:
+    """A resize whose target has no side of length 0."""
+    if not isinstance(resize, T.ResizeTransform):
+        return resize
+    height, width = (max(1, int(side)) for side in (resize.new_h, resize.new_w))
+    return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
 
 
 class FixedSizeCrop(T.FixedSizeCrop):

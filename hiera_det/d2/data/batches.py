@@ -15,16 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.utils import comm
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hiera_det.d2.data.augmentation import ResizeShortestEdge, resized_shape
+from hiera_det.d2.data.mapper import ImageMapper, build_test_mapper
+from hiera_det.data.images import BadImageError
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIDES
 
@@ -52,7 +50,7 @@ def padded_size(cfg: CfgNode, height: int, width: int) -> Size:
         return cfg.MODEL.HIERA.SQUARE_PAD, cfg.MODEL.HIERA.SQUARE_PAD
     shortest = cfg.INPUT.MIN_SIZE_TEST  # 0: images stay as they are
     if shortest:
-        height, width = ResizeShortestEdge.get_output_shape(height, width, shortest, cfg.INPUT.MAX_SIZE_TEST)
+        height, width = resized_shape(height, width, shortest, cfg.INPUT.MAX_SIZE_TEST)
     step = PATCH_STRIDE * UNIT_SIDES[0]
     return math.ceil(height / step) * step, math.ceil(width / step) * step
 
@@ -121,27 +119,75 @@ class BucketSampler(Sampler[list[int]]):
         return len(self._batches)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[str, object]]]:
-    """detectron2's loader for evaluation, in batches of ``TEST.IMS_PER_BATCH`` images of like size.
+class EvalImages(Dataset[Any]):
+    """The samples of an evaluation, without detectron2's random stand-in for one that cannot be read.
 
-    detectron2 0.6 knows batches of 1 only, and main takes no sampler of batches: its data set and mapper are kept.
+    Args:
+        records: detectron2's, one per image.
+        mapper: a record to a sample, or None.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], mapper: ImageMapper) -> None:
+        self.records, self.mapper = DatasetFromList(list(records), copy=False), mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | BadImageError | None:
+        """A sample; the error itself, since one raised in a worker process becomes a traceback."""
+        try:
+            return self.mapper(self.records[index])
+        except BadImageError as error:
+            return error
+
+
+class EvalLoader:
+    """Batches of an evaluation; images that cannot be read are left out, or end it in one line.
+
+    Args:
+        loader: its batches are lists of what `EvalImages` gives.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self.loader:
+            for sample in batch:
+                if isinstance(sample, BadImageError):
+                    raise sample
+            if samples := [sample for sample in batch if sample is not None]:
+                yield samples
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvalLoader:
+    """The images of an evaluation, in batches of ``TEST.IMS_PER_BATCH`` of like size.
 
     Raises:
         InputError: the batch is below 1, or the data set does not say its images' sizes.
     """
     check_test_batch(cfg)
     batch_size = cfg.TEST.IMS_PER_BATCH
-    if batch_size == 1:
-        return build_detection_test_loader(cfg, dataset_name)
     records = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    sizes = [(1, 1)] * len(records)
+    if batch_size > 1:
+        sizes = [_padded_record(cfg, record, dataset_name) for record in records]
+    sampler = BucketSampler(sizes, batch_size, comm.get_rank(), comm.get_world_size())
+    images = EvalImages(records, build_test_mapper(cfg))
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return EvalLoader(DataLoader(images, batch_sampler=sampler, num_workers=workers, collate_fn=list))
+
+
+def _padded_record(cfg: CfgNode, record: dict[str, Any], dataset_name: str) -> Size:
+    """`padded_size` of a record's image."""
     try:
-        sizes = [padded_size(cfg, record["height"], record["width"]) for record in records]
+        return padded_size(cfg, record["height"], record["width"])
     except KeyError as error:
         raise InputError(
-            f"TEST.IMS_PER_BATCH {batch_size}: data set {dataset_name!r} has images without {error}, by which they are "
-            "batched; set it to 1"
+            f"TEST.IMS_PER_BATCH {cfg.TEST.IMS_PER_BATCH}: data set {dataset_name!r} has images without {error}, by "
+            "which they are batched; set it to 1"
         ) from None
-    workers = cfg.DATALOADER.NUM_WORKERS
-    single = build_detection_test_loader(dataset=records, mapper=DatasetMapper(cfg, False), num_workers=workers)
-    sampler = BucketSampler(sizes, batch_size, comm.get_rank(), comm.get_world_size())
-    return DataLoader(single.dataset, batch_sampler=sampler, num_workers=workers, collate_fn=single.collate_fn)

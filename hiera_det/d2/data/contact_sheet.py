@@ -18,8 +18,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from PIL import Image
 
-from hiera_det.d2.data.augmentation import build_train_mapper
-from hiera_det.data.images import UNREADABLE
+from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects
@@ -57,13 +56,10 @@ def draw_augmented(cfg: CfgNode, path: str | Path, count: int = 16) -> Path:
     mapper = build_train_mapper(cfg)
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", None)
-    samples = []
-    for number in range(count):
-        record = records[number * len(records) // count]
-        try:
-            samples.append(mapper(record))
-        except UNREADABLE as error:
-            raise InputError(f"{record['file_name']}: cannot be read as an image ({error})") from None
+    picked = (records[number * len(records) // count] for number in range(count))
+    samples = [sample for sample in map(mapper, picked) if sample is not None]
+    if not samples:
+        raise InputError("none of the training images can be read")
     side = _common_side(cfg, samples)
     sheet = lay_out([_cell(sample, side, names, cfg.INPUT.FORMAT) for sample in samples], COLUMNS, GAP)
     path = Path(path)

@@ -12,18 +12,25 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from pycocotools import mask as coco_mask
 
-from hiera_det.data.coco.check import CocoSummary, check_coco_json, complete_coco_json, same_classes
-from hiera_det.errors import InputError
+from hiera_det.data.coco.check import check_coco_json, common_images, same_classes
+from hiera_det.data.coco.findings import listed
+from hiera_det.data.coco.read import no_garbage_collection, read_coco
+from hiera_det.data.coco.schema import CocoSummary, Contents
+from hiera_det.data.coco.write import completed_copy
+from hiera_det.data.images import MAX_PIXELS
+from hiera_det.errors import InputError, printable
 
 __all__ = ["check_registered", "dataset_categories", "own_data_config", "register_json"]
 
@@ -37,8 +44,9 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     """Register a checked COCO JSON with detectron2; registering the same one again changes nothing.
 
     The name is ``<name_prefix>_<file stem>_<8 hex digits>``; the digits stand for both paths and the JSON's time of
-    change, so another file of the same name, or a newer one, gets its own name. Where the JSON lacks what
-    pycocotools needs (``summary.gaps``), a completed copy in the temporary folder is registered in its stead.
+    change, so another file of the same name, or a newer one, gets its own name. Its records are made of what the check
+    has read. Where the JSON lacks what pycocotools needs (``summary.gaps``), evaluators get a completed copy
+    (`hiera_det.data.coco.write.completed_copy`).
 
     Returns:
         The data set's name, for ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
@@ -46,14 +54,14 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     path, root = os.path.abspath(json), os.path.abspath(image_root)
     key = f"{path}\n{root}\n{os.stat(path).st_mtime_ns}"
     stem = re.sub(r"\W+", "_", Path(path).stem)
-    name = f"{name_prefix}_{stem}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    name = f"{name_prefix}_{stem}_{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:8]}"
     if name in DatasetCatalog.list():
         return name
     source = path
     if summary.gaps:
-        source = _completed(path, name)
+        source = completed_copy(path)
         logger.info("%s: %s; completed copy used instead: %s", path, ", ".join(summary.gaps), source)
-    DatasetCatalog.register(name, lambda: _load(source, root, name))
+    DatasetCatalog.register(name, lambda: _load(path, root))
     MetadataCatalog.get(name).set(
         json_file=source,
         image_root=root,
@@ -64,18 +72,66 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     return name
 
 
-def _load(json: str, root: str, name: str) -> list[dict[str, Any]]:
-    """detectron2's records, with polygons of whole numbers turned into floats.
+def _load(json: str, root: str) -> list[dict[str, Any]]:
+    """detectron2's records of a checked JSON, in the order of the image ids, as its own loader has them.
 
-    detectron2 scales polygons in place, in an array of the numbers' own type: whole numbers would be cut off.
+    Boxes and polygons are floats: detectron2 scales them in place, in arrays of the numbers' own type, where whole
+    numbers would be cut off.
     """
-    records = load_coco_json(json, root, name)
-    for record in records:
-        for annotation in record["annotations"]:
-            if isinstance(annotation.get("segmentation"), list):
-                polygons = annotation["segmentation"]
-                annotation["segmentation"] = [[float(value) for value in polygon] for polygon in polygons]
+    if read_coco(json).contents is None:  # the file has changed, or is no longer kept
+        check_coco_json(json, root, require_annotations=False, check_files=False)
+    contents = read_coco(json).contents
+    assert contents is not None
+    with no_garbage_collection():
+        return _records(contents, root)
+
+
+def _records(contents: Contents, root: str) -> list[dict[str, Any]]:
+    instances = _instances(contents)
+    order: Any = np.argsort(contents.rows, kind="stable")
+    bounds: Any = np.searchsorted(contents.rows[order], np.arange(len(contents.images) + 1)).tolist()
+    images = list(contents.images.values())
+    records: list[dict[str, Any]] = []
+    for row in sorted(range(len(images)), key=lambda row: images[row]["id"]):
+        image = images[row]
+        own = [instances[index] for index in order[bounds[row] : bounds[row + 1]].tolist() if instances[index]]
+        records.append(
+            {
+                "file_name": os.path.join(root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": own,
+            }
+        )
     return records
+
+
+def _instances(contents: Contents) -> list[dict[str, Any]]:
+    """detectron2's form of each annotation; empty where there is nothing to find."""
+    columns = contents.annotations
+    indices = {id_: index for index, id_ in enumerate(sorted(contents.names))}
+    rows = zip(columns.boxes.tolist(), columns.category_ids.tolist(), columns.crowd.tolist(), strict=True)
+    found: list[dict[str, Any]] = []
+    for index, (box, category_id, crowd) in enumerate(rows):
+        entry: dict[str, Any] = {
+            "iscrowd": int(crowd),
+            "bbox": box,
+            "category_id": indices[category_id],
+            "bbox_mode": BoxMode.XYWH_ABS,
+        }
+        if mask := [polygon.tolist() for polygon in columns.polygons(index)]:
+            entry["segmentation"] = mask
+        found.append(entry)
+    for index, rle in columns.rles.items():
+        is_list = isinstance(rle["counts"], list)
+        found[index]["segmentation"] = coco_mask.frPyObjects(rle, *rle["size"]) if is_list else rle
+    for index, keypoints in columns.keypoints.items():
+        # Indices of pixels become coordinates of their middles, as in detectron2's loader.
+        found[index]["keypoints"] = [value + 0.5 * (place % 3 != 2) for place, value in enumerate(keypoints)]
+    for index in np.flatnonzero(columns.is_empty).tolist():
+        found[index] = {}
+    return found
 
 
 def own_data_config(
@@ -114,13 +170,17 @@ def own_data_config(
     for key, flag in (("DATASETS.TRAIN", "--train-json"), ("DATASETS.TEST", "--val-json")):
         if key in given:
             raise InputError(f"{key} cannot be set together with {flag} and its like; leave one of them out")
-    train = check_coco_json(train_json, train_images, check_files=check_files) if train_json and train_images else None
-    val = check_coco_json(val_json, val_images, check_files=check_files) if val_json and val_images else None
+    check = partial(check_coco_json, check_files=check_files, max_pixels=cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS))
+    train = check(train_json, train_images) if train_json and train_images else None
+    val = check(val_json, val_images) if val_json and val_images else None
     if train and val:
         same_classes(train, val)
+        _warn_of_common_images(train, val)
     summaries = [summary for summary in (train, val if val != train else None) if summary]
     for summary in summaries:
         _log_summary(summary)
+    if val:
+        _check_image_ids(cfg, val)
     _set_class_counts(cfg, summaries[0], given)
     _set_mask_format(cfg, summaries, given)
     if train and "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in given:
@@ -175,21 +235,6 @@ def _register(summary: CocoSummary) -> str:
     return register_json("hiera_det", summary.path, summary.image_root, summary)
 
 
-def _completed(path: str, name: str) -> str:
-    """Path of a copy that pycocotools can evaluate; made once for each name."""
-    folder = Path(tempfile.gettempdir()) / f"hiera_det_{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    target = folder / f"{name}.json"
-    if not target.is_file():
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            complete_coco_json(path, target)
-        except OSError as error:
-            raise InputError(
-                f"{target}: cannot be written ({error.strerror}); set TMPDIR to a folder that can hold a copy of {path}"
-            ) from None
-    return str(target)
-
-
 def _set_class_counts(cfg: CfgNode, summary: CocoSummary, given: set[str]) -> None:
     count = len(summary.class_names)
     for key in CLASS_COUNT_KEYS:
@@ -212,10 +257,12 @@ def _set_mask_format(cfg: CfgNode, summaries: Sequence[CocoSummary], given: set[
         return
     for summary in summaries:
         if summary.mask_format is None:
-            total = sum(summary.instance_counts)
+            total, without = sum(summary.instance_counts), summary.num_without_mask
+            named = f": annotation {listed(summary.without_mask)}" if without < total else ""
+            others = f", or leave them out by `hiera-det check {summary.path} {summary.image_root} --fix OUT.json`"
             raise InputError(
-                f"{summary.path}: {summary.num_without_mask} of {total} annotations have no segmentation, but "
-                "MODEL.MASK_ON is True; add MODEL.MASK_ON False to train boxes only"
+                f"{summary.path}: {without} of {total} annotations have no segmentation, but MODEL.MASK_ON is "
+                f"True{named}; add MODEL.MASK_ON False to train boxes only{others if named else ''}"
             )
     needed = "bitmask" if any(summary.mask_format == "bitmask" for summary in summaries) else "polygon"
     if "INPUT.MASK_FORMAT" not in given:
@@ -227,10 +274,33 @@ def _set_mask_format(cfg: CfgNode, summaries: Sequence[CocoSummary], given: set[
         )
 
 
+def _warn_of_common_images(train: CocoSummary, val: CocoSummary) -> None:
+    common = common_images(train, val)
+    if common:
+        what = "the same JSON" if os.path.realpath(train.path) == os.path.realpath(val.path) else "images in common"
+        logger.warning(
+            "%s and %s: %s (%d of %d images: %s); AP then says nothing about other images: split the data",
+            *(printable(str(part)) for part in (train.path, val.path, what)),
+            len(common),
+            val.num_images,
+            listed(common),
+        )
+
+
+def _check_image_ids(cfg: CfgNode, summary: CocoSummary) -> None:
+    """Refuse image ids that the chosen evaluator cannot hold."""
+    if not summary.exact_image_ids and cfg.TEST.get("COCO_EVAL") == "faster-coco-eval":
+        raise InputError(
+            f"TEST.COCO_EVAL faster-coco-eval: it mixes up the image ids of {summary.path}, texts or beyond 2^53; "
+            f"set pycocotools, or number the images by `hiera-det check {summary.path} {summary.image_root} --fix "
+            "OUT.json`"
+        )
+
+
 def _log_summary(summary: CocoSummary) -> None:
     rows = zip(summary.category_ids, summary.class_names, summary.instance_counts, strict=True)
     lines = [f"{'json id':>10}  {'index':>5}  {'instances':>9}  name"]
-    lines += [f"{id_:>10}  {index:>5}  {count:>9}  {name}" for index, (id_, name, count) in enumerate(rows)]
+    lines += [f"{id_:>10}  {index:>5}  {count:>9}  {printable(name)}" for index, (id_, name, count) in enumerate(rows)]
     logger.info(
         "%s: %d images (%d without annotations), %d annotations, masks: %s\n%s",
         summary.path,

@@ -14,6 +14,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hiera_det.d2.config.reading import listed_configs
 from hiera_det.errors import InputError
 
 __all__ = ["fits", "kind", "load_lazy_config", "select", "walk"]
@@ -36,6 +37,8 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
     Raises:
         InputError: the program fails or lacks a node, or a pair cannot be used; one line.
     """
+    if not config_file:
+        raise InputError(f"--config-file is missing: give a LazyConfig, or one of {listed_configs('lazy/*.py')}")
     if not os.path.isfile(config_file):
         raise InputError(f"--config-file {config_file}: no such file")
     if not config_file.endswith(".py"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = [
     "build_hiera_fpn_backbone",
     "build_hiera_simple_fpn_backbone",
 ]
+
+logger = logging.getLogger("hiera_det.setup")
 
 
 class HieraBackbone(Backbone):
@@ -111,9 +114,30 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
         use_checkpoint=tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT,
         **{field: value for field, value in own_fields.items() if value},
     )
+    freeze_at(trunk, cfg.MODEL.BACKBONE.FREEZE_AT)
     if hiera.COMPILE:
         compile_in_place(trunk, cfg.MODEL.DEVICE)
     return trunk
+
+
+def freeze_at(trunk: Hiera, level: int) -> None:
+    """Stop learning in the first parts of a trunk, as ``MODEL.BACKBONE.FREEZE_AT`` does in detectron2's ResNets.
+
+    Args:
+        trunk: its frozen parameters get no gradients, in training mode too.
+        level: 0 freezes nothing, 1 the stem and the position embeddings, 2 stage 1 too, ..., 5 all four stages.
+    """
+    if level < 1:
+        return
+    first_learning = ([0, *(end + 1 for end in trunk.stage_ends)] + [len(trunk.blocks)] * 5)[level - 1]
+    frozen = 0
+    for name, parameter in trunk.named_parameters():
+        block = int(name.split(".")[1]) if name.startswith("blocks.") else -1
+        if block < first_learning and (block >= 0 or name.startswith(("patch_embed.", "pos_embed"))):
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    total = sum(parameter.numel() for parameter in trunk.parameters())
+    logger.info("MODEL.BACKBONE.FREEZE_AT %d: %d of the trunk's %d parameters do not learn", level, frozen, total)
 
 
 @BACKBONE_REGISTRY.register()

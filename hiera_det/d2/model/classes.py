@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 
-__all__ = ["ClassMatch", "match_classes", "same_classes_order"]
+__all__ = ["ClassMatch", "listed", "match_classes", "same_classes_order", "told"]
 
 #: Most names of a list that a message shows.
 LISTED = 20
@@ -87,8 +87,8 @@ def same_classes_order(
     match = match_classes(checkpoint_names, data_names)
     if not match.is_same_set:
         raise InputError(
-            f"{data}: its classes are not those of {checkpoint}{_nearly(match)}: {_listed(data_names)} in the data, "
-            f"{_listed(checkpoint_names)} in the checkpoint; rename them, or take the data that it was trained on"
+            f"{data}: its classes are not those of {checkpoint}{_nearly(match)}: {listed(data_names)} in the data, "
+            f"{listed(checkpoint_names)} in the checkpoint; rename them, or take the data that it was trained on"
         )
     order = {row: index for index, row in enumerate(match.rows)}
     return tuple(order[index] for index in range(len(order)))
@@ -104,6 +104,16 @@ def _nearly(match: ClassMatch) -> str:
     return " (they differ only in upper and lower case)" if new == dropped else ""
 
 
-def _listed(names: Sequence[str]) -> str:
+def told(match: ClassMatch) -> str:
+    """What becomes of a checkpoint's classes in another data set, in a line for the log."""
+    kept = len(match.rows) - len(match.new)
+    parts = [f"classes go by name: {kept} of {len(match.rows)} are the checkpoint's"]
+    parts += [f"new and untrained: {listed(match.new)}"] if match.new else []
+    parts += [f"left out: {listed(match.dropped)}"] if match.dropped else []
+    return printable("; ".join(parts))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in brackets, the first twenty."""
     more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
     return f"[{', '.join(map(repr, names[:LISTED]))}{more}]"

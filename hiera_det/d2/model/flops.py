@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from detectron2.modeling import build_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_detector"]
+from hiera_det.d2.config.setup import load_config
+
+__all__ = ["count_detector", "flops_table"]
 
 
 def count_detector(cfg: CfgNode, height: int, width: int, proposals: int = 1000, masks: int = 100) -> dict[str, float]:
@@ -71,3 +75,19 @@ def _count(module: nn.Module, inputs: object) -> float:
 def _layers(head: nn.Module) -> nn.Module:
     """The mask head's own layers: its forward wants instances too."""
     return nn.Sequential(*head.children())
+
+
+def flops_table(configs: Sequence[str], height: int, width: int) -> str:
+    """Multiply-adds of the detectors of config files as a Markdown table."""
+    rows = {Path(config).stem: count_detector(load_config(config), height, width) for config in configs}
+    parts = list(next(iter(rows.values())))
+    return "\n".join(
+        (
+            f"multiply-adds in T at {height}x{width}, attention counted, 1000 proposals, 100 masks\n",
+            f"| config | {' | '.join(parts)} |\n|{'---|' * (len(parts) + 1)}",
+            *(
+                f"| {name} | {' | '.join(f'{counts[part] / 1e12:.3f}' for part in parts)} |"
+                for name, counts in rows.items()
+            ),
+        )
+    )

@@ -1,31 +1,43 @@
-"""COCO evaluation: which implementation computes AP, by ``TEST.COCO_EVAL``.
+"""COCO evaluation: which implementation computes AP, by ``TEST.COCO_EVAL``, and what all of them share.
 
 - ``pycocotools``, the default, is what published numbers were computed with. It is never replaced unasked, so that the
   same command gives the same numbers by the same code everywhere.
 - ``faster-coco-eval`` is a package in C++ with the same interface and the same numbers.
 - ``detectron2`` is its own C++ operator, where detectron2 was compiled.
+
+All count as many objects an image as ``TEST.DETECTIONS_PER_IMAGE`` allows, if that is more than COCO's 100; take
+classes by name; and say why AP may be 0, where it is.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
+from pycocotools.cocoeval import COCOeval
+from torch import nn
 
+from hiera_det.d2.model.classes import same_classes_order
+from hiera_det.d2.predict.explain import why_zero
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 
-__all__ = ["FasterCOCOEvaluator", "build_evaluator", "check_coco_eval"]
+__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_tta", "with_tta"]
 
 PYCOCOTOOLS, FASTER, COMPILED = "pycocotools", "faster-coco-eval", "detectron2"
+#: Objects an image that COCO counts, the best first.
+COCO_MAX_DETS = 100
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> COCOEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> Evaluator:
     """The evaluator of boxes and masks that ``TEST.COCO_EVAL`` names.
 
     Args:
@@ -37,8 +49,20 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> COCOEva
         InputError: see `check_coco_eval`.
     """
     check_coco_eval(cfg)
-    kind = FasterCOCOEvaluator if cfg.TEST.COCO_EVAL == FASTER else COCOEvaluator
-    return kind(dataset_name, output_dir=output_dir, use_fast_impl=cfg.TEST.COCO_EVAL == COMPILED)
+    kind = FasterCOCOEvaluator if cfg.TEST.COCO_EVAL == FASTER else Evaluator
+    limit, fast = cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.COCO_EVAL == COMPILED
+    evaluator = kind(
+        dataset_name,
+        output_dir=output_dir,
+        max_dets_per_image=limit,
+        use_fast_impl=fast,
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    )
+    evaluator.only_seen = cfg.INPUT.ON_BAD_IMAGE == "skip"
+    heads = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    threshold = cfg.MODEL[heads].SCORE_THRESH_TEST
+    evaluator.facts.append(f"what scores less than MODEL.{heads}.SCORE_THRESH_TEST {threshold:g} is left out")
+    return evaluator
 
 
 def check_coco_eval(cfg: CfgNode) -> None:
@@ -56,6 +80,31 @@ def check_coco_eval(cfg: CfgNode) -> None:
             raise InputError(f"TEST.COCO_EVAL {FASTER}: for boxes and masks only; for keypoints set {PYCOCOTOOLS}")
     if name == COMPILED and not _has_compiled_operators():
         raise InputError(f"TEST.COCO_EVAL {COMPILED}: it is installed without its operators; choose {FASTER}")
+
+
+def check_tta(cfg: CfgNode) -> None:
+    """Refuse test-time augmentation of a detector that detectron2 has none for.
+
+    Raises:
+        InputError: ``TEST.AUG.ENABLED`` with another detector than Mask or Faster R-CNN.
+    """
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise InputError(
+            f"TEST.AUG.ENABLED: {cfg.MODEL.META_ARCHITECTURE} has no test-time augmentation, only GeneralizedRCNN has; "
+            "set it to False"
+        )
+
+
+def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The detector with the test-time augmentation of ``TEST.AUG``: several sizes, each mirrored too, put together.
+
+    Raises:
+        InputError: it is no `GeneralizedRCNN`.
+    """
+    inner = getattr(model, "module", model)  # out of DistributedDataParallel
+    if not isinstance(inner, GeneralizedRCNN):
+        raise InputError(f"TEST.AUG.ENABLED: {type(inner).__name__} has no test-time augmentation; set it to False")
+    return GeneralizedRCNNWithTTA(cfg, inner).eval()
 
 
 def _import_faster() -> Any:
@@ -77,35 +126,96 @@ def _has_compiled_operators() -> bool:
         return False
 
 
-class FasterCOCOEvaluator(COCOEvaluator):
-    """detectron2's evaluator of boxes and masks, with AP computed by the package faster-coco-eval."""
+class Evaluator(COCOEvaluator):
+    """detectron2's evaluator of boxes and masks.
+
+    Args:
+        dataset_name: a registered data set.
+        output_dir: folder for ``coco_instances_results.json``; None for none.
+        max_dets_per_image: objects an image that count, the best first; at least COCO's 100.
+        more: see `detectron2.evaluation.COCOEvaluator`.
+
+    Attributes:
+        facts: half sentences for the paragraph on an AP of 0.
+        only_seen: evaluate on the images that there are predictions for, and leave others out.
+    """
+
+    def __init__(
+        self, dataset_name: str, *, output_dir: str | None = None, max_dets_per_image: int | None = None, **more: Any
+    ) -> None:
+        limit = max(COCO_MAX_DETS, max_dets_per_image or 0)
+        super().__init__(dataset_name, output_dir=output_dir, max_dets_per_image=limit, **more)
+        self.facts: list[str] = []
+        self.only_seen = False
+        self._order: tuple[int, ...] | None = None
+
+    def take_classes(self, names: Sequence[str], source: str) -> None:
+        """Take predictions for classes of these names, in the order of the model's indices.
+
+        Args:
+            names: of the checkpoint's classes; empty where they are not known, and are taken for the data set's.
+            source: the checkpoint, for the message.
+
+        Raises:
+            InputError: they are not the data set's names.
+        """
+        own = self._metadata.get("thing_classes")
+        if names and own:
+            order = same_classes_order(names, own, source, str(self._metadata.json_file))
+            self._order = None if order == tuple(range(len(order))) else order
+            if self._order:
+                self._logger.info("the data set numbers the checkpoint's classes otherwise: mapped by name")
 
     def _eval_predictions(self, predictions: Sequence[dict[str, Any]], img_ids: list[int] | None = None) -> None:
-        """Evaluate what all processes have predicted, and keep the metrics of each task.
-
-        detectron2 takes the implementation from its own module's names, so all it does between the predictions and the
-        metrics is done here.
-        """
+        """Evaluate what all processes have predicted, and keep the metrics of each task."""
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         tasks = self._tasks or self._tasks_from_predictions(results)
+        if "keypoints" in tasks:  # detectron2's own, for COCO's people
+            super()._eval_predictions(predictions, img_ids)
+            return
         self._restore_category_ids(results)
         self._save(results)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
-        self._logger.info("Evaluating predictions with %s ...", FASTER)
+        self._score(results, tasks, self._seen(predictions) if self.only_seen and img_ids is None else img_ids)
+
+    def score(self, results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+        """Evaluate results that have the JSON's ids: boxes, and masks where both sides have them."""
+        self._results: OrderedDict[str, dict[str, float]] = OrderedDict()
+        tasks = [task for task, key in (("bbox", "bbox"), ("segm", "segmentation")) if key in (results or [{}])[0]]
+        without = sum(not annotation.get("segmentation") for annotation in self._coco_api.anns.values())
+        if "segm" in tasks and without:
+            self._logger.warning("masks are not scored: %d annotations have none", without)
+            tasks.remove("segm")
+        self._score(results, tasks or ["bbox"], None)
+        return dict(self._results)
+
+    def _score(self, results: Sequence[dict[str, Any]], tasks: Iterable[str], img_ids: list[int] | None) -> None:
+        """Keep the metrics of each task."""
         names = self._metadata.get("thing_classes")
         for task in sorted(tasks):
             evaluated = self._evaluate(results, task, img_ids) if results else None
             self._results[task] = self._derive_coco_results(evaluated, task, class_names=names)
+        if all(not scores["AP"] > 0 for scores in self._results.values()):
+            self._logger.warning(why_zero(results, self._coco_api, self.facts))
+
+    def _seen(self, predictions: Sequence[dict[str, Any]]) -> list[int] | None:
+        """The images that there are predictions for; None where that is all."""
+        seen = sorted({prediction["image_id"] for prediction in predictions})
+        missing = len(self._coco_api.imgs) - len(seen)
+        if not missing:
+            return None
+        self._logger.warning("%d of %d images are left out of the evaluation", missing, len(self._coco_api.imgs))
+        return seen
 
     def _restore_category_ids(self, results: Sequence[dict[str, Any]]) -> None:
-        """Put the JSON's category ids in the place of indices."""
-        if not hasattr(self._metadata, "thing_dataset_id_to_contiguous_id"):
-            return
-        ids = {index: id_ for id_, index in self._metadata.thing_dataset_id_to_contiguous_id.items()}
+        """Put the JSON's category ids in the place of the model's indices."""
+        contiguous = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
+        ids = {index: id_ for id_, index in contiguous.items()} if contiguous else {}
         for result in results:
-            result["category_id"] = ids[result["category_id"]]
+            index = self._order[result["category_id"]] if self._order else result["category_id"]
+            result["category_id"] = ids.get(index, index)
 
     def _save(self, results: Sequence[dict[str, Any]]) -> None:
         """Write ``coco_instances_results.json``."""
@@ -113,18 +223,36 @@ class FasterCOCOEvaluator(COCOEvaluator):
             return
         path = Path(self._output_dir) / "coco_instances_results.json"
         self._logger.info("Saving results to %s", path)
-        write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
+        write_atomically(path, lambda file: file.write(json.dumps(results).encode()), durable=False)
 
     def _evaluate(self, results: Sequence[dict[str, Any]], task: str, img_ids: list[int] | None) -> Any:
-        """The package's evaluation of one task, "bbox" or "segm"."""
+        """The evaluation of one task, "bbox" or "segm", by what ``params`` says."""
         # Where a result has a box, COCO's API takes the box's area for a mask's too.
         without = {"bbox"} if task == "segm" else set()
         copies = [{key: value for key, value in result.items() if key not in without} for result in results]
-        coco = _import_faster().COCOeval_faster(
-            self._coco_api, self._coco_api.loadRes(copies), task, print_function=print
-        )
-        coco.params.maxDets = self._max_dets_per_image
+        evaluation = self._implementation(self._coco_api, self._coco_api.loadRes(copies), task)
+        evaluation.params.maxDets = self._max_dets_per_image
         if img_ids is not None:
-            coco.params.imgIds = img_ids
-        coco.run()
-        return coco
+            evaluation.params.imgIds = img_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return evaluation
+
+    def _implementation(self, truth: Any, found: Any, task: str) -> Any:
+        """Pycocotools' evaluation, or detectron2's."""
+        if self._max_dets_per_image[-1] != COCO_MAX_DETS:  # the others summarize the first 100 only
+            return COCOevalMaxDets(truth, found, task)
+        if self._use_fast_impl:
+            from detectron2.evaluation.fast_eval_api import COCOeval_opt
+
+            return COCOeval_opt(truth, found, task)
+        return COCOeval(truth, found, task)
+
+
+class FasterCOCOEvaluator(Evaluator):
+    """The same, with AP computed by the package faster-coco-eval."""
+
+    def _implementation(self, truth: Any, found: Any, task: str) -> Any:
+        """The package's evaluation."""
+        return _import_faster().COCOeval_faster(truth, found, task, print_function=print)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import check_image_size, convert_image_to_rgb, read_image
+from detectron2.data.detection_utils import check_image_size, convert_image_to_rgb
 from detectron2.engine import HookBase
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
@@ -29,6 +29,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from hiera_det.d2.data.batches import model_input
+from hiera_det.d2.data.pixels import read_pixels
 from hiera_det.engine.sharding import whole
 from hiera_det.files import write_atomically
 from hiera_det.report.curves import draw_curves
@@ -166,7 +167,7 @@ def _evenly_spaced(length: int, count: int) -> list[int]:
 def _draw_pair(
     model: nn.Module, record: Mapping[str, Any], metadata: Metadata, cfg: CfgNode, threshold: float
 ) -> Image.Image:
-    image = read_image(record["file_name"], format=cfg.INPUT.FORMAT)  # [H, W, channels]
+    image = read_pixels(record["file_name"], cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS)  # [H, W, channels]
     check_image_size(record, image)
     size = _panel_size(*image.shape[:2])
     rgb = Image.fromarray(convert_image_to_rgb(image, cfg.INPUT.FORMAT).astype(np.uint8))

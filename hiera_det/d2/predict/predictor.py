@@ -8,35 +8,36 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import convert_image_to_rgb, read_image
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
 from hiera_det.d2.data.datasets import dataset_categories
+from hiera_det.d2.data.pixels import ImageLike, Pixels, as_pixels, read_pixels
 from hiera_det.d2.predict.pictures import predicted_objects
 from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
-from hiera_det.data.images import UNREADABLE, upright_size
-from hiera_det.errors import InputError
-from hiera_det.report.drawing import class_name, draw_objects
+from hiera_det.data.images import BadImageError, StrPath, read_header
+from hiera_det.data.video import read_frames
+from hiera_det.errors import InputError, printable
+from hiera_det.report.drawing import draw_objects
 
 __all__ = ["Prediction", "Predictor"]
 
 logger = logging.getLogger("hiera_det.predict")
-
-Pixels: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Prediction:
         image: its pixels ``[H, W, 3]``, RGB, 0-255, upright.
         instances: detectron2's, on the CPU, the best score first: ``pred_boxes`` (XYXY in the image's pixels),
             ``scores``, ``pred_classes`` (indices) and, with masks, ``pred_masks`` ``[N, H, W]``.
+        frame: its number in a video, from 0; None for an image.
     """
 
     file: str
     image: npt.NDArray[np.uint8]
     instances: Instances
+    frame: int | None = None
 
 
 class Predictor:
@@ -82,12 +85,12 @@ class Predictor:
             predictor.draw(prediction).save(f"drawn_{number}.png")
     """
 
-    def __init__(self, cfg: CfgNode, weights: str = "", threshold: float = 0.5) -> None:
+    def __init__(self, cfg: CfgNode, weights: StrPath = "", threshold: float = 0.5) -> None:
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"threshold {threshold:g}: scores are from 0 to 1")
         self.cfg = cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.WEIGHTS = local_weights(weights or cfg.MODEL.WEIGHTS)
+        cfg.MODEL.WEIGHTS = local_weights(os.fspath(weights) or cfg.MODEL.WEIGHTS)
         if not cfg.MODEL.WEIGHTS:
             raise InputError("MODEL.WEIGHTS is empty: give a trained detector's file, such as output/model_final.pth")
         if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -102,7 +105,7 @@ class Predictor:
         self.categories: list[dict[str, Any]] = saved.get("categories") or _registered_categories(cfg)
 
     @classmethod
-    def from_folder(cls, folder: str, opts: Sequence[str] = (), threshold: float = 0.5) -> Predictor:
+    def from_folder(cls, folder: StrPath, opts: Sequence[str] = (), threshold: float = 0.5) -> Predictor:
         """The detector that a training left in its ``OUTPUT_DIR``.
 
         Args:
@@ -118,38 +121,43 @@ class Predictor:
         if not config.is_file():
             raise InputError(f"{folder}: there is no config.yaml; give the OUTPUT_DIR of a training")
         cfg = load_config(str(config), opts)
-        return cls(cfg, "" if "MODEL.WEIGHTS" in opts[0::2] else _weights_in(folder), threshold)
+        return cls(cfg, "" if "MODEL.WEIGHTS" in opts[0::2] else _weights_in(os.fspath(folder)), threshold)
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of their indices; empty where they are not known."""
         return [category["name"] for category in self.categories]
 
-    def __call__(self, images: Sequence[Pixels]) -> list[Instances]:
+    def __call__(self, images: Sequence[ImageLike]) -> list[Instances]:
         """Predict images that are already read.
 
         Args:
-            images: ``[H, W, 3]``, 0-255, each of its own size, channels in the order of ``INPUT.FORMAT``: RGB in this
-                project's configs.
+            images: arrays ``[H, W, 3]`` with channels in the order of ``INPUT.FORMAT`` (RGB in this project's configs),
+                or grey ``[H, W]``, or with alpha ``[H, W, 4]``; PIL images; tensors ``[3, H, W]``. Each of its own size
+                and of any number type, see `hiera_det.data.images.to_8_bits`.
 
         Returns:
             detectron2's ``Instances`` of each, in the images' order; see `Prediction`.
+
+        Raises:
+            InputError: an image cannot be used; its place, shape and type are named.
         """
+        pixels = as_pixels(images, self.cfg.INPUT.FORMAT)
         found: dict[int, Instances] = {}
-        sizes = [padded_size(self.cfg, *image.shape[:2]) for image in images]
+        sizes = [padded_size(self.cfg, *image.shape[:2]) for image in pixels]
         for batch in make_batches(sizes, self.cfg.TEST.IMS_PER_BATCH):
-            found |= zip(batch, self._predict_batch([images[index] for index in batch]), strict=True)
-        return [found[index] for index in range(len(images))]
+            found |= zip(batch, self._predict_batch([pixels[index] for index in batch]), strict=True)
+        return [found[index] for index in range(len(pixels))]
 
     def predict_files(
-        self, files: Sequence[str], unreadable: Callable[[str, str], None] | None = None
+        self, files: StrPath | Sequence[StrPath], unreadable: Callable[[str, str], None] | None = None
     ) -> Iterator[Prediction]:
         """Predict image files, a batch at a time.
 
         Args:
-            files: paths; what Pillow reads, turned upright by its EXIF orientation.
-            unreadable: called with the path of a file that cannot be read and the reason; without it the first such
-                file raises.
+            files: a path or several; see `hiera_det.data.images` for what is read and how.
+            unreadable: called with the path of a file that cannot be read, or whose prediction fails for lack of
+                memory or the like, and the reason, half a sentence; without it the first such file raises.
 
         Returns:
             one prediction for each file that can be read; in the files' order where ``TEST.IMS_PER_BATCH`` is 1,
@@ -158,20 +166,51 @@ class Predictor:
         Raises:
             InputError: a file cannot be read, and ``unreadable`` is not given.
         """
-        report = unreadable or _refuse
-        readable, sizes = [], []
-        for file in files:
-            try:
-                sizes.append(padded_size(self.cfg, *upright_size(file)))
-                readable.append(file)
-            except UNREADABLE as error:
-                report(file, _reason(error))
+        names = [os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+        report = _Report(unreadable)
+        readable, sizes, transparent = [], [], 0
+        for name in names:
+            with report.of(name):
+                header = read_header(name, self.cfg.INPUT.MAX_PIXELS)
+                sizes.append(padded_size(self.cfg, header.height, header.width))
+                readable.append(name)
+                transparent += header.is_transparent
+        if transparent:
+            logger.info("%d of %d images have an alpha channel: laid on white", transparent, len(names))
         for batch in make_batches(sizes, self.cfg.TEST.IMS_PER_BATCH):
-            images = list(self._read([readable[index] for index in batch], report))
-            found = self._predict_batch([image for _, image in images])
-            for (file, image), instances in zip(images, found, strict=True):
-                rgb = convert_image_to_rgb(image, self.cfg.INPUT.FORMAT).astype(np.uint8)
-                yield Prediction(file, rgb, instances)
+            images: list[tuple[str, Pixels]] = []
+            for index in batch:
+                with report.of(readable[index]):
+                    pixels = read_pixels(readable[index], self.cfg.INPUT.FORMAT, self.cfg.INPUT.MAX_PIXELS)
+                    images.append((readable[index], pixels))
+            with report.of(*(name for name, _ in images)):
+                yield from self._predictions(images)
+
+    def predict_video(self, file: StrPath, every: int = 1) -> Iterator[Prediction]:
+        """Predict the frames of a video, one after the other.
+
+        Args:
+            file: a video that PyAV reads.
+            every: take each ``every``-th frame, the first among them.
+
+        Returns:
+            a prediction for each frame taken; its ``file`` is the video's path, its ``frame`` the number from 0.
+
+        Raises:
+            InputError: PyAV is not installed, or the file is no video or damaged.
+        """
+        name = os.fspath(file)
+        order = slice(None, None, -1) if self.cfg.INPUT.FORMAT == "BGR" else slice(None)
+        for number, frame in read_frames(name, every):
+            (prediction,) = self._predictions([(name, as_pixels([frame[:, :, order]], self.cfg.INPUT.FORMAT)[0])])
+            yield replace(prediction, frame=number)
+
+    def _predictions(self, images: Sequence[tuple[str, Pixels]]) -> Iterator[Prediction]:
+        """Predictions of one batch of files' names and pixels."""
+        found = self._predict_batch([pixels for _, pixels in images])
+        for (name, pixels), instances in zip(images, found, strict=True):
+            rgb = convert_image_to_rgb(pixels, self.cfg.INPUT.FORMAT).astype(np.uint8)
+            yield Prediction(name, rgb, instances)
 
     def draw(self, prediction: Prediction) -> Image.Image:
         """The image with masks, boxes, class names and scores."""
@@ -181,26 +220,19 @@ class Predictor:
     def coco_results(self, prediction: Prediction, image_id: int) -> list[dict[str, Any]]:
         """The objects as COCO's results: ``image_id``, ``category_id``, ``bbox`` (XYWH), ``score``, ``segmentation``.
 
-        ``file_name`` and ``category_name`` are added. Category ids are those of the training JSON, where they are
-        known, else indices.
+        ``file_name``, ``category_name`` and, of a video, ``frame`` are added. Category ids are those of the training
+        JSON, where they are known, else indices.
         """
         results: list[dict[str, Any]] = instances_to_coco_json(prediction.instances, image_id)
         for result in results:
             index = result["category_id"]
             if index < len(self.categories):
                 result["category_id"] = self.categories[index]["id"]
-            result |= {"category_name": class_name(index, self.class_names), "file_name": prediction.file}
+            name = self.class_names[index] if index < len(self.categories) else f"class {index}"
+            result |= {"category_name": name, "file_name": prediction.file}
+            if prediction.frame is not None:
+                result["frame"] = prediction.frame
         return results
-
-    def _read(self, files: Sequence[str], report: Callable[[str, str], None]) -> Iterator[tuple[str, Pixels]]:
-        """Those files that can be read and their images, in the model's channels."""
-        for file in files:
-            try:
-                image = read_image(file, format=self.cfg.INPUT.FORMAT)
-            except UNREADABLE as error:
-                report(file, _reason(error))
-            else:
-                yield file, image
 
     def _predict_batch(self, images: Sequence[Pixels]) -> list[Instances]:
         """Predictions of one batch."""
@@ -234,15 +266,21 @@ def _registered_categories(cfg: CfgNode) -> list[dict[str, Any]]:
     return next((categories for categories in found if categories), [])
 
 
-def _refuse(file: str, reason: str) -> None:
-    """What is done with an image that cannot be read, where the caller does not say."""
-    raise InputError(f"{file}: cannot be read as an image ({reason})") from None
+class _Report:
+    """Passes on which files failed and why; without a listener the failure itself goes on."""
 
+    def __init__(self, unreadable: Callable[[str, str], None] | None) -> None:
+        self.unreadable = unreadable
 
-def _reason(error: Exception) -> str:
-    """Why an image cannot be read, in one line."""
-    if isinstance(error, UnidentifiedImageError):  # its own message repeats the path
-        return "not an image that Pillow knows"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    @contextmanager
+    def of(self, *names: str) -> Iterator[None]:
+        """What fails inside is the failure of these files."""
+        try:
+            yield
+        except (BadImageError, RuntimeError, MemoryError) as error:  # RuntimeError: a GPU's lack of memory, for one
+            if self.unreadable is None:
+                raise
+            what = " ".join(str(error).split())[:200] or type(error).__name__
+            for name in names:
+                bad = isinstance(error, BadImageError)
+                self.unreadable(name, what.removeprefix(f"{printable(name)}: ") if bad else f"failed ({what})")

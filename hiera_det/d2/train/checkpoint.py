@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
+from hiera_det.d2.model.class_rows import move_class_rows
+from hiera_det.d2.model.classes import listed, match_classes, told
 from hiera_det.engine.checkpoint import BEST, Checkpoints, check_iteration, goes_on
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, parse
 from hiera_det.weights.download import locate
 from hiera_det.weights.load import LoadReport, fit
@@ -37,7 +40,7 @@ __all__ = [
 logger = logging.getLogger("hiera_det.checkpoint")
 
 
-def local_weights(weights: str) -> str:
+def local_weights(weights: str | os.PathLike[str]) -> str:
     """Bring ``MODEL.WEIGHTS`` to this machine.
 
     Args:
@@ -50,6 +53,7 @@ def local_weights(weights: str) -> str:
     Raises:
         InputError: it cannot be downloaded, or there is no such file.
     """
+    weights = os.fspath(weights)
     if not weights:
         return ""
     if weights.startswith(("detectron2://", "catalog://", "s3://")):
@@ -116,7 +120,7 @@ class HieraCheckpointer(DetectionCheckpointer):
     #: What became of the trunk's tensors in the file being loaded.
     _report: LoadReport
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model; see `local_weights` for what ``path`` may be."""
         return super().load(local_weights(path), *args, **kwargs)
 
@@ -154,7 +158,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         check_iteration(path, state.get("iteration", 0))
         return state
 
-    def load_detector(self, path: str) -> dict[str, Any]:
+    def load_detector(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Load a file that must fit the whole model, as for evaluation: nothing may stay random unseen.
 
         Raises:
@@ -215,11 +219,32 @@ class HieraCheckpointer(DetectionCheckpointer):
             self._report = report
             # The rest of the model as it is: to fvcore it is then nothing that the file lacks.
             return {"model": {**unwrap(self.model).state_dict(), **model}}
-        around = contents.prefix.removesuffix(DETECTOR_PREFIX)  # "module." where several GPUs saved it
+        around = contents.prefix.removesuffix(DETECTOR_PREFIX)
         others = {name.removeprefix(around): tensor for name, tensor in contents.others.items()}
         self._report = replace(report, loaded=(*report.loaded, *others), dropped=())
         checkpoint = loaded if contents.container else {}
-        return {**checkpoint, "model": {**others, **model}}
+        by_class = self._rows_by_class(others, saved_categories(loaded, filename), filename)
+        return {**checkpoint, "model": {**others, **by_class, **model}}
+
+    def _rows_by_class(self, tensors: dict[str, Tensor], saved: list[dict[str, Any]], source: str) -> dict[str, Tensor]:
+        """The rows of a file's heads where the data have the classes of their names; none where they are there already.
+
+        Raises:
+            InputError: a training is to go on, and the classes are not those that it began with.
+        """
+        names, own = ([category["name"] for category in categories] for categories in (saved, self.categories))
+        match = match_classes(names, own)
+        if not names or not own or match.is_same_order:
+            return {}
+        if self._whole_model:
+            raise InputError(
+                f"--resume: {source} is of the classes {listed(names)}, and the data has {listed(own)}: resume with "
+                "its own data, or give it as MODEL.WEIGHTS without --resume, which takes over classes of equal names"
+            )
+        logger.info("%s: %s", source, told(match))
+        model = unwrap(self.model).state_dict()
+        fresh = gather({name: model[name] for name in tensors if name in model})
+        return move_class_rows(tensors, fresh, match, len(names))
 
     def _load_model(self, checkpoint: Any) -> Any:
         """Load, say what became of the tensors, and refuse what leaves a detector to be evaluated partly random."""
@@ -246,14 +271,29 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Names of the model's tensors that are not the trunk's."""
         return [name for name in unwrap(self.model).state_dict() if not name.startswith(self._trunk()[0])]
 
-    def _trunk(self) -> tuple[str, Hiera]:
+    def _trunk(self) -> tuple[str, HieraBase]:
         """The Hiera trunk inside the model and the prefix of its parameters' names."""
         return _find_trunk(unwrap(self.model))
 
 
-def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:
+def saved_categories(loaded: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
+    """The classes that a detector's file names, in the order of their indices; none where it does not.
+
+    Raises:
+        InputError: the entry is something else.
+    """
+    categories = loaded.get("categories") or []
+    if not isinstance(categories, list) or not all(
+        isinstance(category, dict) and isinstance(category.get("name"), str) and isinstance(category.get("id"), int)
+        for category in categories
+    ):
+        raise InputError(f'weight file {source}: its "categories" are no list of {{"id": number, "name": text}}')
+    return categories
+
+
+def _find_trunk(model: nn.Module) -> tuple[str, HieraBase]:
     """The Hiera trunk inside a model and the prefix of its parameters' names."""
     for name, module in model.named_modules():
-        if isinstance(module, Hiera):
+        if isinstance(module, HieraBase):
             return f"{name}." if name else "", module
     raise InputError("the model has no Hiera trunk: set MODEL.BACKBONE.NAME to one of build_hiera_*")

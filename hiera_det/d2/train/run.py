@@ -1,9 +1,10 @@
-"""A run of a detector from a checked config to its end, in one process of it; YAML and LazyConfigs alike."""
+"""A run of a detector, from what is asked for to its end, in as many processes as that needs."""
 
 from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from hiera_det.d2.config.request import RunRequest
-from hiera_det.d2.config.setup import setup_config
-from hiera_det.d2.train.checkpoint import decide_resume
+from hiera_det.d2.config.setup import setup_config, training_device
+from hiera_det.d2.train.checkpoint import check_weights, decide_resume
 from hiera_det.d2.train.dry_run import dry_run
+from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.checkpoint import Checkpoints
 from hiera_det.engine.stop import Stop, stoppable
 from hiera_det.files import write_atomically
 
-__all__ = ["begin_logging", "run_detector", "train_by_yaml"]
+__all__ = ["begin_logging", "run_detector", "start", "train_by_yaml"]
 
 logger = logging.getLogger("hiera_det.setup")
 
@@ -34,6 +36,20 @@ def begin_logging(folder: str = "") -> None:
         logging.getLogger(name).handlers.clear()
         setup_logger.cache_clear()  # detectron2 remembers loggers by name and would add no second handler
         setup_logger(folder or None, distributed_rank=comm.get_rank(), name=name)
+
+
+def start(request: RunRequest, gpu_price: float = 0.0) -> None:
+    """Train, evaluate only, or try out what a YAML config describes.
+
+    Args:
+        request: what the command line, or a Python caller, asks for.
+        gpu_price: of a GPU-hour, for the forecast of a dry run.
+
+    Raises:
+        InputError: something cannot be used; one line.
+    """
+    run = partial(train_by_yaml, gpu_price=gpu_price)
+    launch_tool(run, request, check=lambda: check_weights(setup_config(request)), device=training_device(request))
 
 
 def train_by_yaml(request: RunRequest, check_files: bool, gpu_price: float = 0.0) -> Any:

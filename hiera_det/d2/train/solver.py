@@ -11,7 +11,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import HieraBase
 
 __all__ = ["build_optimizer", "param_groups"]
 
@@ -107,7 +107,7 @@ def param_groups(
 def _lr_factors(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
     """The factor on the learning rate of each parameter of the trunk."""
     factors = {}
-    for trunk in (module for module in model.modules() if isinstance(module, Hiera)):
+    for trunk in (module for module in model.modules() if isinstance(module, HieraBase)):
         layers = len(trunk.blocks)
         for name, parameter in trunk.named_parameters():
             block = re.match(r"blocks\.(\d+)\.", name)

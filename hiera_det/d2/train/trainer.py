@@ -20,9 +20,9 @@ from torch import nn
 
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
-from hiera_det.d2.data.augmentation import build_train_mapper
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
+from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.train_loader import train_loader_from_config
 from hiera_det.d2.predict.evaluation import build_evaluator
 from hiera_det.d2.predict.pictures import PictureHook

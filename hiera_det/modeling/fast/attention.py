@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.fast.linear import is_exporting, onednn_pays, pointwise_product
+from hiera_det.modeling.fast.linear import pointwise_product
+from hiera_det.modeling.fast.paths import Kernel, Path, choose, to_compute_dtype
 
 __all__ = ["attention"]
 
@@ -33,11 +34,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         ``[W, n, heads, d]``.
     """
-    if is_exporting() or torch.is_grad_enabled() or q.device.type != "cpu":
+    kernel = choose(Path.ATTENTION, q, k, v, mask)
+    if kernel is Kernel.PLAIN:
         return _fused(q, k, v, mask)
-    if torch.compiler.is_compiling():
-        return _opaque_attention(q, k, v, mask)
-    return _cpu_attention(q, k, v, mask)
+    q, k, v = to_compute_dtype(q, k, v)
+    return (_opaque_attention if kernel is Kernel.OPAQUE else _in_blocks)(q, k, v, mask)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -45,10 +46,9 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The faster on a CPU where no gradient is kept; arguments and result as of `attention`."""
-    blocks_pay = q.dtype == torch.bfloat16 or (k.shape[2] >= LONG_KEYS and mask is None and onednn_pays(q))
-    if not blocks_pay:
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """By products in blocks, but for the short float32 ones; arguments and result as of `attention`."""
+    if q.dtype != torch.bfloat16 and (mask is not None or k.shape[2] < LONG_KEYS or q.numel() == 0):
         return _fused(q, k, v, mask)
     out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
     scores = q.shape[1] * q.shape[2] * k.shape[2]
@@ -98,8 +98,8 @@ def _bias(mask: Tensor, like: Tensor) -> Tensor:
 
 @torch.library.custom_op("hiera_det::attention", mutates_args=(), device_types="cpu")
 def _opaque_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`_cpu_attention` as one operation of a compiled graph, where its loops would be unrolled for one size."""
-    return _cpu_attention(q, k, v, mask).contiguous()
+    """`_in_blocks` as one operation of a compiled graph, where its loops would be unrolled for one size."""
+    return _in_blocks(q, k, v, mask).contiguous()
 
 
 @_opaque_attention.register_fake

@@ -88,7 +88,7 @@ class Classifier:
         views: tuple[int, int] = (3, 5),
     ) -> None:
         self.model, file = load_classifier(weights)
-        size = image_size or int(file.fields.get("pretrain_size", 224))
+        size = image_size or file.image_size
         check_image_size(size)
         self.device, self.image_size, self.stride, self.views = torch.device(device), size, stride, views
         self.model.to(self.device)

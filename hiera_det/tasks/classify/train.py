@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from hiera_det.cli.flags import field_settings, model_fields, plan_of, recipe_of, settings_of
+from hiera_det.cli.plans import field_settings, model_fields, plan_of, recipe_of, settings_of
 from hiera_det.data.image_folder import ImageFolder, find_class_folders
 from hiera_det.engine.checkpoint import checkpoint_to_resume
 from hiera_det.engine.loop import Loop

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiera_det.cli.flags import field_settings, model_fields, plan_of, recipe_of, settings_of
+from hiera_det.cli.plans import field_settings, model_fields, plan_of, recipe_of, settings_of
 from hiera_det.data.image_folder import find_files_below
 from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.engine.checkpoint import checkpoint_to_resume

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hiera_det.data.coco.check import check_coco_json, complete_coco_json, same_classes
+from hiera_det.data.coco.check import check_coco_json, same_classes
+from hiera_det.data.coco.write import complete_coco_json
 from hiera_det.errors import InputError
 
 WIDTH, HEIGHT = 16, 12
@@ -121,8 +122,8 @@ BAD = {
     "image id list": (_set("images", 1, "id", to=[2]), r"images\[1\]: id \[2\] must be"),
     "image id twice": (_set("images", 1, "id", to=1), "image ids occur more than once: 1"),
     "image missing": (_set("images", 1, "file_name", to="c.png"), "1 of 2 images are not in .*images: 'c.png'"),
-    "image prefixed": (_set("images", 1, "file_name", to="x/b.png"), "remove the prefix 'x/'"),
-    "image from parent": (_set("images", 1, "file_name", to="images/b.png"), "it is there from"),
+    "image prefixed": (_set("images", 1, "file_name", to="x/b.png"), r"'x/b.png' is there as 'b.png' \(leading"),
+    "one image from parent": (_set("images", 1, "file_name", to="images/b.png"), r"is there as 'b.png' \(leading"),
     "image with backslash": (_set("images", 1, "file_name", to=".\\b.png"), "backslashes"),
     "file_name absolute": (_set("images", 1, "file_name", to="/b.png"), "'/b.png' lies outside the image folder"),
     "file_name upwards": (_set("images", 1, "file_name", to="../b.png"), "'../b.png' lies outside"),
@@ -213,7 +214,9 @@ def test_missing_images_are_counted_and_three_named(folder: Path) -> None:
 def test_image_in_a_subfolder_is_pointed_to(folder: Path) -> None:
     (folder / "images" / "part").mkdir()
     (folder / "images" / "b.png").rename(folder / "images" / "part" / "b.png")
-    assert f"it is in {folder / 'images' / 'part'}" in refused(folder, sound())
+    assert "'b.png' is there as 'part/b.png' (leading folders)" in refused(folder, sound())
+    (folder / "images" / "a.png").rename(folder / "images" / "part" / "a.png")
+    assert f"it is there from {folder / 'images' / 'part'}: give that" in refused(folder, sound())
 
 
 def test_byte_order_mark_is_accepted(folder: Path) -> None:
@@ -222,11 +225,19 @@ def test_byte_order_mark_is_accepted(folder: Path) -> None:
     assert check_coco_json(path, folder / "images").gaps == ("byte order mark",)
 
 
-def test_not_an_image_and_16_bit_image_are_refused_by_name(folder: Path) -> None:
+def test_a_file_that_is_no_image_or_too_large_is_refused_by_name(folder: Path) -> None:
     (folder / "images" / "b.png").write_text("<html>")
     assert "b.png: cannot be read as an image" in refused(folder, sound())
+    Image.new("L", (WIDTH, HEIGHT)).save(folder / "images" / "b.png")
+    with pytest.raises(
+        InputError, match=r"more than 0\.0001 million: cut it into tiles, or raise .* INPUT\.MAX_PIXELS"
+    ):
+        check(folder, sound(), max_pixels=100)
+
+
+def test_an_image_of_16_bits_is_read_as_everywhere(folder: Path) -> None:
     Image.new("I;16", (WIDTH, HEIGHT)).save(folder / "images" / "b.png")
-    assert "b.png: more than 8 bits" in refused(folder, sound())
+    check(folder, sound())
 
 
 def test_rotation_by_exif_counts_and_is_told_from_rescaling(folder: Path) -> None:

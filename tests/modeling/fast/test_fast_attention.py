@@ -12,7 +12,7 @@ from hiera_det.modeling.fast.attention import attention
 
 FUSED = "_scaled_dot_product_flash_attention_for_cpu"
 
-pytestmark = pytest.mark.usefixtures("two_threads")
+pytestmark = pytest.mark.usefixtures("fast_paths")
 
 
 class Operations(TorchDispatchMode):

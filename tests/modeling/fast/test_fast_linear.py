@@ -1,4 +1,4 @@
-"""The trunk's linear layer: equal to PyTorch's on either of its paths."""
+"""Linear layers over tokens: equal to PyTorch's on either path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiera_det.modeling.fast.linear import TokenLinear
+from hiera_det.modeling.fast.linear import linear
 
 
 class Operations(TorchDispatchMode):
@@ -22,23 +22,32 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def layer_pair() -> tuple[TokenLinear, nn.Linear]:
-    """One of ours and PyTorch's own, on equal weights."""
+class Ours(nn.Module):
+    """Calls a layer as the trunk does."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(self.layer, x)
+
+
+def layer_pair() -> tuple[Ours, nn.Linear]:
+    """A layer called our way and PyTorch's."""
     torch.manual_seed(0)
-    ours, theirs = TokenLinear(96, 40), nn.Linear(96, 40)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
+    layer = nn.Linear(96, 40)
+    return Ours(layer), layer
 
 
-def backward(layer: nn.Linear, x: Tensor) -> tuple[Tensor, ...]:
+def backward(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     """Output and all gradients."""
     x = x.clone().requires_grad_()
     y = layer(x)
-    assert layer.bias is not None
-    return y, *torch.autograd.grad(y.sin().sum(), (x, layer.weight, layer.bias))
+    return y, *torch.autograd.grad(y.sin().sum(), (x, *layer.parameters()))
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("fast_paths")
 @pytest.mark.parametrize("shape", [(1, 1, 96), (1, 4096, 96), (2, 196, 96), (17, 3, 96), (3, 1, 96)])
 def test_convolution_path_equals_linear(shape: tuple[int, ...]) -> None:
     ours, theirs = layer_pair()
@@ -53,7 +62,7 @@ def test_convolution_path_equals_linear(shape: tuple[int, ...]) -> None:
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("fast_paths")
 def test_tokens_need_not_be_contiguous() -> None:
     ours, theirs = layer_pair()
     x = torch.randn(2, 96, 49).transpose(1, 2)
@@ -61,7 +70,7 @@ def test_tokens_need_not_be_contiguous() -> None:
     torch.testing.assert_close(ours(x[:, ::2]), theirs(x[:, ::2]))
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("fast_paths")
 @pytest.mark.parametrize("x", [torch.ones(5, 96), torch.ones(2, 5, 96, dtype=torch.float64)], ids=["2-D", "float64"])
 def test_other_inputs_go_through_linear(x: Tensor) -> None:
     ours, theirs = (layer.to(x.dtype) for layer in layer_pair())
@@ -71,7 +80,7 @@ def test_other_inputs_go_through_linear(x: Tensor) -> None:
     torch.testing.assert_close(y, theirs(x), rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("fast_paths")
 def test_autocast_is_left_to_linear() -> None:
     ours, theirs = layer_pair()
     x = torch.randn(2, 7, 96)
@@ -80,6 +89,7 @@ def test_autocast_is_left_to_linear() -> None:
         torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("fast_paths")
 def test_one_thread_goes_through_linear() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -92,7 +102,7 @@ def test_one_thread_goes_through_linear() -> None:
     assert "convolution" not in operations.names
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("fast_paths")
 def test_exported_graph_holds_the_linear_layer() -> None:
     ours, theirs = layer_pair()
     x = torch.randn(2, 7, 96)
@@ -102,7 +112,7 @@ def test_exported_graph_holds_the_linear_layer() -> None:
     torch.testing.assert_close(exported.module()(x), theirs(x))
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("fast_paths")
 def test_compiling_does_not_break_the_graph() -> None:
     ours, theirs = layer_pair()
     x = torch.randn(2, 7, 96)

@@ -1,4 +1,4 @@
-"""What the trunk does for speed changes nothing: slabs of local blocks, kept positions, compiled graphs."""
+"""What the trunk does for speed changes nothing: slabs of local blocks, compiled graphs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiera_det.modeling import hiera, position
-from hiera_det.modeling.fast import linear
+from hiera_det.modeling import hiera
+from hiera_det.modeling.fast import linear, resampling, slabs
 from hiera_det.modeling.hiera import STAGES, Hiera
 
 SMALL = {"embed_dim": 16, "num_heads": 1, "depths": (1, 2, 2, 1)}
 WINDOWED = {"window_size": (8, 4, 4, 2), "global_blocks": (4,)}
 MASKED = {"window_size": (8, 4, 14, 7), "window_padding": "mask"}
 
-pytestmark = pytest.mark.usefixtures("two_threads")
+pytestmark = pytest.mark.usefixtures("fast_paths")
 
 
 def small(**overrides: object) -> Hiera:
     """A trunk of the real structure that takes milliseconds, with positions that matter."""
     torch.manual_seed(0)
     trunk = Hiera(**(SMALL | overrides)).eval()  # type: ignore[arg-type]
-    for parameter in trunk._position_parameters().values():
-        nn.init.normal_(parameter)
+    for name in trunk.no_weight_decay():
+        nn.init.normal_(trunk.get_parameter(name))
     return trunk
 
 
@@ -53,10 +53,10 @@ def assert_close(got: dict[str, Tensor], expected: dict[str, Tensor], limit: flo
 def test_slabs_give_what_the_whole_image_gives(
     fields: dict[str, object], shape: tuple[int, ...], tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hiera, "SLAB_TOKENS", tokens)
+    monkeypatch.setattr(slabs, "SLAB_TOKENS", tokens)
     trunk, images = small(**fields), torch.randn(shape)
     seen = []
-    monkeypatch.setattr(trunk, "_run_in_slabs", lambda *a: seen.append(1) or Hiera._run_in_slabs(trunk, *a))
+    monkeypatch.setattr(hiera, "run_in_slabs", lambda *a: seen.append(1) or slabs.run_in_slabs(*a))
     expected = {name: map_.detach() for name, map_ in trunk(images).items()}
     assert not seen  # gradients are recorded
     with torch.inference_mode():
@@ -65,20 +65,12 @@ def test_slabs_give_what_the_whole_image_gives(
 
 
 def test_a_hook_sees_all_tokens_of_a_block_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hiera, "SLAB_TOKENS", 64)
+    monkeypatch.setattr(slabs, "SLAB_TOKENS", 64)
     trunk, shapes = small(), []
     trunk.blocks[1].mlp.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
     with torch.no_grad():
         trunk(torch.randn(2, 3, 64, 96))
     assert shapes == [(2, 6 * 16, 32)]
-
-
-def test_kept_positions_notice_a_change_that_no_counter_tells() -> None:
-    trunk, images = small(), torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        before = trunk(images)["stage1"].clone()
-        trunk.pos_embed.data.mul_(2.0)
-        assert (trunk(images)["stage1"] - before).abs().max() > 1e-2
 
 
 def test_bfloat16_is_as_near_to_float32_as_its_precision() -> None:
@@ -138,15 +130,7 @@ def test_compiled_bfloat16_and_training_equal_eager() -> None:
 def test_the_operations_of_compiled_graphs_keep_their_promises() -> None:
     x, w1, b1 = torch.randn(2, 9, 8), torch.randn(16, 8), torch.randn(16)
     torch.library.opcheck(linear._opaque_product, (x, w1, b1))
-    torch.library.opcheck(linear._opaque_mlp, (x, w1, b1, torch.randn(8, 16), torch.randn(8)))
-    torch.library.opcheck(position._opaque_bicubic, (torch.randn(1, 7, 7, 4), 9, 12, False))
-
-
-def test_a_compiled_mlp_takes_its_tokens_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, fc1, fc2 = torch.randn(2, 9, 8), nn.Linear(8, 16), nn.Linear(16, 8)
-    monkeypatch.setattr(linear, "MLP_TOKENS", 4)
-    with torch.no_grad():
-        torch.testing.assert_close(linear.compiled_mlp(x, fc1, fc2), fc2(nn.functional.gelu(fc1(x))))
+    torch.library.opcheck(resampling._opaque_bicubic, (torch.randn(1, 7, 7, 4), 9, 12, False))
 
 
 def test_a_traced_graph_has_nothing_of_this_machine() -> None:

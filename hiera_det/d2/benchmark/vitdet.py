@@ -1,4 +1,4 @@
-"""ViTDet-B as tools/benchmark.py times it: Mask R-CNN on a plain ViT-B (Li et al. 2022).
+"""ViTDet-B as the benchmark times it: Mask R-CNN on a plain ViT-B (Li et al. 2022).
 
 Every layer is detectron2's own; ViT and its pyramid are in the main branch only. The values are those of that branch's
 ``configs/common/models/mask_rcnn_vitdet.py``. Two things follow the benchmark's images, and are the same at 1024x1024:
@@ -11,16 +11,21 @@ import importlib
 from functools import partial
 from typing import Any
 
+import detectron2.modeling
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN, build_proposal_generator, build_roi_heads
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from hiera_det.errors import InputError
 
 __all__ = ["VITDET_B", "VITDET_SETTINGS", "build_vitdet", "check_vitdet"]
 
-#: What stands for it in --config-files.
+#: What stands for it in --config-files, and for the name of a backbone.
 VITDET_B = "vitdet-b"
 #: Over detectron2's defaults: input, RPN and heads of ViTDet's Mask R-CNN, keys and values in turn.
 VITDET_SETTINGS = (
+    *("MODEL.BACKBONE.NAME", VITDET_B),
     *("MODEL.MASK_ON", "True", "INPUT.FORMAT", "RGB"),
     *("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"),
     *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128], [256], [512]]"),
@@ -40,8 +45,6 @@ GLOBAL_BLOCKS = (2, 5, 8, 11)
 
 def check_vitdet() -> None:
     """Refuse ViTDet where what it is made of is missing."""
-    import detectron2.modeling
-
     if not hasattr(detectron2.modeling, "ViT"):
         raise InputError(
             f"--config-files {VITDET_B}: detectron2 0.6 has no ViT; install detectron2's main branch, or leave it out"
@@ -55,10 +58,8 @@ def check_vitdet() -> None:
         ) from None
 
 
-def build_vitdet(cfg: Any, image_side: int) -> nn.Module:
+def build_vitdet(cfg: CfgNode, image_side: int) -> nn.Module:
     """The detector on the config's device; ``image_side`` is the longer one of its images, in pixels."""
-    from detectron2.modeling import GeneralizedRCNN, build_proposal_generator, build_roi_heads
-
     backbone = _build_backbone(image_side)
     shapes = backbone.output_shape()
     detector: nn.Module = GeneralizedRCNN(
@@ -75,7 +76,6 @@ def build_vitdet(cfg: Any, image_side: int) -> nn.Module:
 def _build_backbone(image_side: int) -> Any:
     """ViT-B with windows of 14 but for four global blocks, and the simple feature pyramid ``p2`` ... ``p6`` over it."""
     from detectron2.modeling import SimpleFeaturePyramid, ViT
-    from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
     vit = ViT(
         img_size=image_side,

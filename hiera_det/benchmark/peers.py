@@ -1,4 +1,4 @@
-"""The trunks that tools/benchmark.py times, built for one image size, each with a way to ask for its maps.
+"""The trunks of `hiera_det.benchmark.catalogue`, built for one image size, each with a way to ask for its maps.
 
 Hiera's implementations get the same random weights. The other architectures are what users would pick instead: their
 weights are their own random ones, so that only their speed is compared. An image size is (height, width) in pixels.
@@ -14,26 +14,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hiera_det import build_hiera
 from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.variants import get_variant, spread_global_blocks
 from hiera_det.weights.contents import parse
 from hiera_det.weights.convert import convert
+from hiera_det.zoo import build_hiera
 
-__all__ = [
-    "BASELINES",
-    "COMPILED",
-    "DEFAULT_MODELS",
-    "TRUNKS",
-    "Trunk",
-    "baseline_of",
-    "build_trunk",
-    "with_references",
-]
+__all__ = ["Trunk", "build_trunk"]
 
 GRID = (56, 56)  # 224 / 4: the size in tokens that the weights' position embedding is learned at
-#: What a compiled model's name ends in.
-COMPILED = "+compile"
 
 
 @dataclass(frozen=True)
@@ -64,9 +53,6 @@ def load(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     if outcome.unexpected_keys:
         raise RuntimeError(f"{type(module).__name__} does not know {outcome.unexpected_keys[:3]}")
     return module.eval()
-
-
-# ------------------------------------------------------------------------------------------------- Hiera, equal weights
 
 
 def our_maps(module: nn.Module, images: Tensor) -> list[Tensor]:
@@ -160,9 +146,6 @@ def build_timm_windowed(size: str, image: tuple[int, int]) -> Trunk:
     return Trunk(load(module, state), intermediates)
 
 
-# -------------------------------------------------------------------------------------------------- other architectures
-
-
 def build_pyramid(name: str, size: str, image: tuple[int, int], **fields: object) -> Trunk:
     """A convolutional network of timm's: maps of strides 4, 8, 16 and 32. Hiera's size does not matter."""
     import timm
@@ -188,59 +171,25 @@ def build_windowed_vit(size: str, image: tuple[int, int]) -> Trunk:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ the table
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model that can be asked for.
-
-    Attributes:
-        build: from Hiera's size and the image size to the trunk.
-        package: what must be installed.
-        reference: ours of the same attention and weights, whose maps it should give; "" for other architectures.
-    """
-
-    build: Callable[[str, tuple[int, int]], Trunk]
-    package: str
-    reference: str = ""
-
-
-TRUNKS = {
-    "hiera_det": Entry(build_ours, "hiera_det", "hiera_det"),
-    "official": Entry(build_official, "hiera", "hiera_det"),
-    "transformers": Entry(build_transformers, "transformers", "hiera_det"),
-    "timm": Entry(build_timm, "timm", "hiera_det"),
-    "hiera_det_windowed": Entry(build_ours_windowed, "hiera_det", "hiera_det_windowed"),
-    "timm_windowed": Entry(build_timm_windowed, "timm", "hiera_det_windowed"),
-    "hiera_det_windows_only": Entry(
-        partial(build_ours_windowed, with_global_blocks=False), "hiera_det", "hiera_det_windows_only"
-    ),
-    "resnet50": Entry(partial(build_pyramid, "resnet50", out_indices=(1, 2, 3, 4)), "timm"),
-    "swin_t": Entry(partial(build_swin, "swin_tiny_patch4_window7_224"), "timm"),
-    "swin_b": Entry(partial(build_swin, "swin_base_patch4_window7_224"), "timm"),
-    "convnext_s": Entry(partial(build_pyramid, "convnext_small"), "timm"),
-    "vit_b_windowed": Entry(build_windowed_vit, "timm"),
+BUILDERS: dict[str, Callable[[str, tuple[int, int]], Trunk]] = {
+    "hiera_det": build_ours,
+    "official": build_official,
+    "transformers": build_transformers,
+    "timm": build_timm,
+    "hiera_det_windowed": build_ours_windowed,
+    "timm_windowed": build_timm_windowed,
+    "hiera_det_windows_only": partial(build_ours_windowed, with_global_blocks=False),
+    "resnet50": partial(build_pyramid, "resnet50", out_indices=(1, 2, 3, 4)),
+    "swin_t": partial(build_swin, "swin_tiny_patch4_window7_224"),
+    "swin_b": partial(build_swin, "swin_base_patch4_window7_224"),
+    "convnext_s": partial(build_pyramid, "convnext_small"),
+    "vit_b_windowed": build_windowed_vit,
 }
-DEFAULT_MODELS = ("hiera_det", "official", "transformers", "timm", "hiera_det_windowed", "timm_windowed")
-#: Ours that times are given over; models that are like neither stand over the first that runs.
-BASELINES = ("hiera_det_windowed", "hiera_det")
 
 
 def build_trunk(name: str, size: str, image: tuple[int, int]) -> Trunk:
-    """Build a model of the table; a compiled one's name gives the model that is to be compiled."""
-    return TRUNKS[name.removesuffix(COMPILED)].build(size, image)
+    """Build a model of `hiera_det.benchmark.catalogue.TRUNKS` for Hiera's size and an image size.
 
-
-def with_references(wanted: Sequence[str]) -> list[str]:
-    """The models asked for, each once, and before each the one of ours that it is compared with."""
-    names = [found for name in wanted for found in (TRUNKS[name].reference, name) if found]
-    if not set(names) & set(BASELINES):
-        names.insert(0, BASELINES[-1])
-    return list(dict.fromkeys(names))
-
-
-def baseline_of(name: str, running: Sequence[str]) -> str:
-    """Ours that a model's time is given over: that of the same attention; for others the first baseline that runs."""
-    reference = TRUNKS[name.removesuffix(COMPILED)].reference
-    return reference if reference in BASELINES else next(ours for ours in BASELINES if ours in running)
+    Weights are random, those of all Hieras the same.
+    """
+    return BUILDERS[name](size, image)

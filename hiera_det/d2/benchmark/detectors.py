@@ -1,7 +1,6 @@
-"""The whole detectors that tools/benchmark.py times, and the batch that it makes for them.
+"""The whole detectors that the benchmark times, and the batch that it makes for them.
 
-A detector's name is a config file, or ``vitdet-b`` (hiera_det/benchmark/vitdet.py), or the config file of a Hiera trunk
-with ``+compile`` after it: that trunk under torch.compile, as ``MODEL.HIERA.COMPILE`` does it. Beside them stands
+They are those of config files, ``vitdet-b`` (`hiera_det.d2.benchmark.vitdet`), and beside them stands
 detectron2's own Mask R-CNN on ResNet-50 and FPN, from its model zoo's config, which keeps its stem and first stage
 frozen as published. Images are never padded to ``MODEL.HIERA.SQUARE_PAD``: the benchmark's have the size to measure.
 
@@ -13,94 +12,74 @@ through the mask head, in every detector alike. That is more than a trained mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from hiera_det.benchmark.models import COMPILED
-from hiera_det.benchmark.vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
+from hiera_det.d2.benchmark.vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
+from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.train.solver import build_optimizer
+from hiera_det.d2.train.step import Step
 from hiera_det.errors import InputError
 
-__all__ = ["ZOO_CONFIG", "build_detector", "compiled_twins", "load_detector_config", "make_batch", "require_detectron2"]
+__all__ = ["ZOO_CONFIG", "build_detector", "is_ours", "load_detector_config", "make_batch", "training_step"]
 
-#: detectron2's own, in its package's model zoo.
+#: The model zoo of detectron2's package, and its config that ours stand beside.
+ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 ZOO_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 #: Objects per image: COCO has 7.3 on average.
 OBJECTS = 7
 
 
-def require_detectron2() -> None:
-    """Refuse a detector task where detectron2 is missing; its message says how to install it."""
-    try:
-        import hiera_det.d2  # noqa: F401  registers
-    except ImportError as error:
-        raise InputError(f"--task: {error}") from None
-
-
-def load_detector_config(name: str, device: str) -> Any:
+def load_detector_config(config_file: str, device: str, compiled: bool = False) -> CfgNode:
     """A detector's config, with random weights and a learning rate that leaves them alone.
+
+    Args:
+        config_file: a YAML file, `ZOO_CONFIG` or `VITDET_B`.
+        device: ``cpu`` or ``cuda``.
+        compiled: have the trunk compiled.
 
     Raises:
         InputError: the name is none, or the detector cannot be built here.
     """
-    from hiera_det.d2.config.setup import load_config
-
-    config_file = name.removesuffix(COMPILED)
     changes = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "SOLVER.BASE_LR", "0.0", "MODEL.HIERA.SQUARE_PAD", "0"]
-    changes += ["MODEL.HIERA.COMPILE", str(name.endswith(COMPILED))]
+    changes += ["MODEL.HIERA.COMPILE", str(compiled)]
     if config_file == VITDET_B:
         cfg = load_config("", [*VITDET_SETTINGS, *changes])
     elif config_file == ZOO_CONFIG:
         # The zoo's configs know no other optimizer.
-        cfg = load_config(_zoo_file(ZOO_CONFIG), [*changes, "SOLVER.OPTIMIZER", "SGD"])
+        cfg = load_config(str(ZOO / ZOO_CONFIG), [*changes, "SOLVER.OPTIMIZER", "SGD"])
     else:
         cfg = load_config(config_file, changes)
     if (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME) != ("GeneralizedRCNN", "StandardROIHeads"):
         raise InputError(f"--config-files {config_file}: no Mask R-CNN; name a config of one, or {VITDET_B}")
-    if name.endswith(COMPILED) and not _is_ours(cfg):
-        raise InputError(f"--config-files {name}: only Hiera trunks are compiled; leave {COMPILED} out")
+    if compiled and not is_ours(cfg):
+        raise InputError(f"--config-files {config_file}+compile: only Hiera trunks are compiled; leave +compile out")
     if config_file == VITDET_B:
         check_vitdet()
     return cfg
 
 
-def _zoo_file(name: str) -> str:
-    """Path of a config in the model zoo of detectron2's package."""
-    import detectron2
-
-    return str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / name)
-
-
-def _is_ours(cfg: Any) -> bool:
+def is_ours(cfg: CfgNode) -> bool:
     """Whether the trunk is this project's, which alone heeds ``MODEL.HIERA.COMPILE``."""
     return str(cfg.MODEL.BACKBONE.NAME).startswith("build_hiera_")
 
 
-def compiled_twins(names: Sequence[str], device: str) -> list[str]:
-    """The names, and after each of this project's trunks the same one compiled."""
-    found = []
-    for name in names:
-        found.append(name)
-        if not name.endswith(COMPILED) and _is_ours(load_detector_config(name, device)):
-            found.append(name + COMPILED)
-    return found
-
-
-def build_detector(name: str, image: tuple[int, int], device: str) -> tuple[Any, torch.optim.Optimizer, Any]:
-    """The model for images of that height and width, its optimizer and its config."""
-    require_detectron2()
-    from detectron2.modeling import build_model
-
-    from hiera_det.d2.train.solver import build_optimizer
-
-    cfg = load_detector_config(name, device)
+def build_detector(cfg: CfgNode, image: tuple[int, int]) -> tuple[Any, torch.optim.Optimizer]:
+    """The model of a `load_detector_config` for images of that height and width, and its optimizer."""
     torch.manual_seed(0)
-    module = build_vitdet(cfg, max(image)) if name == VITDET_B else build_model(cfg)
+    module = build_model(cfg) if cfg.MODEL.BACKBONE.NAME != VITDET_B else build_vitdet(cfg, max(image))
     _set_predictions(module)
-    return module, build_optimizer(cfg, module), cfg
+    return module, build_optimizer(cfg, module)
 
 
 def _set_predictions(module: Any) -> None:
@@ -115,8 +94,6 @@ def _set_predictions(module: Any) -> None:
 
 def make_batch(cfg: Any, height: int, width: int, batch: int) -> list[dict[str, Any]]:
     """Images of noise with objects at random places, as detectron2's data loader gives them."""
-    from detectron2.structures import Boxes, Instances, PolygonMasks
-
     generator = torch.Generator().manual_seed(0)
     items = []
     for _ in range(batch):
@@ -143,3 +120,17 @@ def _diamond(box: Tensor) -> Any:
     left, top, right, bottom = box.double().tolist()
     across, down = (left + right) / 2, (top + bottom) / 2
     return torch.tensor([across, top, right, down, across, bottom, left, down], dtype=torch.float64).numpy()
+
+
+def training_step(
+    module: Any, inputs: list[dict[str, Any]], optimizer: torch.optim.Optimizer, precision: str
+) -> Callable[[], None]:
+    """The step of the trainer, with the optimizer's update; gradients are gone afterwards."""
+    trainer = Step(module, repeat(inputs), optimizer, precision=precision)
+
+    def step() -> None:
+        with EventStorage():  # where losses and detectron2's heads write their statistics
+            trainer.run_step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step

@@ -1,0 +1,79 @@
+"""What can be measured, by name; nothing here needs PyTorch, so that ``--help`` can list it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "BASELINES",
+    "COMPILED",
+    "DEFAULT_MODELS",
+    "DETECTOR_TASKS",
+    "DTYPES",
+    "TASKS",
+    "TRUNKS",
+    "Peer",
+    "baseline_of",
+    "shown",
+    "with_references",
+]
+
+DETECTOR_TASKS = ("detector-inference", "detector-train")
+TASKS = ("forward", "train", *DETECTOR_TASKS)
+DTYPES = ("float32", "bfloat16")
+#: What a compiled model's name ends in.
+COMPILED = "+compile"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A trunk that can be asked for; `hiera_det.benchmark.peers` builds it.
+
+    Attributes:
+        package: what must be installed.
+        reference: ours of the same attention and weights, whose maps it should give; "" for other architectures.
+    """
+
+    package: str
+    reference: str = ""
+
+
+TRUNKS = {
+    "hiera_det": Peer("hiera_det", "hiera_det"),
+    "official": Peer("hiera", "hiera_det"),
+    "transformers": Peer("transformers", "hiera_det"),
+    "timm": Peer("timm", "hiera_det"),
+    "hiera_det_windowed": Peer("hiera_det", "hiera_det_windowed"),
+    "timm_windowed": Peer("timm", "hiera_det_windowed"),
+    "hiera_det_windows_only": Peer("hiera_det", "hiera_det_windows_only"),
+    "resnet50": Peer("timm"),
+    "swin_t": Peer("timm"),
+    "swin_b": Peer("timm"),
+    "convnext_s": Peer("timm"),
+    "vit_b_windowed": Peer("timm"),
+}
+DEFAULT_MODELS = ("hiera_det", "official", "transformers", "timm", "hiera_det_windowed", "timm_windowed")
+#: Ours that times are given over; models that are like neither stand over the first that runs.
+BASELINES = ("hiera_det_windowed", "hiera_det")
+
+
+def with_references(wanted: Sequence[str]) -> list[str]:
+    """The models asked for, each once, and before each the one of ours that it is compared with."""
+    names = [found for name in wanted for found in (TRUNKS[name].reference, name) if found]
+    if not set(names) & set(BASELINES):
+        names.insert(0, BASELINES[-1])
+    return list(dict.fromkeys(names))
+
+
+def baseline_of(name: str, running: Sequence[str]) -> str:
+    """Ours that a model's time is given over: that of the same attention; for others the first baseline that runs."""
+    reference = TRUNKS[name.removesuffix(COMPILED)].reference
+    return reference if reference in BASELINES else next(ours for ours in BASELINES if ours in running)
+
+
+def shown(name: str) -> str:
+    """A model's name; a config file's is without folder and ending."""
+    eager = name.removesuffix(COMPILED)
+    return Path(eager).stem + name[len(eager) :]

@@ -1,0 +1,45 @@
+"""What the commands have in common: a parser that speaks of itself as it was called, and what may not be installed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+
+from hiera_det.errors import InputError
+
+__all__ = ["command_parser", "need_detectron2"]
+
+
+def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> argparse.ArgumentParser:
+    """A parser whose help shows ``doc``.
+
+    Args:
+        command: the word after ``hiera-det``, by which ``doc`` calls the command in its examples; from a script of
+            ``tools/`` they name the script.
+        doc: the docstring of the command's module.
+        allow_abbrev: take flags that are cut short, too.
+    """
+    program, script = f"hiera-det {command}", os.path.basename(sys.argv[0])
+    if script.endswith(".py"):
+        doc = re.sub(rf"{program}(?=\s)", f"python tools/{script}", doc or "")
+        program = script
+    return argparse.ArgumentParser(
+        prog=program,
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=allow_abbrev,
+    )
+
+
+def need_detectron2() -> None:
+    """Refuse to go on without detectron2; registers what the adapter adds to it.
+
+    Raises:
+        InputError: it is not installed, or cannot be imported; the line says how to get it.
+    """
+    try:
+        import hiera_det.d2  # noqa: F401
+    except ImportError as error:
+        raise InputError(str(error)) from None

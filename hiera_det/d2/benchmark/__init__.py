@@ -1,0 +1,1 @@
+"""Whole detectors to be measured."""

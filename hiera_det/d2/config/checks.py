@@ -1,0 +1,98 @@
+"""Checks of keys that must agree with each other, or with the data, which no key's own kind says."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from hiera_det.d2.config.layers import get_value
+from hiera_det.errors import InputError
+
+__all__ = ["check_detector", "check_keypoints"]
+
+#: Channels of an image in each format, where they are not three.
+CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
+#: Keypoints for which the evaluation has sigmas of its own: COCO's of a person.
+COCO_KEYPOINTS = 17
+#: Norms that a detector of ours may have, of which PreciseBN needs one with statistics of batches.
+NORMS = ("MODEL.FPN.NORM", "MODEL.RPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+
+
+def check_detector(cfg: CfgNode) -> None:
+    """Refuse a detector whose keys contradict each other.
+
+    Raises:
+        InputError: the keys and what to do.
+    """
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+        raise InputError(
+            "MODEL.BACKBONE.NAME: no config sets it, and detectron2's default is a ResNet: begin the config with "
+            "_BASE_ and a file of configs/, or set build_hiera_fpn_backbone"
+        )
+    _check_pixels(cfg)
+    _check_device(cfg)
+    if cfg.TEST.PRECISE_BN.ENABLED and not any("BN" in str(get_value(cfg, key)) for key in NORMS):
+        raise InputError(
+            "TEST.PRECISE_BN.ENABLED True: this detector has no batch norms to make precise; set it to False"
+        )
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RandomSubsetTrainingSampler" and "RANDOM_SUBSET_RATIO" not in cfg.DATALOADER:
+        raise InputError("DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler: needs detectron2's main branch")
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for split in ("TRAIN", "TEST"):
+            files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
+            if len(files) != len(names):
+                raise InputError(
+                    f"MODEL.LOAD_PROPOSALS True: DATASETS.PROPOSAL_FILES_{split} must name one file for each of the "
+                    f"{len(names)} data sets of DATASETS.{split}, and names {len(files)}"
+                )
+
+
+def _check_pixels(cfg: CfgNode) -> None:
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std):
+        raise InputError(f"MODEL.PIXEL_MEAN has {len(mean)} channels and MODEL.PIXEL_STD {len(std)}: give both as many")
+    channels = CHANNELS.get(cfg.INPUT.FORMAT, 3)
+    if len(mean) != channels:
+        raise InputError(
+            f"INPUT.FORMAT {cfg.INPUT.FORMAT} has {channels} channels, and MODEL.PIXEL_MEAN {len(mean)}: give as many"
+        )
+
+
+def _check_device(cfg: CfgNode) -> None:
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        device = torch.device("mps")  # as one that we do not use
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise InputError(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: choose cuda or cpu")
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and gpus and (device.index or 0) >= gpus:
+        raise InputError(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: PyTorch finds {gpus} GPUs, counted from 0")
+
+
+def check_keypoints(cfg: CfgNode) -> None:
+    """Refuse keypoints of data sets that do not describe them; their names are registered by now.
+
+    Raises:
+        InputError: the data set and what it lacks.
+    """
+    if not cfg.MODEL.KEYPOINT_ON:
+        return
+    count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    if cfg.TEST.AUG.ENABLED:
+        raise InputError("TEST.AUG.ENABLED: detectron2's test-time augmentation has no keypoints; set it to False")
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if not (metadata.get("keypoint_names") and metadata.get("keypoint_flip_map") is not None):
+            raise InputError(
+                f"MODEL.KEYPOINT_ON True: data set {name!r} has no keypoint_names and keypoint_flip_map, nor has own "
+                "data by JSON: register it in Python with both, as detectron2 does keypoints_coco_2017_train, or set "
+                "MODEL.KEYPOINT_ON False"
+            )
+        if len(metadata.keypoint_names) != count:
+            raise InputError(
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {count}: data set {name!r} has {len(metadata.keypoint_names)}"
+            )
+    if cfg.DATASETS.TEST and len(sigmas) != count and (sigmas or count != COCO_KEYPOINTS):
+        raise InputError(f"TEST.KEYPOINT_OKS_SIGMAS: give the {count} sigmas of the keypoints; COCO's are for 17")

@@ -1,0 +1,153 @@
+"""Reading YAML configs, which may be strangers' files: no code, no network, bounded in size, depth and values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hiera_det.d2.config.layers import Layer
+from hiera_det.errors import InputError
+
+__all__ = ["OWN_CONFIGS", "listed_configs", "read_files"]
+
+#: This project's own configs, which a file may name by an absolute path.
+OWN_CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+MOST_BYTES = 2**20
+MOST_VALUES = 100_000
+DEEPEST = 10
+BASE = "_BASE_"
+
+
+def read_files(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
+    """A file after its bases, from the first to the last; a base of two files that inherit from it stands twice.
+
+    Args:
+        path: a YAML file.
+        above: the files that inherit from it.
+
+    Raises:
+        InputError: the file, a line of it or a base cannot be used; one line.
+    """
+    chain = (*above, path)
+    if os.path.realpath(path) in map(os.path.realpath, above):
+        raise InputError(f"{chain[0]}: {BASE} leads back to the file itself: {' -> '.join(chain)}")
+    if len(chain) > DEEPEST:
+        raise InputError(f"{chain[0]}: more than {DEEPEST} files by {BASE}, one above the other: {path}")
+    content = _load(path)
+    bases = content.pop(BASE, [])
+    layers = []
+    for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else [bases]:
+        layers += read_files(_base(path, base), chain)
+    return [*layers, Layer(path, dict(_flat(content, path)))]
+
+
+def _base(path: str, base: Any) -> str:
+    """The path of a base.
+
+    Raises:
+        InputError: it is no file that is named by a relative path.
+    """
+    if not isinstance(base, str) or "://" in base or "\0" in base:
+        raise InputError(f"{path}: {BASE} {base!r}: name files beside this one, by relative paths; nothing is fetched")
+    if os.path.isabs(base) or base.startswith("~"):
+        if OWN_CONFIGS in Path(os.path.realpath(os.path.expanduser(base))).parents:
+            return os.path.expanduser(base)
+        raise InputError(f"{path}: {BASE} {base}: name it by a path relative to this file")
+    found = os.path.join(os.path.dirname(path), base)
+    if not os.path.isfile(found):
+        raise InputError(f"{path}: {BASE} {base}: no such file")
+    return found
+
+
+def listed_configs(pattern: str) -> str:
+    """This project's own configs, in words."""
+    names = [os.path.relpath(path) for path in sorted(OWN_CONFIGS.glob(pattern))]
+    return ", ".join(names) or "the project's folder configs"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which would take the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    problem = f"{key.value} stands here a second time; put both parts under one"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: str) -> dict[str, Any]:
+    """The content of one file.
+
+    Raises:
+        InputError: it cannot be read, or holds no keys and values.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise InputError(f"{path}: larger than {MOST_BYTES // 2**20} MiB; is this a config?")
+        content = yaml.load(text.decode("utf-8-sig"), _Loader)
+        values = _count(content, {})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}{_in_words(error)}") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists or keys too deep inside each other") from None
+    except InputError:
+        raise
+    except ValueError as error:  # dates that are none, numbers of thousands of digits
+        raise InputError(f"{path}: a value cannot be read ({error})") from None
+    if values > MOST_VALUES:
+        raise InputError(f"{path}: more than {MOST_VALUES} values; is this a config?")
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: no keys and values where keys belong; write lines such as SOLVER: {{MAX_ITER: 1000}}"
+        )
+    return content
+
+
+def _in_words(error: yaml.YAMLError) -> str:
+    """Where a file is no YAML, and why."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" line {mark.line + 1}" if mark else ""
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    if "second time" in problem:
+        return f"{place}: {problem}"
+    if "constructor for the tag" in problem:
+        return f"{place}: not valid YAML for a config: tags (!...) are not taken, plain values only"
+    if "\\t" in problem:
+        return f"{place}: not valid YAML: a tab; indent with blanks"
+    return f"{place}: not valid YAML: {problem}; is a colon, bracket, quote or indentation wrong here or above?"
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values there are, those that YAML's aliases repeat as often as they are repeated."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST_VALUES + 1  # what holds itself has no end
+        children = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(child, known) for child in children)
+    return known[id(value)]
+
+
+def _flat(node: dict[str, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full names and values of a nested dict."""
+    for key, value in node.items():
+        if not isinstance(key, str):
+            raise InputError(f"{source}: unknown config key {prefix}{key}")
+        if isinstance(value, dict) and value:
+            yield from _flat(value, source, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,135 @@
+"""From a record of a data set to what the model is given: images by the one policy, of any shape, and their objects."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import (
+    SizeMismatchError,
+    annotations_to_instances,
+    check_image_size,
+    transform_proposals,
+)
+
+from hiera_det.d2.data.augmentation import ResizeShortestEdge, build_augmentation, check_lsj
+from hiera_det.d2.data.pixels import read_pixels
+from hiera_det.data.bad_images import BadImages
+from hiera_det.data.images import MAX_PIXELS, BadImageError
+
+__all__ = ["ImageMapper", "TrainMapper", "build_test_mapper", "build_train_mapper"]
+
+
+def build_train_mapper(cfg: CfgNode) -> TrainMapper:
+    """detectron2's mapper from a record of a data set to a training sample, with `build_augmentation`.
+
+    Boxes are recomputed from the cropped masks where there are masks, and clipped otherwise; objects of which the crop
+    leaves nothing are left out, and so are crowds, as always in detectron2's training.
+
+    Raises:
+        InputError: see `hiera_det.d2.data.augmentation.check_lsj`; or ``INPUT.ON_BAD_IMAGE`` is unknown.
+    """
+    check_lsj(cfg)
+    arguments = DatasetMapper.from_config(cfg, True)
+    if cfg.INPUT.LSJ.ENABLED:
+        arguments |= {"augmentations": build_augmentation(cfg), "recompute_boxes": bool(cfg.MODEL.MASK_ON)}
+    return TrainMapper(**arguments, **_policy(cfg))
+
+
+def build_test_mapper(cfg: CfgNode) -> ImageMapper:
+    """The mapper of evaluation: images resized by ``INPUT`` for tests, no annotations.
+
+    Raises:
+        InputError: ``INPUT.ON_BAD_IMAGE`` is unknown.
+    """
+    return ImageMapper(**DatasetMapper.from_config(cfg, False), **_policy(cfg))
+
+
+def _policy(cfg: CfgNode) -> dict[str, Any]:
+    return {"max_pixels": cfg.INPUT.MAX_PIXELS, "on_bad_image": cfg.INPUT.ON_BAD_IMAGE}
+
+
+class ImageMapper(DatasetMapper):
+    """detectron2's mapper over `hiera_det.data.images`.
+
+    Args:
+        is_train: see `detectron2.data.DatasetMapper`.
+        augmentations: see there; a resize to a shortest edge leaves slivers at least one pixel.
+        max_pixels: ``INPUT.MAX_PIXELS``.
+        on_bad_image: ``INPUT.ON_BAD_IMAGE``.
+        more: see `DatasetMapper`.
+
+    Attributes:
+        bad_images: counts what could not be read.
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        max_pixels: int = MAX_PIXELS,
+        on_bad_image: str = "fail",
+        **more: Any,
+    ) -> None:
+        super().__init__(is_train, augmentations=[ResizeShortestEdge.like(a) for a in augmentations], **more)
+        self.max_pixels = max_pixels
+        self.bad_images = BadImages(on_bad_image)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """A record to a sample; None for an image that cannot be read and is to be skipped.
+
+        Raises:
+            BadImageError: it cannot be read, or is not of the size that the record says.
+        """
+        sample = copy.deepcopy(dataset_dict)
+        try:
+            inputs = T.AugInput(read_pixels(sample["file_name"], self.image_format, self.max_pixels))
+            _check_size(sample, inputs.image)
+            if "sem_seg_file_name" in sample:
+                inputs.sem_seg = read_pixels(sample.pop("sem_seg_file_name"), "L", self.max_pixels).squeeze(2)
+        except BadImageError as error:
+            self.bad_images.add(error)
+            return None
+        transforms = self.augmentations(inputs)
+        image_shape = inputs.image.shape[:2]
+        sample["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if inputs.sem_seg is not None:
+            sample["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            transform_proposals(sample, image_shape, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            sample.pop("annotations", None)
+        elif "annotations" in sample:
+            self._transform_annotations(sample, transforms, image_shape)
+        return sample
+
+
+class TrainMapper(ImageMapper):
+    """The mapper of training, for images without objects too."""
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
+    ) -> None:
+        """Put ``instances`` in the annotations' place."""
+        if all(annotation.get("iscrowd", 0) for annotation in dataset_dict["annotations"]):
+            # detectron2 would look for boxes in masks that are not there.
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = annotations_to_instances([], image_shape)
+            return
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _check_size(sample: dict[str, Any], image: np.ndarray[Any, Any]) -> None:
+    """Refuse an image of another size than the annotations were made for; fills the size in where there is none."""
+    try:
+        check_image_size(sample, image)
+    except SizeMismatchError:
+        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{sample['width']}x{sample['height']}"
+        raise BadImageError(f"{sample['file_name']}: is {found} pixels, and the data set says {said}") from None

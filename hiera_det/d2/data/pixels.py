@@ -1,0 +1,103 @@
+"""Images as arrays in the channels that a detector takes: files by `hiera_det.data.images`, or what is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+from torch import Tensor
+
+from hiera_det.data.images import MAX_PIXELS, read_image, to_8_bits, without_alpha
+from hiera_det.errors import InputError
+
+__all__ = ["ImageLike", "Pixels", "as_pixels", "read_pixels"]
+
+Pixels: TypeAlias = npt.NDArray[Any]
+ImageLike: TypeAlias = Pixels | Image.Image | Tensor
+
+
+def read_pixels(file: str, image_format: str, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read an image upright: ``[H, W, channels]``, 0-255.
+
+    Args:
+        file: a path, or an address that detectron2's path manager knows.
+        image_format: ``INPUT.FORMAT``: "RGB", "BGR", "L" or "YUV-BT.601".
+        max_pixels: ``INPUT.MAX_PIXELS``.
+
+    Raises:
+        BadImageError: it cannot be read; the line names the file.
+    """
+    path = PathManager.get_local_path(file) if "://" in file else file
+    return _in_format(read_image(path, _mode(image_format), max_pixels), image_format)
+
+
+def as_pixels(images: Sequence[ImageLike], image_format: str) -> list[Pixels]:
+    """Images in memory as ``[H, W, channels]``, 0-255.
+
+    Args:
+        images: see `hiera_det.d2.predict.predictor.Predictor.__call__`.
+        image_format: ``INPUT.FORMAT``.
+
+    Raises:
+        InputError: they are not several images, or one cannot be used; its place, shape and type are named.
+    """
+    single = isinstance(images, Image.Image | str) or getattr(images, "ndim", 4) < 4  # an array of several is a list
+    if single or not isinstance(images, Iterable):
+        raise InputError(f"images: {_named(images)}; give a list of images, [image] for a single one")
+    return [_as_pixels(image, index, image_format) for index, image in enumerate(images)]
+
+
+def _as_pixels(image: Any, index: int, image_format: str) -> Pixels:
+    """One image in memory."""
+    if isinstance(image, Image.Image):
+        return _in_format(_plain(image, index), image_format)
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if isinstance(image, Tensor) and pixels.ndim == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3) or pixels.size == 0:
+        raise InputError(f"images[{index}]: {_named(image)}; give pixels [H, W, 3], none of them empty")
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    channels = pixels.shape[2]
+    if channels not in (1, 3, 4):
+        raise InputError(f"images[{index}]: {_named(image)}; give 1, 3 or 4 channels, the last axis of an array")
+    try:
+        pixels = to_8_bits(pixels)
+    except ValueError as error:
+        raise InputError(f"images[{index}]: {_named(image)}; {error}") from None
+    if channels == 4:
+        pixels = np.asarray(without_alpha(Image.fromarray(np.ascontiguousarray(pixels))))
+    if image_format == "L":
+        return pixels if channels == 1 else _in_format(Image.fromarray(np.ascontiguousarray(pixels)), "L")
+    return np.repeat(pixels, 3, axis=2) if channels == 1 else pixels
+
+
+def _plain(image: Image.Image, index: int) -> Image.Image:
+    """A PIL image with 8 bits and without alpha."""
+    if not all(image.size):
+        raise InputError(f"images[{index}]: {_named(image)}; it is empty")
+    try:
+        return without_alpha(image)
+    except ValueError as error:
+        raise InputError(f"images[{index}]: {_named(image)}; {error}") from None
+
+
+def _named(image: Any) -> str:
+    """What somebody has handed over, in a few words."""
+    shape = getattr(image, "shape", getattr(image, "size", None))
+    dtype = getattr(image, "dtype", getattr(image, "mode", None))
+    kind = type(image).__name__
+    return f"{kind} of shape {tuple(shape)} and type {dtype}" if shape is not None else kind
+
+
+def _mode(image_format: str) -> Any:
+    return "L" if image_format == "L" else "RGB"
+
+
+def _in_format(image: Image.Image, image_format: str) -> Pixels:
+    pixels: Pixels = convert_PIL_to_numpy(image.convert(_mode(image_format)), image_format)
+    return pixels

@@ -1,0 +1,69 @@
+"""The JSON of a prediction's objects, and beside it the JSON of its images."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from hiera_det.files import write_atomically
+
+__all__ = ["ResultsFile"]
+
+
+class ResultsFile:
+    """Takes objects as they come and writes them at the end, image by image in the order of the ids.
+
+    Until then they are in a temporary file, so that memory does not grow with the number of images. ``found.json`` is
+    COCO's list of results; ``found.images.json`` a COCO JSON of all images, with ``objects``, their number, or
+    ``error``, why there are none. ``COCO("found.images.json").loadRes("found.json")`` reads both.
+
+    Args:
+        path: the list of results, ``found.json``.
+        categories: ``{"id", "name"}`` of the classes.
+    """
+
+    def __init__(self, path: str, categories: Sequence[dict[str, Any]]) -> None:
+        self.path, self.images_path = Path(path), self.beside(path)
+        self._categories = list(categories)
+        self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the object
+        self._places: list[tuple[int, int]] = []  # image id, place in the spool
+
+    @staticmethod
+    def beside(path: str) -> Path:
+        """Where the images' JSON goes."""
+        return Path(path).with_suffix(".images.json")
+
+    def add(self, image: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
+        """Take an image's entry, with its ``id``, and its objects."""
+        self._places.append((image["id"], self._spool.tell()))
+        self._spool.write(json.dumps([image, results]) + "\n")
+
+    def write(self) -> None:
+        """Write both files, each in one step.
+
+        Raises:
+            InputError: one cannot be written.
+        """
+        results = (result for _, found in self._entries() for result in found)
+        write_atomically(self.path, lambda file: _write_list(file, results))
+        head = json.dumps({"info": {}, "categories": self._categories, "annotations": []})[:-1] + ', "images": '
+        images = (image for image, _ in self._entries())
+        write_atomically(self.images_path, lambda file: _write_list(file, images, head, "}"))
+
+    def _entries(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Images and their objects, in the order of the ids."""
+        for _, place in sorted(self._places):
+            self._spool.seek(place)
+            image, results = json.loads(self._spool.readline())
+            yield image, results
+
+
+def _write_list(file: IO[bytes], entries: Iterable[Any], head: str = "", end: str = "") -> None:
+    """A JSON list, entry by entry, between two texts."""
+    file.write(head.encode() + b"[")
+    for number, entry in enumerate(entries):
+        file.write(b",\n" * bool(number) + json.dumps(entry).encode())
+    file.write(b"]" + end.encode() + b"\n")

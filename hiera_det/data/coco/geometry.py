@@ -1,0 +1,67 @@
+"""Areas and extents of polygons, of all annotations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hiera_det.data.coco.schema import Annotations, Floats, Ints
+
+__all__ = ["is_flat", "mask_extents", "polygon_area", "polygon_areas"]
+
+#: Numbers that are worked on at a time, so that what is made of them on the way takes little memory.
+CHUNK = 1_000_000
+
+
+def polygon_area(polygon: Floats) -> float:
+    """Area of one polygon x1, y1, x2, y2, ... in pixels, by the shoelace formula."""
+    x, y = polygon[0::2], polygon[1::2]
+    return float(abs(np.dot(np.roll(x, 1), y) - np.dot(x, np.roll(y, 1))) / 2)
+
+
+def is_flat(polygon: Floats) -> bool:
+    """Whether all points lie on one line; one that crosses itself may have no area by the formula, and is not flat."""
+    points = polygon.reshape(-1, 2) - polygon[:2]
+    farthest = points[np.argmax((points**2).sum(1))]
+    return bool(np.abs(points[:, 0] * farthest[1] - points[:, 1] * farthest[0]).max() < 0.01)
+
+
+def polygon_areas(annotations: Annotations) -> Floats:
+    """Area of each annotation's polygons, ``[N]``; 0 without any."""
+    per_polygon = np.zeros(len(annotations.number_starts) - 1)
+    for first, last, numbers, starts in _chunks(annotations):
+        x, y = numbers[0::2], numbers[1::2]
+        begins = starts // 2
+        # The point before each one; before a polygon's first comes its last.
+        before: Ints = np.arange(len(x)) - 1
+        before[begins] = np.append(begins[1:], len(x)) - 1
+        per_polygon[first:last] = np.abs(np.add.reduceat(x[before] * y - x * y[before], begins)) / 2
+    sums = np.concatenate(([0.0], np.cumsum(per_polygon)))
+    return np.asarray(sums[annotations.polygon_starts[1:]] - sums[annotations.polygon_starts[:-1]])
+
+
+def mask_extents(annotations: Annotations) -> Floats:
+    """Least x, least y, most x, most y of each annotation's polygons, ``[N, 4]``; NaN without any."""
+    per_polygon = np.empty((len(annotations.number_starts) - 1, 4))
+    for first, last, numbers, starts in _chunks(annotations):
+        points, begins = numbers.reshape(-1, 2), starts // 2
+        per_polygon[first:last, :2] = np.minimum.reduceat(points, begins)
+        per_polygon[first:last, 2:] = np.maximum.reduceat(points, begins)
+    extents = np.full((len(annotations), 4), np.nan)
+    starts = annotations.polygon_starts
+    having = np.flatnonzero(starts[1:] > starts[:-1])
+    if having.size:
+        extents[having, :2] = np.minimum.reduceat(per_polygon[:, :2], starts[having])
+        extents[having, 2:] = np.maximum.reduceat(per_polygon[:, 2:], starts[having])
+    return extents
+
+
+def _chunks(annotations: Annotations) -> Iterator[tuple[int, int, Floats, Ints]]:
+    """First and last polygon, their numbers, and where in these each begins."""
+    starts = annotations.number_starts
+    first = 0
+    while first < len(starts) - 1:
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + CHUNK, side="right")) - 1)
+        yield first, last, annotations.numbers[starts[first] : starts[last]], starts[first:last] - starts[first]
+        first = last

@@ -1,0 +1,214 @@
+"""Mending a JSON: what can be put right without knowing what was meant, in a copy that keeps everything else.
+
+Names are written as the files have them; annotations that hold nothing to find, or name what is not there, are left
+out; boxes and areas come from the masks; misspelt keys get their names; ids become whole and unique.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiera_det.data.coco.entries import EXACT, all_finite, check_categories, meant_key
+from hiera_det.data.coco.findings import Findings
+from hiera_det.data.coco.geometry import is_flat, polygon_area
+from hiera_det.data.coco.names import Folder, leads_outside, locate
+from hiera_det.data.coco.read import read_json
+from hiera_det.data.coco.rle import rle_area, run_lengths
+from hiera_det.data.coco.schema import StrPath
+from hiera_det.data.coco.values import ABSURD, AREA_FACTOR, AREA_SLACK
+from hiera_det.data.coco.write import box_polygon
+from hiera_det.errors import InputError
+from hiera_det.files import write_atomically
+
+__all__ = ["repair_coco_json"]
+
+
+def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -> dict[str, int]:
+    """Write a mended copy of a COCO JSON.
+
+    Args:
+        json_path: the JSON; its three lists must be there.
+        image_root: folder of the images, for their names.
+        target: the copy; it appears when it is complete, and must not be the JSON itself.
+
+    Returns:
+        what was done, and how often.
+
+    Raises:
+        InputError: the JSON cannot be read, ``target`` is the JSON, or it cannot be written.
+    """
+    if os.path.realpath(target) == os.path.realpath(json_path):
+        raise InputError(f"{target}: is the JSON itself; name another file for the mended copy")
+    data = read_json(json_path)
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(key), list) and all(isinstance(entry, dict) for entry in data[key])
+        for key in ("images", "annotations", "categories")
+    ):
+        raise InputError(f"{json_path}: needs lists of objects as images, annotations and categories to be mended")
+    done: Counter[str] = Counter()
+    _rename_keys(data["annotations"], done)
+    _mend_categories(data, done)
+    _mend_images(data, str(image_root), done)
+    _mend_annotations(data, done)
+    content = json.dumps(data).encode()
+    write_atomically(Path(target), lambda file: file.write(content))
+    return {what: count for what, count in done.items() if count}
+
+
+def _rename_keys(annotations: list[dict[str, Any]], done: Counter[str]) -> None:
+    for annotation in annotations:
+        for key in list(annotation):
+            meant = meant_key(key, annotation)
+            if meant:
+                annotation[meant] = annotation.pop(key)
+                done[f"key '{key}' renamed to '{meant}'"] += 1
+
+
+def _mend_categories(data: dict[str, Any], done: Counter[str]) -> None:
+    """Leave out unused categories that have the name of a used one."""
+    used = {entry.get("category_id") for entry in data["annotations"] if type(entry.get("category_id")) is int}
+    kept = check_categories(data["categories"], used, Findings(""))
+    twins = [c for c in data["categories"] if type(c.get("id")) is int and "name" in c and c["id"] not in kept]
+    if twins and not any(c["id"] in used for c in twins):
+        data["categories"] = [c for c in data["categories"] if c not in twins]
+        done["unused category of the same name left out"] += len(twins)
+
+
+def _mend_images(data: dict[str, Any], root: str, done: Counter[str]) -> None:
+    """Names as the files have them, and ids that are exact integers."""
+    images = [image for image in data["images"] if isinstance(image.get("file_name"), str)]
+    folder = Folder(root)
+    missing = [i["file_name"] for i in images if leads_outside(i["file_name"]) or not folder.has(i["file_name"])]
+    located = locate(missing, root, are_all=False) if missing else None
+    names = located.names if located else {}
+    for image in images:
+        if new := names.get(image["file_name"]):
+            image["file_name"] = new
+            done["file_name written as the file has it"] += 1
+    ids = [image.get("id") for image in data["images"]]
+    exact = all(type(id_) is int and abs(id_) <= EXACT for id_ in ids)
+    if not exact and all(type(id_) in (int, str) for id_ in ids) and len(set(ids)) == len(ids):
+        numbers = {id_: number for number, id_ in enumerate(ids, start=1)}
+        for entry in data["images"]:
+            entry["id"] = numbers[entry["id"]]
+            done["image numbered"] += 1
+        for annotation in data["annotations"]:
+            key = annotation.get("image_id")
+            annotation["image_id"] = numbers.get(key, key) if type(key) in (int, str) else key
+
+
+def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
+    images = {i["id"]: i for i in data["images"] if type(i.get("id")) in (int, str)}
+    categories = {c["id"] for c in data["categories"] if type(c.get("id")) is int}
+    for annotation in data["annotations"]:
+        _mend_mask(annotation, done)
+    have_masks = [bool(a.get("segmentation")) for a in data["annotations"] if not a.get("iscrowd")]
+    mostly_masks = sum(have_masks) > len(have_masks) / 2
+    kept = []
+    for annotation in data["annotations"]:
+        why = _why_left_out(annotation, images, categories, mostly_masks)
+        if why:
+            done[f"annotation left out: {why}"] += 1
+        else:
+            _mend_values(annotation, mostly_masks, done)
+            kept.append(annotation)
+    ids = [annotation.get("id") for annotation in kept]
+    sound = all(type(id_) is int and id_ != 0 and abs(id_) < 2**63 for id_ in ids)
+    if not sound or len(set(ids)) < len(ids):
+        for number, annotation in enumerate(kept, start=1):
+            annotation["id"] = number
+        done["annotation numbered"] += len(kept)
+    data["annotations"] = kept
+
+
+def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:
+    """Take out polygons of fewer than three points."""
+    mask = annotation.get("segmentation")
+    if not isinstance(mask, list):
+        return
+    kept = [p for p in mask if not isinstance(p, list) or (len(p) >= 6 and len(p) % 2 == 0)]
+    if len(kept) < len(mask):
+        annotation["segmentation"] = kept
+        done["polygon of fewer than three points taken out"] += len(mask) - len(kept)
+
+
+def _why_left_out(
+    annotation: dict[str, Any], images: dict[Any, dict[str, Any]], categories: set[int], mostly_masks: bool
+) -> str | None:
+    """Why nothing can be done for an annotation; None if it is kept."""
+    image_id, category_id, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
+    if type(image_id) not in (int, float, str) or image_id not in images:
+        return "unknown image"
+    if type(category_id) not in (int, float) or category_id not in categories:
+        return "unknown category"
+    if not isinstance(box, list) or len(box) != 4 or not all_finite(box):
+        return None
+    mask = annotation.get("segmentation")
+    if not mask and (box[2] <= 0 or box[3] <= 0):
+        return "no area and no mask"
+    if not mask and mostly_masks and not annotation.get("iscrowd"):
+        return "no mask among masks"
+    sides = tuple(images[image_id].get(key) for key in ("width", "height"))
+    if not all(type(side) is int for side in sides):
+        return None
+    if _is_absurd([*box[:2], box[0] + box[2], box[1] + box[3]], sides):
+        return "box far outside the image"
+    if isinstance(mask, list) and all(isinstance(p, list) and all_finite(p) for p in mask):
+        return _fault_of_polygons([value for polygon in mask for value in polygon], mask, sides)
+    return None
+
+
+def _fault_of_polygons(values: list[float], mask: list[list[float]], sides: tuple[Any, ...]) -> str | None:
+    if _is_absurd(values, sides):
+        return "polygon far outside the image"
+    xs, ys = values[0::2], values[1::2]
+    if max(xs) < 0 or max(ys) < 0 or min(xs) > sides[0] or min(ys) > sides[1]:
+        return "polygon outside the image"
+    if all(is_flat(np.array(polygon, float)) for polygon in mask):
+        return "polygon without area"
+    return None
+
+
+def _is_absurd(values: list[float], sides: tuple[Any, ...]) -> bool:
+    return any(
+        not -ABSURD * sides[place % 2] <= value <= (ABSURD + 1) * sides[place % 2] for place, value in enumerate(values)
+    )
+
+
+def _mend_values(annotation: dict[str, Any], mostly_masks: bool, done: Counter[str]) -> None:
+    """Boxes and areas of masks, masks of crowd regions."""
+    box, mask = annotation.get("bbox"), annotation.get("segmentation")
+    if not isinstance(box, list) or len(box) != 4 or not all_finite(box):
+        return
+    if not mask and annotation.get("iscrowd") and mostly_masks:
+        mask = annotation["segmentation"] = [box_polygon(box)]
+        done["crowd region given its box as mask"] += 1
+    area = _mask_area(mask)
+    if isinstance(mask, list) and area and (box[2] <= 0 or box[3] <= 0):
+        values = [value for polygon in mask for value in polygon]
+        left, top = min(values[0::2]), min(values[1::2])
+        annotation["bbox"] = box = [left, top, max(values[0::2]) - left, max(values[1::2]) - top]
+        done["box taken of the mask"] += 1
+    own, right = annotation.get("area"), area or float(box[2] * box[3])
+    own = float(own) if isinstance(own, int | float) and all_finite([own]) else math.nan
+    less, more = min(own, right), max(own, right)
+    if math.isnan(own) or (area and more - less > AREA_SLACK and more > AREA_FACTOR * less):
+        annotation["area"] = right
+        done["area written"] += 1
+
+
+def _mask_area(mask: Any) -> float:
+    """Pixels of a mask; 0 where there is none, or none that can be read."""
+    if isinstance(mask, dict):
+        runs = run_lengths(mask.get("counts"))
+        return 0.0 if runs is None else float(rle_area(runs))
+    if not mask or not isinstance(mask, list) or not all(isinstance(p, list) and all_finite(p) for p in mask):
+        return 0.0
+    return sum(polygon_area(np.array(polygon, float)) for polygon in mask)

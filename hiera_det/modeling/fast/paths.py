@@ -1,0 +1,207 @@
+"""Which kernel, and why: the one place that asks for device, dtype, gradient mode, compiler and processor.
+
+A path is chosen by `TABLE`: on these processors it was measured to win 5% or more (docs/performance.md). What the table
+does not hold takes PyTorch's own operation. The choice is the same in every run on one machine. Set the environment
+variable ``HIERA_DET_PATHS`` to ``plain`` to switch all paths off.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+__all__ = [
+    "Kernel",
+    "Path",
+    "choose",
+    "is_exported",
+    "is_placeholder",
+    "is_symbolic",
+    "own",
+    "records_gradients",
+    "reusable",
+    "to_compute_dtype",
+    "untouched",
+    "without_half",
+]
+
+PLAIN = os.environ.get("HIERA_DET_PATHS", "") == "plain"
+
+Class = TypeVar("Class", bound=type)
+
+
+class Path(Enum):
+    """What can be done in another way than PyTorch's."""
+
+    PRODUCT = "linear layers as 1x1 convolutions, which oneDNN computes"
+    ATTENTION = "attention by products in blocks that stay in the cache"
+    RESAMPLING = "positions resampled as one operation of a compiled graph"
+    SLABS = "local blocks on some rows of mask units at a time"
+
+
+class Kernel(Enum):
+    """How it is done: by PyTorch's own operation, by ours, or by ours as one operation that a compiler leaves alone."""
+
+    PLAIN = 0
+    FAST = 1
+    OPAQUE = 2
+
+
+class Case(NamedTuple):
+    """A path, the type computed in, and whether gradients are recorded."""
+
+    path: Path
+    dtype: torch.dtype
+    gradients: bool = False
+
+
+class Processor(NamedTuple):
+    """A line of processors: vendor, family, and the widest vectors that PyTorch uses of it."""
+
+    vendor: str
+    family: int
+    vectors: str
+
+
+TABLE: dict[Processor, frozenset[Case]] = {
+    # Zen 5
+    Processor("AuthenticAMD", 26, "AVX512"): frozenset(
+        [Case(path, dtype) for path in Path for dtype in (torch.float32, torch.bfloat16)]
+        + [Case(Path.PRODUCT, torch.float32, gradients=True)]
+    ),
+    # Zen 3
+    Processor("AuthenticAMD", 25, "AVX2"): frozenset([Case(Path.SLABS, torch.float32)]),
+}
+
+
+def _processor() -> Processor:
+    """This machine's; of another system than Linux nothing is known."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            text = file.read(2048)  # the first core's entry: some machines have hundreds
+    except OSError:
+        text = ""
+    vendor = re.search(r"^vendor_id\s*:\s*(\S+)", text, re.MULTILINE)
+    family = re.search(r"^cpu family\s*:\s*(\d+)", text, re.MULTILINE)
+    return Processor(
+        vendor[1] if vendor else "", int(family[1]) if family else 0, torch.backends.cpu.get_cpu_capability()
+    )
+
+
+#: What wins here.
+WINS: frozenset[Case] = frozenset() if PLAIN else TABLE.get(_processor(), frozenset())
+
+#: Classes whose instances a path may look into: PyTorch's layers that the trunk consists of, and the trunk's own.
+OWN: set[type] = {nn.Linear, nn.LayerNorm, nn.Identity}
+
+
+def own(cls: Class) -> Class:
+    """Mark a class of the trunk's as one that a path may look into."""
+    OWN.add(cls)
+    return cls
+
+
+def choose(path: Path, *tensors: Tensor | None) -> Kernel:
+    """How to compute something from these tensors, of which the first says in which type.
+
+    A graph that is made to run anywhere holds PyTorch's operations, and so do tensors that are more than numbers:
+    subclasses (quantised, fake), and those inside a transform of ``torch.func`` or forward-mode differentiation.
+    """
+    x = tensors[0]
+    if x is None or is_exported(x) or any(t is not None and t.device.type != "cpu" for t in tensors):
+        return Kernel.PLAIN
+    gradients = torch.is_grad_enabled()
+    if not _wins(path, _compute_dtype(x), gradients):
+        return Kernel.PLAIN
+    if torch.compiler.is_compiling():  # an operation of our own has no gradient
+        return Kernel.PLAIN if gradients else Kernel.OPAQUE
+    return Kernel.FAST if _are_numbers(tensors) else Kernel.PLAIN
+
+
+def reusable(x: Tensor, makers: Iterable[nn.Module]) -> bool:
+    """Whether ``x`` may be overwritten: no gradient needs it, and its makers made it for nobody else."""
+    if PLAIN or torch.is_grad_enabled() or is_symbolic(x) or is_exported(x) or not _are_numbers((x,)):
+        return False
+    return all(untouched(module) and all(map(untouched, module.children())) for module in makers)
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether a module is what the trunk was built with: its very class, nothing hooked to it or put in its place."""
+    return (
+        type(module) in OWN
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        and module._compiled_call_impl is None
+        and "forward" not in module.__dict__
+        and not module_hooks._has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
+def records_gradients(x: Tensor) -> bool:
+    """Whether a backward pass may follow, in which something can be computed anew."""
+    return torch.is_grad_enabled() and not is_placeholder(x)
+
+
+def is_symbolic(*values: Any) -> bool:
+    """Whether a graph is being made in which sizes are symbols: nothing may be decided by them."""
+    return torch.compiler.is_compiling() or any(map(is_placeholder, values))
+
+
+def is_placeholder(value: Any) -> bool:
+    """Whether this stands for a value in a graph of ``torch.fx``."""
+    return isinstance(value, torch.fx.Proxy)
+
+
+def is_exported(value: Any = None) -> bool:
+    """Whether a graph is being made that may run anywhere, by ``torch.export``, ``torch.jit.trace`` or ``torch.fx``."""
+    exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch has it from 2.7 on
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or is_placeholder(value) or (exporting is not None and bool(exporting()))
+
+
+def to_compute_dtype(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the type to compute in: what is inside one operation is out of autocast's sight."""
+    return [tensor.to(_compute_dtype(tensors[0])) for tensor in tensors]
+
+
+def without_half(x: Tensor) -> Tensor:
+    """The same numbers in float32 where their type has fewer bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that a product of ``x`` is computed in on a CPU."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether these are plain tensors outside every transform."""
+    return (
+        all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def _wins(path: Path, dtype: torch.dtype, gradients: bool) -> bool:
+    """Whether the table holds it; a convolution runs in oneDNN only where that is there and has several threads."""
+    return Case(path, dtype, gradients) in WINS and (
+        path is not Path.PRODUCT
+        or (
+            torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            and bool(torch.backends.mkldnn.enabled)
+            and torch.get_num_threads() > 1
+        )
+    )
+
+
+# Asked while compiling, not in the graph, which it would break. `torch.compiler.assume_constant_result` sets the same,
+# but imports the compiler for it: a second in every process.
+_wins._dynamo_marked_constant = True  # type: ignore[attr-defined]

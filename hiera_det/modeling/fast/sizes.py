@@ -1,0 +1,57 @@
+"""Sizes in graphs that are made for all sizes: nothing is decided by them there, for each case would be a graph.
+
+Eagerly the same results come the shorter way.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiera_det.modeling.fast.paths import is_symbolic
+
+__all__ = ["as_units", "covers", "divides", "is_size", "pad_to", "regroup"]
+
+
+def divides(window: int, rows: int, cols: int) -> bool:
+    """Whether windows of that side divide the image; where its size is a symbol, no."""
+    return not is_symbolic(rows) and not (rows % window or cols % window)
+
+
+def covers(window: int, rows: int, cols: int) -> bool:
+    """Whether one window holds the image; where its size is a symbol, no."""
+    return not is_symbolic(rows) and window >= max(rows, cols)
+
+
+def is_size(size: tuple[int, int], of: tuple[int, int]) -> bool:
+    """Whether two sizes are equal; where one is a symbol, no."""
+    return not is_symbolic(*size) and size == of
+
+
+def as_units(images: Tensor, side: int) -> Tensor:
+    """The same images; for a compiler with height and width written as multiples of a mask unit.
+
+    With dynamic sizes it carries them through every shape: as products they cancel, as quotients of quotients (what the
+    stem's convolution makes of them) it takes minutes to see that two are equal.
+    """
+    if not torch.compiler.is_compiling():
+        return images
+    rows, cols = images.shape[-2] // side, images.shape[-1] // side
+    return images.new_empty(*images.shape[:-2], rows * side, cols * side).copy_(images)
+
+
+def pad_to(x: Tensor, rows: int, cols: int) -> Tensor:
+    """Zeros at the bottom and right: ``[B, r, c, C]`` to ``[B, rows, cols, C]``."""
+    if not torch.compiler.is_compiling():
+        return F.pad(x, (0, 0, 0, cols - x.shape[2], 0, rows - x.shape[1]))
+    # `F.pad` asks whether there is anything to pad.
+    x = torch.cat([x, x.new_zeros(x.shape[0], rows - x.shape[1], x.shape[2], x.shape[3])], dim=1)
+    return torch.cat([x, x.new_zeros(x.shape[0], rows, cols - x.shape[2], x.shape[3])], dim=2)
+
+
+def regroup(x: Tensor, *shape: int) -> Tensor:
+    """`torch.Tensor.reshape`, which a compiler would ask whether it is a copy."""
+    if torch.compiler.is_compiling():
+        return x.clone(memory_format=torch.contiguous_format).view(shape)
+    return x.reshape(shape)
