@@ -150,7 +150,8 @@ class Events(PeriodicWriter):  # type: ignore[misc]
         """Take up what was measured before a stop, and write the line that it kept from being written."""
         _restore(self.trainer.storage, self._state)
         for writer in self._writers:
-            if hasattr(writer, "_last_write"):  # detectron2's name: what is not later has been written
+            # detectron2's name for the last iteration that is written; the printer's is a pair, for its ETA
+            if isinstance(getattr(writer, "_last_write", None), int):
                 writer._last_write = self.written - 1
         start = self.trainer.start_iter
         owed = start % WINDOW == 0 or self.evaluation.done == start
