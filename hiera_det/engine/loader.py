@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
@@ -64,6 +65,8 @@ def _end_workers_at_exit() -> None:
     """Have workers killed when this process ends by an error: deaf to SIGTERM, they would be waited for for ever."""
 
     def end() -> None:
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes their end for a failure
         for child in multiprocessing.active_children():
             if child.daemon:
                 child.kill()
@@ -71,9 +74,11 @@ def _end_workers_at_exit() -> None:
     Finalize(None, end, exitpriority=100)
 
 
-def end_workers(loader: DataLoader[Any]) -> None:
-    """Let the workers go that stay from one pass to the next."""
-    loader._iterator = None  # whose end it is, and theirs
+def end_workers(batches: Any) -> None:
+    """Let the workers of a loader, or of a pass over one, go now; exceptions may hold on to it for long."""
+    iterator = getattr(batches, "_iterator", batches)
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
 
 
 def keyed_loader(

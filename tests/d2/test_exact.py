@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -33,12 +34,28 @@ INPUT.MIN_SIZE_TRAIN (48,64,80) INPUT.MAX_SIZE_TRAIN 128 INPUT.MIN_SIZE_TEST 64 
 SOLVER.IMS_PER_BATCH 4 SOLVER.ACCUMULATE 2 SOLVER.EMA_DECAY 0.9 SOLVER.MAX_ITER {STEPS} SOLVER.STEPS (6,8)
 SOLVER.SCALING none SOLVER.CHECKPOINT_PERIOD {CHECKPOINT} TEST.EVAL_PERIOD {EVALUATION} DATALOADER.NUM_WORKERS 2 SEED 7
 """.split()
+#: The same as a user writes it, over a leaf beside it.
 LAZY = f"""
-model.backbone.trunk.embed_dim=16 model.backbone.trunk.depths=[1,1,1,1] model.backbone.trunk.drop_path_rate=0.3
-model.backbone.out_channels=16 dataloader.train.total_batch_size=4 dataloader.train.num_workers=2 train.accumulate=2
-train.ema_decay=0.9 train.max_iter={STEPS} train.checkpointer.period={CHECKPOINT} train.eval_period={EVALUATION}
-train.pictures=0 train.seed=7 train.device=cpu train.init_checkpoint="" train.amp.enabled=false
-""".split()
+from .mask_rcnn_hiera_t_100ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.update(out_channels=16, square_pad=64)
+model.backbone.trunk.update(embed_dim=16, depths=[1, 1, 1, 1], global_blocks=[], drop_path_rate=0.3)
+model.roi_heads.box_head.update(conv_dims=[16], fc_dims=[16])
+model.roi_heads.mask_head.conv_dims = [16, 16]
+model.proposal_generator.post_nms_topk = [50, 20]
+for augmentation in dataloader.train.mapper.augmentations:
+    if "crop_size" in augmentation:
+        augmentation.crop_size = [64, 64]
+    if "target_height" in augmentation:
+        augmentation.update(target_height=64, target_width=64)
+dataloader.test.mapper.augmentations[0].update(short_edge_length=64, max_size=64)
+dataloader.train.num_workers = 2
+dataloader.train.total_batch_size = 4
+optimizer.lr = 1e-4
+train.update(init_checkpoint="", max_iter={STEPS}, eval_period={EVALUATION}, pictures=0, device="cpu", seed=7)
+train.update(accumulate=2, ema_decay=0.9, checkpointer=dict(period={CHECKPOINT}, max_to_keep=100))
+train.amp.enabled = False
+"""
 #: Values of metrics.json that tell of time and memory.
 CLOCK = ("time", "data_time", "rank_data_time", "eta_seconds", "images_per_second", "data_share", "peak_memory_mib")
 
@@ -94,15 +111,19 @@ def start() -> Callable[[RunRequest], BaseProcess]:
 
 
 @pytest.fixture(scope="module", params=["yaml", "lazy"])
-def request_for(request: pytest.FixtureRequest, own_data: dict[str, str]) -> Callable[..., RunRequest]:
+def request_for(
+    request: pytest.FixtureRequest, own_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., RunRequest]:
     """``request_for(output folder, **flags)`` of one kind of config."""
+    lazy = tmp_path_factory.mktemp("configs") / "lazy"
+    shutil.copytree(CONFIGS / "lazy", lazy)
+    (lazy / "small.py").write_text(LAZY)
 
     def make(out: Path, **flags: Any) -> RunRequest:
         if request.param == "yaml":
             opts = (*YAML, "OUTPUT_DIR", str(out))
             return RunRequest(str(CONFIGS / "quick_start.yaml"), opts, **own_data, **flags)
-        opts = (*LAZY, f"train.output_dir={out}")
-        return RunRequest(str(CONFIGS / "lazy" / "mask_rcnn_hiera_t_100ep.py"), opts, **own_data, **flags)
+        return RunRequest(str(lazy / "small.py"), (f"train.output_dir={out}",), **own_data, **flags)
 
     return make
 

@@ -10,7 +10,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
-from hiera_det.engine.loader import unwrap
+from hiera_det.engine.loader import end_workers, unwrap
 from hiera_det.engine.processes import process_rank
 from hiera_det.engine.randomness import derive, seed_all
 from hiera_det.engine.step import Step as EngineStep
@@ -24,9 +24,11 @@ class _Deferred:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
+        self.batches: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self.loader
+        self.batches = iter(self.loader)
+        yield from self.batches
 
 
 def _files(batch: Any) -> list[str]:
@@ -60,7 +62,8 @@ class Step(SimpleTrainer):
         seed: int | None = None,
         stop: Stop | None = None,
     ) -> None:
-        super().__init__(model, _Deferred(data_loader), optimizer)
+        self._deferred = _Deferred(data_loader)
+        super().__init__(model, self._deferred, optimizer)
         self.step = EngineStep(
             model,
             optimizer,
@@ -91,7 +94,7 @@ class Step(SimpleTrainer):
 
     def close(self) -> None:
         """Let the loader's workers go."""
-        self._data_loader_iter.close()
+        end_workers(self._deferred.batches)
 
     def _parts(self) -> Iterator[Any]:
         """The parts of a step; the time that they are waited for is counted."""
