@@ -1,93 +1,294 @@
-"""Checkpoints of a training: everything that going on takes, and refusing to go on with other settings."""
+"""Checkpoints of a run: whole or not there, the newest good one found again, and one run per folder.
+
+The tag ``last_checkpoint`` (detectron2's word) holds the plain name of the newest file. A file that cannot be read is
+passed over for the one before it, so that damage costs a period and not the run.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hiera_det.engine.events import last_iteration
 from hiera_det.engine.launch import is_restart
 from hiera_det.errors import InputError
-from hiera_det.files import write_atomically
+from hiera_det.files import sweep_partials, write_atomically
 from hiera_det.weights.model_file import save_atomically
 from hiera_det.weights.sources import read_weight_file
 
 __all__ = [
+    "BEST",
     "CHECKPOINT",
     "FINAL",
-    "check_settings",
-    "checkpoint_to_resume",
-    "read_checkpoint",
-    "tag_last",
-    "write_checkpoint",
+    "PREVIOUS",
+    "Checkpoints",
+    "FolderLock",
+    "Patience",
+    "check_iteration",
+    "check_unchanged",
+    "goes_on",
 ]
 
-CHECKPOINT = "checkpoint.pth"
-FINAL = "model_final.pth"
-#: What names the newest of the two, so that the folder can be given in place of a file; detectron2's word.
+logger = logging.getLogger("hiera_det.checkpoint")
+
+CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
+FINAL, BEST = "model_final.pth", "model_best.pth"
 TAG = "last_checkpoint"
+LINK = f".{PREVIOUS}.partial"
+#: Checkpoints of an iteration, as detectron2 names them; the averaged weights lie beside them.
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+#: More steps than any training takes; a counter beyond is damage.
+MOST_ITERATIONS = 10**8
+#: Savings in a row that may fail before the run gives up.
+FAILURES = 3
 
 
-def checkpoint_to_resume(folder: str, resume: bool, auto_resume: bool) -> str:
-    """The checkpoint that a run goes on from, or "" for a fresh start.
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    Args:
+        folder: the run's output.
+        keep: how many numbered checkpoints stay, the newest; 0 for all.
+    """
+
+    def __init__(self, folder: str, keep: int = 0) -> None:
+        self.folder, self.keep = Path(folder), keep
+
+    def save(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a checkpoint, name it in the tag, and let go of those beyond ``keep``.
+
+        Raises:
+            InputError: it cannot be written; the folder is as it was.
+        """
+        if name == CHECKPOINT:
+            self._keep_previous()
+        self.write(name, content)
+        self.tag(name)
+        self._prune()
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file that no run goes on from, as the best weights.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        save_atomically(str(self.folder / name), content)
+
+    def tag(self, name: str) -> None:
+        """Name the newest file."""
+        write_atomically(self.folder / TAG, lambda file: file.write(name.encode()))
+
+    def tagged(self) -> Path | None:
+        """The file that the tag names; None where there is no tag, or it names none of the folder's files."""
+        tag = self.folder / TAG
+        if not tag.is_file():
+            return None
+        name = tag.read_text(encoding="utf-8", errors="replace").strip()
+        plain = bool(name) and Path(name).name == name and "\\" not in name and not name.startswith(".")
+        if plain and (self.folder / name).is_file():
+            return self.folder / name
+        logger.warning("%s names %r, which is no file of this folder: looking for the newest checkpoint", tag, name)
+        return None
+
+    def candidates(self) -> list[Path]:
+        """What a run can go on from, the likeliest first: the tagged file, then the others from new to old."""
+        names = [path for path in self.folder.glob("*.pth") if NUMBERED.fullmatch(path.name)]
+        names += [path for name in (CHECKPOINT, PREVIOUS, FINAL) if (path := self.folder / name).is_file()]
+        newest_first = sorted(names, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        first = [path for path in (self.tagged(),) if path]
+        return [*first, *(path for path in newest_first if path not in first)]
+
+    def newest_good(self, read: Callable[[str], dict[str, Any]] = read_weight_file) -> tuple[str, dict[str, Any]]:
+        """The newest checkpoint that can be read.
+
+        Args:
+            read: a path to what is in it; raises `InputError` for one that cannot be used.
+
+        Returns:
+            its path and content.
+
+        Raises:
+            InputError: there is none, or none can be used; the line is that of the newest.
+        """
+        refusals: list[InputError] = []
+        for path in self.candidates():
+            try:
+                state = read(str(path))
+            except InputError as error:
+                refusals.append(error)
+                logger.warning("%s", error)
+                continue
+            if refusals:
+                lost = max(0, last_iteration(str(self.folder)) - int(state.get("iteration", 0)))
+                logger.warning("going on from %s instead: %d iterations are lost", path, lost)
+            return str(path), state
+        if refusals:
+            raise refusals[0]
+        raise InputError(
+            f"--resume: no checkpoint in {self.folder}; leave --resume out, or name the folder of the run to resume"
+        )
+
+    def _keep_previous(self) -> None:
+        """Have the checkpoint that is about to be replaced under a second name, whose moment without a file is none."""
+        newest, link = self.folder / CHECKPOINT, self.folder / LINK
+        if not newest.is_file():
+            return
+        try:
+            link.unlink(missing_ok=True)
+            os.link(newest, link)
+            os.replace(link, self.folder / PREVIOUS)
+        except OSError:  # a file system without links: one good file must do
+            link.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed run left half-written."""
+        (self.folder / LINK).unlink(missing_ok=True)
+        for path in sweep_partials(self.folder):
+            logger.info("removed %s, left by a run that was killed", path.name)
+
+    def _prune(self) -> None:
+        """Remove numbered checkpoints beyond ``keep``, with their averaged weights."""
+        numbered = sorted(path.name for path in self.folder.glob("*.pth") if NUMBERED.fullmatch(path.name))
+        for name in numbered[: -self.keep] if self.keep else ():
+            for old in (self.folder / name, self.folder / name.replace(".pth", "_ema.pth")):
+                old.unlink(missing_ok=True)
+
+
+class Patience:
+    """Lets a saving fail, as on a full disk, and ends the run where it fails again and again."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def save(self, write: Callable[[], object], last: bool = False) -> bool:
+        """Whether ``write`` went well.
+
+        Args:
+            write: writes a checkpoint.
+            last: nobody will try again.
+
+        Raises:
+            InputError: it failed for the last time.
+        """
+        try:
+            write()
+        except InputError as error:
+            self.failures += 1
+            if last or self.failures >= FAILURES:
+                raise InputError(f"{error}; {self.failures} checkpoints in a row could not be saved") from None
+            logger.error("%s; training goes on and tries again", error)
+            return False
+        self.failures = 0
+        return True
+
+
+class FolderLock:
+    """Keeps a second run out of a folder while a first one writes into it; let go when the process ends, however.
+
+    Args:
+        folder: the run's output.
+        word: the flag or key that named it.
+    """
+
+    NAME = ".lock"
+
+    def __init__(self, folder: str, word: str = "--output") -> None:
+        self.path, self.word = Path(folder) / self.NAME, word
+        self._file: Any = None
+
+    def __enter__(self) -> FolderLock:
+        """Take the lock.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            return self
+        self._file = open(self.path, "a+", encoding="utf-8")  # held as long as the run
+        try:
+            # A record lock: forked loader workers, which may outlive a killed run, do not inherit it.
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            folder = self.path.parent
+            raise InputError(f"{self.word} {folder}: a training runs there ({holder}); give another folder") from None
+        except OSError as error:  # a network file system without locks
+            logger.warning("%s: cannot be locked (%s); start no second run there", self.path, error.strerror)
+            return self
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file:
+            self.path.unlink(missing_ok=True)
+            self._file.close()
+
+
+def goes_on(folder: str, resume: bool, auto_resume: bool, word: str = "--output") -> bool:
+    """Whether a run goes on from a checkpoint of its folder.
 
     Args:
         folder: the run's output.
         resume: a checkpoint must be there.
-        auto_resume: go on where there is one.
+        auto_resume: go on where there is one; so does a run that torchrun starts anew when it has lost a process.
+        word: the flag or key that named the folder.
 
     Raises:
-        InputError: there is none to resume; or there is one, and neither was asked for.
+        InputError: there is none to resume; or there is one, and nobody asked to go on.
     """
-    path = os.path.join(folder, CHECKPOINT)
-    if os.path.isfile(path):
-        if not (resume or auto_resume or is_restart()):  # torchrun starts all anew when it has lost a process
-            raise InputError(f"--output {folder}: a training is there already; give --resume, or another folder")
-        return path
-    if resume:
-        raise InputError(f"--resume: there is no {CHECKPOINT} in {folder}; leave --resume out, or name its --output")
-    return ""
+    there = bool(Checkpoints(folder).candidates())
+    if there and not (resume or auto_resume or is_restart()):
+        raise InputError(f"{word} {folder}: a training is there already; give --resume, or another folder")
+    if resume and not there:
+        raise InputError(f"--resume: there is no checkpoint in {folder}; leave --resume out, or name its {word}")
+    return there
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint of `write_checkpoint`.
+def check_iteration(path: str, iteration: Any) -> int:
+    """A checkpoint's count of steps.
 
     Raises:
-        InputError: it is damaged, or no checkpoint of a training.
+        InputError: it is none.
     """
-    state = read_weight_file(path)
-    missing = [key for key in ("model_state", "optimizer", "iteration", "settings") if key not in state]
-    if missing:
-        raise InputError(f"{path}: is no checkpoint of a training (no {missing[0]}); give another --output")
-    return state
+    if type(iteration) is not int or not 0 <= iteration <= MOST_ITERATIONS:
+        raise InputError(f"{path}: is at iteration {iteration!r}, which no training is at; the file is damaged")
+    return iteration
 
 
-def check_settings(path: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def check_unchanged(
+    path: str, saved: Mapping[str, Any], own: Mapping[str, Any], allowed: Sequence[str] = ()
+) -> list[str]:
     """Refuse to go on with settings under which the rest would not be the same training.
 
-    Raises:
-        InputError: one differs; the line has both values.
-    """
-    for name, value in own.items():
-        if saved.get(name) != value:
-            raise InputError(
-                f"--resume: {path} was made with {name} {saved.get(name)}, now it is {value}; resume with the same"
-            )
-
-
-def tag_last(folder: str, name: str) -> None:
-    """Name the newest file in the tag."""
-    write_atomically(Path(folder) / TAG, lambda file: file.write(name.encode()))
-
-
-def write_checkpoint(folder: str, content: Mapping[str, Any]) -> str:
-    """Write the checkpoint, in one step, and name it in the tag.
+    Args:
+        path: of the checkpoint.
+        saved: its settings, by the user's words for them.
+        own: those of this run.
+        allowed: words that may differ (``--allow-changed``).
 
     Returns:
-        its path.
+        the allowed words that do differ.
+
+    Raises:
+        InputError: another one differs; the line has both values.
     """
-    path = os.path.join(folder, CHECKPOINT)
-    save_atomically(path, content)
-    tag_last(folder, CHECKPOINT)
-    return path
+    changed = [name for name, value in own.items() if saved.get(name) != value]
+    for name in changed:
+        if name.lstrip("-") not in {word.lstrip("-") for word in allowed}:
+            raise InputError(
+                f"--resume: {path} was made with {name} {saved.get(name)}, now it is {own[name]}; resume with the "
+                f"same, or give --allow-changed {name.lstrip('-')}"
+            )
+        logger.warning("%s was %s and is now %s: from here on it is another training", name, saved.get(name), own[name])
+    return changed

@@ -1,4 +1,4 @@
-"""The trunk under torch.compile: ``MODEL.HIERA.COMPILE``."""
+"""Models under torch.compile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hiera_det.errors import InputError
 __all__ = ["compile_in_place"]
 
 
-def compile_in_place(module: nn.Module, device: str) -> None:
+def compile_in_place(module: nn.Module, device: str, word: str = "MODEL.HIERA.COMPILE") -> None:
     """Let a module compile itself at its first call, for any image size, in training and evaluation.
 
     It stays the module that it was, with the same names of parameters: checkpoints fit compiled and plain alike. Its
@@ -23,18 +23,19 @@ def compile_in_place(module: nn.Module, device: str) -> None:
 
     Args:
         module: a trunk.
-        device: ``MODEL.DEVICE``; on a CPU the generated code is C++.
+        device: ``cpu`` or ``cuda``; on a CPU the generated code is C++.
+        word: the flag or key that asks for it, for the message.
 
     Raises:
         InputError: something that it needs is found missing now; the rest would show at the first call.
     """
     missing = _missing_on_cpu() if device == "cpu" else ""
     if missing:
-        raise InputError(f"MODEL.HIERA.COMPILE True: {missing}; install it or set the key to False")
+        raise InputError(f"{word} True: {missing}; install it or set it to False")
     try:
         module.compile(dynamic=True)
     except RuntimeError as error:  # this Python or system is not one that PyTorch compiles on
-        raise InputError(f"MODEL.HIERA.COMPILE True: {str(error).splitlines()[0]}; set it to False") from None
+        raise InputError(f"{word} True: {str(error).splitlines()[0]}; set it to False") from None
 
 
 def _missing_on_cpu() -> str:

@@ -7,23 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase
 from torch import Tensor, nn
 
 from hiera_det.engine.sharding import gather, like, unwrap
 from hiera_det.errors import InputError
 
-__all__ = ["EMA", "EMAHook", "check_ema_decay"]
-
-
-def check_ema_decay(decay: float) -> None:
-    """Refuse a decay that gives no average.
-
-    Raises:
-        InputError: ``SOLVER.EMA_DECAY`` is not in [0, 1).
-    """
-    if not 0 <= decay < 1:
-        raise InputError(f"SOLVER.EMA_DECAY {decay}: give a decay below 1, such as 0.9998, or 0 for no average")
+__all__ = ["EMA"]
 
 
 class EMA:
@@ -96,22 +85,3 @@ class EMA:
         self.steps = state["steps"]
         for name, tensor in own.items():
             tensor.copy_(like(saved[name], tensor))
-
-
-class EMAHook(HookBase):  # type: ignore[misc]
-    """Updates an average after each step; its state is part of the trainer's."""
-
-    def __init__(self, ema: EMA) -> None:
-        self.ema = ema
-
-    def after_step(self) -> None:
-        """Take up the new weights."""
-        self.ema.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The average's state."""
-        return self.ema.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        self.ema.load_state_dict(state)

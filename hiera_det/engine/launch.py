@@ -10,13 +10,17 @@ gloo serves CPUs and NCCL serves GPUs, and three ways lead to the same group of 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +28,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
+from hiera_det.engine.stop import SIGNALS, exit_status
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
@@ -54,6 +59,18 @@ class Place(NamedTuple):
     address: str
 
 
+def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
+    """A variable of torchrun or srun that counts something.
+
+    Raises:
+        InputError: it is no number of at least 0.
+    """
+    text = environment[name] if default is None else environment.get(name, default)
+    if not text.strip().isdecimal():
+        raise InputError(f"environment variable {name}={text!r}: must be a whole number; unset it where nobody set it")
+    return int(text)
+
+
 def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place | None:
     """Where torchrun or srun has put this process; None where neither has started it.
 
@@ -63,7 +80,7 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _from_torchrun(environment)
     # Set by srun for the processes of a step; a batch script itself, and a shell of salloc, are no such processes.
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    if _number(environment, "SLURM_STEP_NUM_TASKS", "1") > 1 and "SLURM_PROCID" in environment:
         return _from_slurm(environment)
     return None
 
@@ -74,19 +91,19 @@ def _from_torchrun(environment: Mapping[str, str]) -> Place:
         raise InputError(
             f"RANK and WORLD_SIZE are set but {', '.join(missing)} not: start with torchrun, or unset them"
         )
-    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    return _checked(Place(rank, world_size, int(environment["LOCAL_RANK"]), local_size, "env://"))
+    rank, world_size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
+    local_rank, local_size = _number(environment, "LOCAL_RANK"), _number(environment, "LOCAL_WORLD_SIZE", "1")
+    return _checked(Place(rank, world_size, local_rank, local_size, "env://"))
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Place:
-    tasks, nodes = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment.get("SLURM_STEP_NUM_NODES", "1"))
-    if tasks % nodes:
+    tasks, nodes = _number(environment, "SLURM_STEP_NUM_TASKS"), _number(environment, "SLURM_STEP_NUM_NODES", "1")
+    if not nodes or tasks % nodes:
         raise InputError(f"srun: {tasks} tasks on {nodes} nodes; give each node as many, with --ntasks-per-node")
     host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
     # Jobs that share a machine get different ports.
-    port = environment.get("MASTER_PORT") or str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 40000)
-    rank, local_rank = int(environment["SLURM_PROCID"]), int(environment.get("SLURM_LOCALID", "0"))
+    port = environment.get("MASTER_PORT") or str(20000 + _number(environment, "SLURM_JOB_ID", "0") % 40000)
+    rank, local_rank = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_LOCALID", "0")
     if rank % (tasks // nodes) != local_rank:
         raise InputError("srun: the tasks of a node must follow each other; give --distribution=block")
     return _checked(Place(rank, tasks, local_rank, tasks // nodes, f"tcp://{host}:{port}"))
@@ -99,8 +116,10 @@ def first_host(nodes: str) -> str:
 
 
 def _checked(place: Place) -> Place:
-    """Refuse machines with different numbers of processes."""
-    if place.world_size % place.local_size:
+    """Refuse numbers that do not fit each other, for which the others would be waited for in vain."""
+    if place.rank >= place.world_size:
+        raise InputError(f"process {place.rank} of {place.world_size}: processes count from 0; correct RANK")
+    if not place.local_size or place.world_size % place.local_size:
         raise InputError(
             f"{place.world_size} processes with {place.local_size} on this machine: each machine needs as many"
         )
@@ -109,7 +128,7 @@ def _checked(place: Place) -> Place:
 
 def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun has started this process anew after another one was lost."""
-    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _number(environment, "TORCHELASTIC_RESTART_COUNT", "0") > 0
 
 
 def launch(
@@ -168,14 +187,41 @@ def _limit_threads(num_processes: int, device: str) -> None:
 
 
 def _spawn(num_processes: int, args: tuple[Any, ...]) -> None:
-    """Start processes and wait; where one ends with a user's mistake, so does this."""
+    """Start processes and wait; where one ends with a user's mistake or by a signal, so does this."""
     try:
-        start: Callable[..., object] = spawn
-        start(_worker, args, nprocs=num_processes)
+        with _signals_to_children():
+            start: Callable[..., object] = spawn
+            start(_worker, args, nprocs=num_processes)
     except ProcessExitedException as error:
-        if error.exit_code == EXIT_BAD_INPUT:
-            sys.exit(EXIT_BAD_INPUT)  # it has said why
-        raise
+        # 2: it has said why. 143 and 130: stopped, after a checkpoint.
+        if error.exit_code in (EXIT_BAD_INPUT, *map(exit_status, SIGNALS)):
+            sys.exit(error.exit_code)
+        raise InputError(
+            f"{error}, and with it the others; was it killed for its memory? --resume goes on from the last checkpoint"
+        ) from None
+
+
+@contextmanager
+def _signals_to_children() -> Iterator[None]:
+    """Pass signals on to the processes that this one starts, and wait for them to save.
+
+    Ctrl-C and SLURM send theirs to all of them as well; what comes twice within a moment counts once
+    (`hiera_det.engine.stop.Stop`).
+    """
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        children = [child.pid for child in multiprocessing.active_children() if child.pid]
+        if not children:
+            sys.exit(exit_status(number))
+        for child in children:
+            os.kill(child, number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _worker(

@@ -1,278 +1,296 @@
-"""The training loop: forward, backward, step, log, checkpoint, stop; in one process or many.
+"""The training loop of the plain tasks: step, log, evaluate, checkpoint, stop; in one process or many.
 
-All that is random in an iteration comes from the seed, its number and the process, so that a run that was stopped and
-resumed gives, on a CPU, the very numbers of one that was not.
+All that is random in a step comes from the seed, its number and the process, so that a training that was stopped and
+resumed gives, on a CPU, the very numbers of one that was not. Detectors run detectron2's loop over the same pieces
+(`hiera_det.d2.train`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from datetime import timedelta
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from hiera_det.engine.checkpoint import check_settings, read_checkpoint, write_checkpoint
-from hiera_det.engine.events import MetricsFile
+from hiera_det.engine.best import Best
+from hiera_det.engine.checkpoint import BEST, CHECKPOINT, Checkpoints, Patience, check_iteration, check_unchanged
+from hiera_det.engine.compilation import compile_in_place
+from hiera_det.engine.ema import EMA
+from hiera_det.engine.events import MetricsFile, TensorBoard
+from hiera_det.engine.loader import unwrap as read_batch
 from hiera_det.engine.optimizer import set_lr
-from hiera_det.engine.order import Batch, EpochOrder, Samples, train_loader, unwrap
+from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.processes import is_main_process, process_count, process_rank, sum_over_processes
+from hiera_det.engine.progress import Rate, eta
 from hiera_det.engine.randomness import derive, seed_all
 from hiera_det.engine.schedule import lr_at
+from hiera_det.engine.settings import TrainSettings
+from hiera_det.engine.sharding import gather, like, optimizer_state_like, whole, wrap
+from hiera_det.engine.step import Step
+from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.weights.sources import read_weight_file
 
-__all__ = ["PRECISIONS", "Loop", "Plan"]
+__all__ = ["Loop", "Task"]
 
 logger = logging.getLogger("hiera_det.training")
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SHOWN = 4
-
-#: A model and a batch on its device to the mean loss of the batch.
-LossFunction = Callable[[nn.Module, Batch], Tensor]
-
 
 @dataclass(frozen=True)
-class Plan:
-    """How a model is trained, once it, its data and its optimizer are there.
+class Task:
+    """What a loop needs to know of what is trained.
 
     Attributes:
-        output: folder for checkpoints and metrics.
-        epochs: passes over the images.
-        warmup_epochs: those over which the learning rate rises.
-        lr: its highest value, at this batch.
-        accumulate: parts of a batch.
-        seed: of everything random.
-        precision: a key of `PRECISIONS`.
-        workers: processes that read images, for each that trains.
-        log_period: iterations from one line of the log to the next.
-        checkpoint_epochs: epochs from one checkpoint to the next.
-        clip_norm: largest norm of all gradients together; 0 for any.
+        model: on its device.
+        build_optimizer: called with the model, shared out where it is, for an optimizer whose groups have ``lr_scale``.
+        loader: batches in the order of ``order``, with ``to(device)`` and ``files``; each a part of a step.
+        order: what the loader is of.
+        loss: the model and a part to its mean loss.
+        lr: highest learning rate.
+        warmup: steps over which it rises.
+        unchanged: what a checkpoint must agree in to be gone on with, by the user's words.
+        extra: what else a checkpoint is to hold, plain values.
+        evaluate: called in every process with the number of epochs done; gives metrics, or none.
+        evaluate_epochs: epochs from one call of it to the next; the last epoch is always evaluated.
+        allowed: words of ``unchanged`` that may differ all the same.
     """
 
-    output: str
-    epochs: int
-    warmup_epochs: float
+    model: nn.Module
+    build_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    loader: Iterable[Any]
+    order: EpochOrder
+    loss: Callable[[nn.Module, Any], Tensor]
     lr: float
-    accumulate: int = 1
-    seed: int = 0
-    precision: str = "float32"
-    workers: int = 0
-    log_period: int = 20
-    checkpoint_epochs: int = 1
-    clip_norm: float = 0.0
+    warmup: float
+    unchanged: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Callable[[int], Mapping[str, float]] = lambda epoch: {}
+    evaluate_epochs: int = 1
+    allowed: Sequence[str] = ()
 
 
 class Loop:
     """One training.
 
     Args:
-        model: on its device.
-        optimizer: of `hiera_det.engine.optimizer.build_adamw`.
-        samples: what to train on.
-        order: its batches.
-        loss: called for each part of a batch.
-        plan: the rest.
-        settings: what a checkpoint must agree in to be gone on with, plain values.
-        extra: what else a checkpoint is to hold, plain values.
+        task: what is trained.
+        settings: how.
+        stop: entered by the caller, so that set-up and evaluation can be stopped too.
 
     Attributes:
-        iteration: how many are done.
+        iteration: steps done.
     """
 
-    def __init__(
-        self,
-        model: Hiera,
-        optimizer: torch.optim.Optimizer,
-        samples: Samples,
-        order: EpochOrder,
-        loss: LossFunction,
-        plan: Plan,
-        settings: Mapping[str, Any],
-        extra: Mapping[str, Any],
-    ) -> None:
-        self.model, self.optimizer, self.loss, self.plan = model, optimizer, loss, plan
-        self.order, self.settings, self.extra = order, dict(settings), dict(extra)
-        self.device = next(model.parameters()).device
-        self.wrapped: nn.Module = model
-        if process_count() > 1:
-            self.wrapped = DistributedDataParallel(
-                model, device_ids=[self.device.index] if self.device.type == "cuda" else None
-            )
-        self.loader = train_loader(samples, order, plan.workers, self.device.type == "cuda")
+    def __init__(self, task: Task, settings: TrainSettings, stop: Stop | None = None) -> None:
+        self.task, self.settings, self.stop = task, settings, stop or Stop()
+        self.model = task.model
+        self.device = next(self.model.parameters()).device
+        if settings.compile:
+            compile_in_place(self.model, self.device.type, settings.word("compile"))
+        wrapped = wrap(self.model, settings.parallel)
+        self.optimizer = task.build_optimizer(self.model)
+        self.ema = EMA(self.model, settings.ema_decay) if settings.ema_decay else None
+        self.best = Best(settings.best)
+        self.step = Step(
+            wrapped,
+            self.optimizer,
+            lambda model, part: {"loss": task.loss(model, part)},
+            settings.accumulate,
+            settings.precision,
+            settings.clip_norm,
+            settings.skip_nonfinite,
+            lambda part: part.files,
+        )
         self.iteration = 0
+        self._ended = 0  # step at which the last epoch was through, evaluation included
+        self.checkpoints = Checkpoints(settings.output, settings.keep)
+        self._patience = Patience()
         self._window: list[float] = []  # losses since the last line of the log
-        self._signal = 0
-        self._metrics: MetricsFile | None = None
+        self._writers: list[Any] = []
 
-    @property
-    def iterations(self) -> int:
-        """How many there are in all."""
-        return self.plan.epochs * self.order.iterations
-
-    def resume(self, path: str) -> None:
-        """Go on from a checkpoint.
+    def resume(self) -> None:
+        """Go on from the newest good checkpoint of the output folder.
 
         Raises:
-            InputError: it is damaged, or was made with other settings.
+            InputError: there is none, or it was made with other settings.
         """
-        state = read_checkpoint(path)
-        check_settings(path, state["settings"], self.settings)
-        self.model.load_state_dict(state["model_state"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration, self._window = state["iteration"], list(state["window"])
+        path, state = self.checkpoints.newest_good(self._read)
+        check_unchanged(path, state["settings"], self.task.unchanged, self.task.allowed)
+        own = self.model.state_dict()
+        try:
+            self.model.load_state_dict({n: like(x, own[n]) if n in own else x for n, x in state["model_state"].items()})
+            self.optimizer.load_state_dict(optimizer_state_like(state["optimizer"], self.optimizer))
+            self.step.scaler.load_state_dict(state.get("grad_scaler", {})) if self.step.scaler.is_enabled() else None
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: is of another model ({str(error).splitlines()[0]}); give its settings") from None
+        if self.ema:
+            self.ema.load_state_dict(state["ema"]) if "ema" in state else self.ema.reset()
+        self.best.load_state_dict(state.get("best", {}))
+        self.iteration, self._window = state["iteration"], [float(loss) for loss in state.get("window", ())]
+        self._ended = int(state.get("ended", self.iteration))
         logger.info("resuming at iteration %d from %s", self.iteration, path)
 
-    def save(self) -> None:
-        """Write a checkpoint, from the main process."""
-        if is_main_process():
-            state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
-            content = {
-                "model_state": state,
-                "optimizer": self.optimizer.state_dict(),
-                "iteration": self.iteration,
-                "window": self._window,
-                "settings": self.settings,
-            }
-            write_checkpoint(self.plan.output, content | self.extra)
-
-    def write_metrics(self, **values: Any) -> None:
-        """Add a line to ``metrics.json``, with iteration and epoch, from the main process."""
-        if self._metrics:
-            epoch = self.iteration / self.order.iterations
-            self._metrics.add(iteration=self.iteration, epoch=round(epoch, 4), **values)
-
-    def run(self, after_epoch: Callable[[int], None]) -> int:
-        """Train to the end.
-
-        Args:
-            after_epoch: called in every process with the number of epochs done, before that epoch's checkpoint.
-
-        Returns:
-            0; or the number of the signal, SIGTERM or SIGINT, for which the training has stopped after an iteration
-            and a checkpoint.
+    def _read(self, path: str) -> dict[str, Any]:
+        """A checkpoint's content, looked at.
 
         Raises:
-            InputError: a file cannot be read, or the loss is not finite.
+            InputError: it is damaged, or no checkpoint of a training.
         """
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            if is_main_process():
-                self._metrics = MetricsFile(self.plan.output, self.iteration)
-            while self.iteration < self.iterations:
-                self.order.start_at(self.iteration)
-                stopped = self._run_epoch()
-                done, rest = divmod(self.iteration, self.order.iterations)
-                if not rest:
-                    after_epoch(done)
-                if stopped or done % self.plan.checkpoint_epochs == 0 or self.iteration == self.iterations:
-                    self.save()
-                if stopped and self.iteration < self.iterations:
-                    # Wait for all: the first to leave takes the others down, one of whom may be writing.
-                    sum_over_processes(torch.zeros(1, device=self.device)).item()
-                    logger.info("stopped by signal %d at iteration %d; --resume goes on", stopped, self.iteration)
-                    return stopped
-            return 0
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        state = read_weight_file(path)
+        missing = [key for key in ("model_state", "optimizer", "iteration", "settings") if key not in state]
+        if missing:
+            raise InputError(f"{path}: is no checkpoint of a training (no {missing[0]}); give another --output")
+        if check_iteration(path, state["iteration"]) > self.settings.iterations:
+            raise InputError(f"{path}: is at iteration {state['iteration']} of {self.settings.iterations}")
+        for name, tensor in state["model_state"].items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise InputError(f"{path}: {name} holds values that are not finite; the training had diverged")
+        return state
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Stop after the iteration; at the second signal, at once."""
-        if self._signal:
-            raise KeyboardInterrupt
-        self._signal = number
+    def save(self, name: str = CHECKPOINT) -> None:
+        """Write a checkpoint, from the main process; all must call it."""
+        content: dict[str, Any] = {
+            "model_state": _on_cpu(gather(self.model.state_dict())),
+            "optimizer": gather(self.optimizer.state_dict()),
+            "iteration": self.iteration,
+            "ended": self._ended,
+            "window": list(self._window),
+            "settings": dict(self.task.unchanged),
+            "best": self.best.state_dict(),
+        }
+        if self.ema:
+            content["ema"] = gather(self.ema.state_dict())
+        if self.step.scaler.is_enabled():
+            content["grad_scaler"] = self.step.scaler.state_dict()
+        if is_main_process():
+            self.checkpoints.save(name, content | dict(self.task.extra))
+
+    def write_metrics(self, **values: Any) -> None:
+        """Add a line to the metrics, with iteration and epoch, from the main process."""
+        epoch = round(self.iteration / self.task.order.iterations, 4)
+        for writer in self._writers:
+            writer.add(iteration=self.iteration, epoch=epoch, **values)
+
+    def run(self) -> int:
+        """Train to the end.
+
+        Returns:
+            0; or the number of the signal for which the training has stopped after a checkpoint.
+
+        Raises:
+            InputError: a file cannot be read, a loss is not finite, or checkpoints cannot be saved.
+        """
+        with self.stop, self.stop.shielded():
+            if is_main_process():
+                self._writers = [MetricsFile(self.settings.output, self.iteration), TensorBoard(self.settings.output)]
+            sent = 0
+            while not sent and not self._is_done():
+                sent = self._end_epoch() if self._is_epochs_end() else self._run_epoch()
+            if sent and not self._is_done():
+                self._patience.save(self.save, last=True)
+                # Wait for all: the first to leave takes the others down, one of whom may be writing.
+                sum_over_processes(torch.zeros(1, device=self.device)).item()
+                logger.info("stopped by signal %d at iteration %d; --resume goes on", sent, self.iteration)
+                return sent
+            return 0
+
+    def _is_epochs_end(self) -> bool:
+        """Whether an epoch's evaluation is due; a run that was stopped before it owes it when it goes on."""
+        return self._ended < self.iteration and self.iteration % self.task.order.iterations == 0
+
+    def _is_done(self) -> bool:
+        return self._ended == self.settings.iterations
 
     def _run_epoch(self) -> int:
         """The rest of an epoch, or what a signal leaves of it; the signal's number, or 0."""
-        self.wrapped.train()
-        stop = 0
-        batches = iter(self.loader)
-        since, images = time.perf_counter(), 0
-        for _ in range(self.order.first, self.order.iterations):
-            loss, stop = self._step([self._to_device(unwrap(next(batches))) for _ in range(self.plan.accumulate)])
+        self.step.model.train()
+        order, rate = self.task.order, Rate()
+        order.start_at(self.iteration)
+        batches = iter(self.task.loader)
+        for _ in range(order.first, order.iterations):
+            try:
+                parts = self._parts(batches)
+            except StopRequested as request:
+                return request.number
+            self._window.append(self._step(parts))
             self.iteration += 1
-            self._window.append(loss)
-            images += self.order.batch_size
-            last = self.iteration % self.order.iterations == 0
-            if self.iteration % self.plan.log_period == 0 or last:
-                self._log(images / (time.perf_counter() - since))
-                since, images = time.perf_counter(), 0
-            if stop:
-                break
-        return stop
+            rate.add(order.batch_size)
+            ends = self.iteration % order.iterations == 0
+            if self.iteration % self.settings.log_period == 0 or ends:
+                self._log(rate.take())
+            if sent := self.stop.agreed(self.device):
+                return sent
+            if self.iteration % self.settings.checkpoint_period == 0 and not ends:
+                self._patience.save(self.save)
+        return 0
 
-    def _to_device(self, batch: Batch) -> Batch:
-        return batch._replace(
-            inputs=batch.inputs.to(self.device, non_blocking=True), labels=batch.labels.to(self.device)
-        )
+    def _parts(self, batches: Iterator[Any]) -> list[Any]:
+        """The next step's parts, on the device; a signal ends the wait for them."""
+        with self.stop.interruptible():
+            parts = [read_batch(next(batches)) for _ in range(self.settings.accumulate)]
+        return [part.to(self.device) for part in parts]
 
-    def _step(self, parts: list[Batch]) -> tuple[float, int]:
-        """One step of the optimizer; the mean loss, and the signal that some process was sent."""
-        seed_all(derive(self.plan.seed, self.iteration, process_rank(), 2))
-        warmup = self.plan.warmup_epochs * self.order.iterations
-        lr = lr_at(self.iteration, self.iterations, warmup, self.plan.lr)
-        set_lr(self.optimizer, lr)
-        total = torch.zeros(2)
-        for number, batch in enumerate(parts, start=1):
-            with self._no_sync(number < len(parts)):
-                with self._autocast():
-                    loss = self.loss(self.wrapped, batch)
-                total[0] += self._finite(loss, batch) / len(parts)
-                torch.autograd.backward(loss / len(parts))
-        if self.plan.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        total[1] = self._signal
-        shared = sum_over_processes(total.to(self.device))
-        # Signals of several processes add up to none that is known: all are then taken for what a scheduler sends.
-        sent = round(float(shared[1]))
-        return float(shared[0]) / process_count(), sent if sent in (0, signal.SIGINT) else int(signal.SIGTERM)
+    def _step(self, parts: list[Any]) -> float:
+        """One step of the optimizer; the mean loss over all processes."""
+        seed_all(derive(self.settings.seed, self.iteration, process_rank(), 2))
+        set_lr(self.optimizer, lr_at(self.iteration, self.settings.iterations, self.task.warmup, self.task.lr))
+        loss = self.step(parts, self.iteration + 1)["loss"]
+        if self.ema:
+            self.ema.update()
+        return float(sum_over_processes(loss.clone())) / process_count()
 
-    def _finite(self, loss: Tensor, batch: Batch) -> float:
-        """The loss as a number; refuses to go on from one that is none."""
-        value = loss.item()
-        if not math.isfinite(value):
-            files = ", ".join(batch.files[:SHOWN]) + (", ..." if len(batch.files) > SHOWN else "")
-            raise InputError(
-                f"iteration {self.iteration + 1}: the loss is {value} on {files}; lower --lr, or --resume in "
-                "--precision float32"
-            )
-        return value
+    def _end_epoch(self) -> int:
+        """Evaluate and save; the signal that came meanwhile, or 0."""
+        epoch = self.iteration // self.task.order.iterations
+        last = self.iteration == self.settings.iterations
+        if last or epoch % self.task.evaluate_epochs == 0:
+            try:
+                self._evaluate(epoch)
+            except StopRequested as request:
+                logger.warning("epoch %d was not evaluated to its end", epoch)
+                return request.number
+        self._ended = self.iteration
+        if last or self.iteration % self.settings.checkpoint_period == 0:
+            self._patience.save(self.save, last=last)
+        return self.stop.agreed(self.device)
 
-    def _no_sync(self, waits: bool) -> AbstractContextManager[Any]:
-        """Gradients are summed over the processes with the last part of a batch."""
-        return self.wrapped.no_sync() if waits and isinstance(self.wrapped, DistributedDataParallel) else nullcontext()
+    def _evaluate(self, epoch: int) -> None:
+        """Metrics of the weights, and under "ema/" of their average; the best so far is kept."""
+        with whole(self.step.model):
+            metrics = dict(self.task.evaluate(epoch))
+        if self.ema and metrics:
+            with self.ema.in_place(), whole(self.step.model):
+                metrics |= {f"ema/{name}": value for name, value in self.task.evaluate(epoch).items()}
+        if not metrics:
+            return
+        self.write_metrics(**metrics)
+        if self.best.improved(metrics, self.iteration):
+            logger.info("best %s so far: %.4f", self.best.metric, self.best.value)
+            self._patience.save(self._save_best)
 
-    def _autocast(self) -> torch.autocast:
-        dtype = PRECISIONS[self.plan.precision]
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+    def _save_best(self) -> None:
+        """Keep these weights as the best; a checkpoint to resume from is another file."""
+        averaged = bool(self.ema) and self.best.metric.startswith("ema/")
+        state = self.ema.model_state() if self.ema and averaged else gather(self.model.state_dict())
+        if is_main_process():
+            self.checkpoints.write(BEST, {"model_state": _on_cpu(state)} | dict(self.task.extra))
 
     def _log(self, rate: float) -> None:
         """A line in the log and one in the metrics: the mean loss since the last."""
         loss, self._window = sum(self._window) / len(self._window), []
         lr = max(group["lr"] / group["lr_scale"] for group in self.optimizer.param_groups)
-        left = (self.iterations - self.iteration) * self.order.batch_size / rate
+        order, total = self.task.order, self.settings.iterations
         logger.info(
             "epoch %d/%d  iteration %d/%d  loss %.4f  lr %.3g  %.1f images/s  ETA %s",
-            math.ceil(self.iteration / self.order.iterations),
-            self.plan.epochs,
-            self.iteration,
-            self.iterations,
-            loss,
-            lr,
-            rate,
-            timedelta(seconds=round(left)),
+            *(math.ceil(self.iteration / order.iterations), total // order.iterations, self.iteration, total),
+            *(loss, lr, rate, eta((total - self.iteration) * order.batch_size, rate)),
         )
         self.write_metrics(loss=loss, lr=lr)
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}

@@ -9,7 +9,10 @@ from torch import nn
 
 from hiera_det.modeling.hiera import Hiera
 
-__all__ = ["build_adamw", "is_decayed", "layer_of", "parameter_groups", "set_lr"]
+__all__ = ["POSITIONS", "build_adamw", "is_decayed", "layer_of", "parameter_groups", "set_lr"]
+
+#: Own names, the last part, of the parameters of position embeddings.
+POSITIONS = ("pos_embed", "pos_embed_window", "pos_embed_spatial", "pos_embed_temporal", "decoder_pos_embed")
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -26,7 +29,7 @@ def layer_of(name: str, depth: int) -> int:
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is under weight decay: not norms and biases (vectors), nor position embeddings."""
-    return parameter.ndim > 1 and "pos_embed" not in name
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in POSITIONS
 
 
 def parameter_groups(model: Hiera, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

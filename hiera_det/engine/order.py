@@ -1,115 +1,70 @@
-"""Batches of images or clips in an order that the seed and the epoch alone decide.
+"""Which image comes when: a function of the seed and of the step alone, so that going on loads nothing twice.
 
-A file that cannot be read comes out of its worker process as a value, so that it ends in one line and no traceback.
+An order is a sampler of batches for a loader; its items are keys ``(index, seed)``, the seed that of the image's random
+augmentation (`hiera_det.engine.loader.Seeded`). Workers, prefetching and where a run was stopped change nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from hiera_det.engine.processes import process_count, process_rank
-from hiera_det.engine.randomness import derive, seeded
-from hiera_det.errors import InputError
+from hiera_det.engine.randomness import derive
 
-__all__ = ["Batch", "EpochOrder", "Samples", "collate", "eval_loader", "train_loader", "unwrap"]
+__all__ = ["EpochOrder", "Key", "StreamOrder", "shuffled"]
 
-
-class Batch(NamedTuple):
-    """Some images or clips.
-
-    Attributes:
-        inputs: ``[B, 3, H, W]`` or ``[B, 3, T, H, W]``.
-        labels: class indices ``[B]``; -1 where there are no classes.
-        files: their paths.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    files: list[str]
+#: Index of an image, and seed of what is random in its augmentation.
+Key: TypeAlias = tuple[int, int]
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A file that cannot be read, and why."""
+def shuffled(length: int) -> Callable[[int], Indices]:
+    """Every image once, in an order of its own for each seed."""
 
-    message: str
+    def indices(seed: int) -> Indices:
+        return np.random.default_rng(seed).permutation(length)
 
-
-class Samples(Dataset[Any]):
-    """Files as tensors.
-
-    Args:
-        files: their paths.
-        read: a path to a tensor; random parts are drawn from PyTorch's, NumPy's or Python's generators.
-        labels: a class index for each; none where there are no classes.
-    """
-
-    def __init__(self, files: Sequence[str], read: Callable[[str], Tensor], labels: Sequence[int] = ()) -> None:
-        self.files, self.read, self.labels = files, read, labels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, str] | Refused:
-        """The sample of ``(index, seed of its random parts)``."""
-        index, seed = key
-        try:
-            with seeded(seed):
-                tensor = self.read(self.files[index])
-        except InputError as error:
-            return Refused(str(error))
-        return tensor, self.labels[index] if self.labels else -1, self.files[index]
+    return indices
 
 
 class EpochOrder:
-    """The batches of one process in one epoch, as ``(index, seed)`` pairs; a sampler of batches for a loader.
+    """Epochs of whole steps: what is left over at the end of one, less than a step's images, is left out of it.
 
-    Every epoch has another order, the same for all processes, each of which takes its part of every iteration. What is
-    left over at the end of an epoch, less than an iteration's images, is left out of it.
+    The order is the same for all processes, each of which takes its part of every step. A pass over it is the rest of
+    the epoch that `start_at` was given.
 
     Args:
-        length: number of files.
-        batch_size: images of an iteration, over all processes.
-        accumulate: parts into which an iteration's images are split, one forward each.
-        seed: of the order and of each sample's random parts.
-
-    Raises:
-        InputError: an iteration has more images than there are, or cannot be shared out evenly.
+        length: number of images.
+        batch_size: images of a step, over all processes; at most ``length``.
+        accumulate: parts of a process's share of a step, one batch each.
+        seed: of the order and of the images' random parts.
     """
 
     def __init__(self, length: int, batch_size: int, accumulate: int, seed: int) -> None:
-        parts = accumulate * process_count()
-        if batch_size < 1 or accumulate < 1 or batch_size % parts:
-            raise InputError(
-                f"--batch-size {batch_size}: must be a positive multiple of {parts}, the number of processes times "
-                f"--accumulate"
-            )
-        if batch_size > length:
-            raise InputError(f"--batch-size {batch_size}: there are {length} files; lower it")
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.part = batch_size // parts
+        self.part = batch_size // (accumulate * process_count())
         self.epoch = 0
         self.first = 0
 
     @property
     def iterations(self) -> int:
-        """Iterations per epoch."""
+        """Steps per epoch."""
         return self.length // self.batch_size
 
     def start_at(self, iteration: int) -> None:
-        """Go to an iteration, counted over all epochs."""
+        """Go to a step, counted over all epochs."""
         self.epoch, self.first = divmod(iteration, self.iterations)
 
     def __len__(self) -> int:
         return (self.iterations - self.first) * (self.batch_size // self.part // process_count())
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
         for start in range(self.first * self.batch_size, self.iterations * self.batch_size, self.batch_size):
@@ -118,42 +73,54 @@ class EpochOrder:
                 yield [(index, derive(self.seed, self.epoch, index, 1)) for index in own[at : at + self.part]]
 
 
-def train_loader(samples: Samples, order: EpochOrder, workers: int, pin: bool) -> DataLoader[Any]:
-    """A loader whose every pass is the epoch that ``order`` is at; workers stay from one to the next."""
-    return DataLoader(
-        samples,
-        batch_sampler=order,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin,
-        collate_fn=collate,
-    )
+class StreamOrder:
+    """An endless stream of batches over shuffled epochs, each batch of one group, as detectors by aspect ratio.
 
+    Batches are dealt out in turn: of step s, process r and part a of A in a world of W, it is batch
+    ``(s A + a) W + r``. What fills no batch in an epoch waits for the next.
 
-def eval_loader(samples: Samples, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
-    """A loader of this process's part of all samples, each once, in order."""
-    own = range(process_rank(), len(samples), process_count())
-    batches = [[(index, 0) for index in own[at : at + batch_size]] for at in range(0, len(own), batch_size)]
-    return DataLoader(samples, batch_sampler=batches, num_workers=workers, pin_memory=pin, collate_fn=collate)
-
-
-def unwrap(batch: Batch | Refused) -> Batch:
-    """What a loader gives, if it could be read.
-
-    Raises:
-        InputError: a file of the batch cannot be read.
+    Args:
+        part: images of a batch.
+        accumulate: A above.
+        seed: of the order and of the images' random parts.
+        epoch: gives the images' indices of an epoch for a seed, such as `shuffled`.
+        groups: each image's group; batches do not mix them. Empty for one group.
     """
-    if isinstance(batch, Refused):
-        raise InputError(batch.message)
-    return batch
 
+    def __init__(
+        self, part: int, accumulate: int, seed: int, epoch: Callable[[int], Indices], groups: Sequence[int] = ()
+    ) -> None:
+        self.part, self.accumulate, self.seed, self.epoch = part, accumulate, seed, epoch
+        self.groups = np.asarray(groups, dtype=np.int64)
+        self.first = 0
 
-def collate(samples: list[tuple[Tensor, int, str] | Refused]) -> Batch | Refused:
-    """Samples to a batch, or to the first of them that cannot be read."""
-    read: list[tuple[Tensor, int, str]] = []
-    for sample in samples:
-        if isinstance(sample, Refused):
-            return sample
-        read.append(sample)
-    tensors, labels, files = zip(*read, strict=True)
-    return Batch(torch.stack(tensors), torch.tensor(labels), list(files))
+    def start_at(self, iteration: int) -> None:
+        """Go to a step of the training."""
+        self.first = iteration
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        start = self.first * self.accumulate * process_count() + process_rank()
+        for batch in itertools.islice(self._batches(start), 0, None, process_count()):
+            yield [(int(index), derive(self.seed, int(epoch), int(place), 1)) for index, epoch, place in batch]
+
+    def _batches(self, start: int) -> Iterator[Indices]:
+        """The batches from number ``start`` on: rows of index, epoch and place in the epoch."""
+        waiting: dict[int, Indices] = {group: np.empty((0, 3), dtype=np.int64) for group in self._group_numbers()}
+        done = 0
+        for epoch in itertools.count():
+            batches: list[tuple[int, Indices]] = []
+            indices = self.epoch(derive(self.seed, epoch))
+            rows = np.stack([indices, np.full_like(indices, epoch), np.arange(len(indices))], axis=1)
+            for group, before in waiting.items():
+                own = np.concatenate([before, rows[self.groups[indices] == group] if len(self.groups) else rows])
+                full = len(own) - len(own) % self.part
+                waiting[group] = own[full:]
+                # A batch has its place in the stream where it is full.
+                batches += [(int(batch[-1, 2]), batch) for batch in own[:full].reshape(-1, self.part, 3)]
+            if done + len(batches) > start:
+                batches.sort(key=lambda item: item[0])
+                yield from (batch for _, batch in batches[max(0, start - done) :])
+            done += len(batches)
+
+    def _group_numbers(self) -> list[int]:
+        return [int(group) for group in np.unique(self.groups)] or [0]

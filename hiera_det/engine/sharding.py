@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiera_det.errors import InputError
+from hiera_det.engine.processes import process_count
 from hiera_det.modeling.hiera import Hiera
 
 try:
@@ -27,7 +26,7 @@ else:
     HAS_FSDP = True
 
 __all__ = [
-    "check_parallel",
+    "HAS_FSDP",
     "gather",
     "is_sharded",
     "like",
@@ -37,18 +36,6 @@ __all__ = [
     "without_sync",
     "wrap",
 ]
-
-
-def check_parallel(name: str) -> None:
-    """Refuse a ``SOLVER.PARALLEL`` that is none, or that this PyTorch lacks.
-
-    Raises:
-        InputError: the value and what to choose.
-    """
-    if name not in ("ddp", "fsdp"):
-        raise InputError(f"SOLVER.PARALLEL {name!r}: choose ddp or fsdp")
-    if name == "fsdp" and not HAS_FSDP:
-        raise InputError(f"SOLVER.PARALLEL fsdp needs PyTorch 2.6 or newer, this is {torch.__version__}; choose ddp")
 
 
 def wrap(model: nn.Module, parallel: str = "ddp") -> nn.Module:
@@ -61,14 +48,14 @@ def wrap(model: nn.Module, parallel: str = "ddp") -> nn.Module:
     Returns:
         the model, or its wrapper.
     """
-    if comm.get_world_size() == 1:
+    if process_count() == 1:
         return model
     if parallel == "fsdp":
         return _shard(model)
-    # detectron2's own helper gives device ids, which DDP refuses on a CPU. Every parameter has a part in every loss, so
-    # that nobody needs to look for unused ones.
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    return DistributedDataParallel(model, [comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False)
+    # Every parameter has a part in every loss, so that nobody needs to look for unused ones.
+    device = next(model.parameters()).device
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False)
 
 
 def _shard(model: nn.Module) -> nn.Module:

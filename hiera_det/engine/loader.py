@@ -1,0 +1,91 @@
+"""Loaders whose images' random parts come from their keys, and whose refusals come out of workers in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hiera_det.engine.order import Key
+from hiera_det.engine.randomness import derive, seeded
+from hiera_det.engine.stop import ignore_signals
+from hiera_det.errors import InputError
+
+__all__ = ["Refused", "Seeded", "keyed_loader", "unwrap"]
+
+#: Images tried in place of one that has nothing to train on.
+REPLACEMENTS = 100
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What cannot be read, and why; a value, because an exception out of a worker is a traceback."""
+
+    message: str
+
+
+class Seeded(Dataset[Any]):
+    """Records as samples, what is random in them drawn from their keys' seeds.
+
+    Args:
+        records: what is read.
+        read: a record to a sample; random parts are drawn from PyTorch's, NumPy's or Python's generators. None where it
+            gives nothing to train on: another record, which the seed decides, takes its place.
+    """
+
+    def __init__(self, records: Sequence[Any], read: Callable[[Any], Any]) -> None:
+        self.records, self.read = records, read
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> Any:
+        index, seed = key
+        try:
+            for attempt in range(1, REPLACEMENTS):
+                with seeded(seed):
+                    sample = self.read(self.records[index])
+                if sample is not None:
+                    return sample
+                index = derive(seed, attempt) % len(self)
+        except InputError as error:
+            return Refused(str(error))
+        return Refused(f"{REPLACEMENTS} images in a row gave nothing to train on; look at the data and the crop")
+
+
+def keyed_loader(
+    data: Dataset[Any], order: Any, workers: int, pin: bool, collate: Callable[[list[Any]], Any]
+) -> DataLoader[Any]:
+    """A loader of an order's batches; workers stay from one pass to the next and leave signals to the training.
+
+    Args:
+        data: takes keys, as `Seeded`.
+        order: of `hiera_det.engine.order`, or a list of batches of keys.
+        workers: processes; 0 to read in this one.
+        pin: copy batches into memory from which a GPU takes them sooner.
+        collate: samples to a batch; what is `Refused` among them must come out of it.
+    """
+    sampler: Sampler[list[int]] | Any = order
+    return DataLoader(
+        data,
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+        collate_fn=collate,
+        worker_init_fn=ignore_signals,
+    )
+
+
+def unwrap(batch: Any) -> Any:
+    """What a loader gives, if all of it could be read.
+
+    Raises:
+        InputError: a file of the batch cannot be read.
+    """
+    for item in batch if isinstance(batch, list) else (batch,):
+        if isinstance(item, Refused):
+            raise InputError(item.message)
+    return batch

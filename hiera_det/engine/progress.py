@@ -1,0 +1,47 @@
+"""How fast a training goes, how much memory it holds and when it will be through."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+
+import torch
+
+__all__ = ["Rate", "eta", "peak_memory"]
+
+
+def peak_memory() -> float:
+    """Most memory held so far, in MiB: PyTorch's on this process's GPU, else the process's own; 0 where unknown."""
+    if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
+        return peak / 2**20
+    if os.name != "posix":
+        return 0.0
+    import resource
+
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
+
+
+class Rate:
+    """Images per second since the last time it was asked."""
+
+    def __init__(self) -> None:
+        self.images, self.since = 0, time.perf_counter()
+
+    def add(self, images: int) -> None:
+        """Count the images of a step."""
+        self.images += images
+
+    def take(self) -> float:
+        """The rate, and start anew."""
+        now = time.perf_counter()
+        rate = self.images / max(now - self.since, 1e-9)
+        self.images, self.since = 0, now
+        return rate
+
+
+def eta(images: int, rate: float) -> timedelta:
+    """How long so many images will take."""
+    return timedelta(seconds=round(images / rate)) if rate else timedelta.max

@@ -1,0 +1,128 @@
+"""The settings of a training, whatever is trained: what flags, YAML keys, LazyConfig nodes and Python all fill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hiera_det.engine.precision import check_precision
+from hiera_det.engine.sharding import HAS_FSDP
+from hiera_det.errors import InputError
+
+__all__ = ["PARALLEL", "TrainSettings", "Worded"]
+
+#: Ways to have a model in several processes: a copy in each, or shared out among them.
+PARALLEL = ("ddp", "fsdp")
+#: Fields that count something and must be at least so much.
+AT_LEAST = {
+    "iterations": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "workers": 0,
+    "log_period": 1,
+    "checkpoint_period": 1,
+    "eval_period": 0,
+    "keep": 0,
+    "skip_nonfinite": 0,
+}
+
+
+class Worded:
+    """Settings that the user knows by flags or keys, and whose errors name these."""
+
+    words: Mapping[str, str]
+
+    def word(self, name: str) -> str:
+        """What the user calls a field."""
+        return self.words.get(name, name)
+
+    def refusal(self, name: str, problem: str) -> InputError:
+        """The error that a field's value is."""
+        value: Any = getattr(self, name)
+        return InputError(f"{self.word(name)} {value}: {problem}")
+
+
+@dataclass(frozen=True)
+class TrainSettings(Worded):
+    """How a model is trained, once it, its data and its optimizer are there; checked when it is made.
+
+    Attributes:
+        output: folder for checkpoints and metrics.
+        iterations: steps of the optimizer in all.
+        batch_size: images per step, of all processes together.
+        processes: how many processes share the batch.
+        accumulate: parts of a process's share, one forward and backward each.
+        device: ``cpu`` or ``cuda``.
+        seed: of all that is random.
+        precision: a key of `hiera_det.engine.precision.PRECISIONS`.
+        parallel: ``ddp`` or ``fsdp``.
+        compile: compile the model with torch.compile.
+        clip_norm: largest norm of all gradients together; 0 for any.
+        ema_decay: of an average of the weights, per step; 0 for none.
+        workers: processes that read images, for each that trains.
+        log_period: steps from one line of the log to the next.
+        checkpoint_period: steps from one checkpoint to the next.
+        eval_period: steps from one evaluation to the next; 0 for the end only.
+        keep: newest checkpoints that are kept; 0 for all.
+        best: metric whose best checkpoint is kept, such as ``top1``; "" for none.
+        skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
+        words: the flag or key by which the user knows a field, for messages.
+
+    Raises:
+        InputError: a value that cannot be used, by the user's word.
+    """
+
+    output: str
+    iterations: int
+    batch_size: int
+    processes: int = 1
+    accumulate: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    precision: str = "float32"
+    parallel: str = "ddp"
+    compile: bool = False
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    workers: int = 0
+    log_period: int = 20
+    checkpoint_period: int = 1
+    eval_period: int = 0
+    keep: int = 0
+    best: str = ""
+    skip_nonfinite: int = 0
+    words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, least in AT_LEAST.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise self.refusal(name, f"must be a whole number of at least {least}")
+        parts = self.processes * self.accumulate
+        if self.batch_size % parts:
+            by = f"the processes times {self.word('accumulate')}, {self.processes} x {self.accumulate}"
+            raise self.refusal("batch_size", f"counts the images of all processes and must be a multiple of {by}")
+        if not (math.isfinite(self.clip_norm) and self.clip_norm >= 0):
+            raise self.refusal("clip_norm", "must be a number of at least 0")
+        if not 0 <= self.ema_decay < 1:
+            raise self.refusal("ema_decay", "give a decay below 1, such as 0.9998, or 0 for no average")
+        self._check_machine()
+
+    def _check_machine(self) -> None:
+        """Refuse what this PyTorch or this device cannot do."""
+        check_precision(self.precision, self.device, self.word("precision"))
+        if self.parallel not in PARALLEL:
+            raise self.refusal("parallel", f"choose {' or '.join(PARALLEL)}")
+        if self.parallel == "fsdp" and not HAS_FSDP:
+            raise self.refusal("parallel", f"needs PyTorch 2.6 or newer, this is {torch.__version__}; choose ddp")
+        if self.parallel == "fsdp" and self.precision == "float16":
+            raise self.refusal("parallel", f"{self.word('precision')} float16 is for ddp; choose bfloat16")
+
+    @property
+    def part(self) -> int:
+        """Images of one forward in one process."""
+        return self.batch_size // (self.processes * self.accumulate)

@@ -1,0 +1,171 @@
+"""Stopping safely: a signal is noted, and acted on where nothing is lost.
+
+SLURM and torchrun send SIGTERM before they kill, people press Ctrl-C (SIGINT), and a job that wants to be put back into
+the queue is told so by SIGUSR1. Loader workers are sent the same signals where the whole group of processes is; they
+ignore them, for the training still needs their images (`ignore_signals`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hiera_det.engine.processes import process_count
+
+__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "ignore_signals", "stoppable"]
+
+logger = logging.getLogger("hiera_det.training")
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)  # Windows has no SIGUSR1
+
+
+#: Seconds in which signals are one request: a scheduler's reaches a process directly and through its parent.
+ONE_REQUEST = 0.5
+
+
+class StopRequested(BaseException):
+    """A signal came where waiting on would be pointless: in a wait for data, an evaluation, the set-up.
+
+    No `Exception`, so that no broad handler on the way takes it for a failure.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def exit_status(number: int) -> int:
+    """The exit status of a process that a signal stopped: 143 for SIGTERM, 130 for SIGINT, as shells have it.
+
+    SIGUSR1 asks for a requeue, which schedulers take SIGTERM's status for.
+    """
+    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """Make a loader worker deaf to what the training is stopped by; a ``worker_init_fn``."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Stop:
+    """Listens to the signals while it is entered; handlers that were there before are called too.
+
+    A signal raises `StopRequested` at once, as in the set-up, but where something is to be finished first (`shielded`):
+    there it is noted, the loop asks `agreed` after each step, and waits are open to it again (`interruptible`). A
+    second signal ends the process at once.
+
+    Attributes:
+        requested: the number of the signal that this process was sent; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self._since = 0.0
+        self._entered = 0
+        self._raises = True
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        """Listen, where this is the main thread; Python delivers signals nowhere else."""
+        self._entered += 1
+        if self._entered == 1 and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._entered -= 1
+        if not self._entered:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.requested and now - self._since > ONE_REQUEST:
+            os._exit(exit_status(number))  # asked twice: at once; files are written beside their place
+        if self.requested:
+            return
+        self.requested, self._since = number, now
+        before = self._before.get(number)
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, frame)
+        if self._raises:
+            raise StopRequested(number)
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """A context in which signals are noted only."""
+        with self._raising(False):
+            yield
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A context inside `shielded` that a signal ends with `StopRequested`, also one that came before.
+
+        With several processes only `settle` and `agreed` end a wait: one that left alone would keep the others waiting.
+        """
+        if process_count() > 1:
+            yield
+            return
+        with self._raising(True):
+            self.poll()
+            yield
+
+    @contextlib.contextmanager
+    def _raising(self, raises: bool) -> Iterator[None]:
+        before, self._raises = self._raises, raises
+        try:
+            yield
+        finally:
+            self._raises = before
+
+    def poll(self) -> None:
+        """Raise `StopRequested` where this process was sent a signal."""
+        if self.requested:
+            raise StopRequested(self.requested)
+
+    def cut(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches of an evaluation, until a signal; `settle` must follow, in all processes."""
+        for batch in batches:
+            if self.requested:
+                return
+            yield batch
+
+    def settle(self, device: torch.device) -> None:
+        """Raise `StopRequested` in all processes where one of them was sent a signal."""
+        number = self.agreed(device)
+        if number:
+            raise StopRequested(number)
+
+    def agreed(self, device: torch.device) -> int:
+        """The signal that some process was sent, the same answer in all, who must all ask; 0 for none."""
+        if process_count() == 1:
+            return self.requested
+        sent = torch.tensor([self.requested], device=device)
+        dist.all_reduce(sent, op=dist.ReduceOp.MAX)
+        return int(sent)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Listen over a whole run, its set-up included; stopped, it ends in one line and with `exit_status`."""
+    with Stop() as stop:
+        try:
+            yield stop
+        except StopRequested as request:
+            logger.warning("%s", request)
+            sys.exit(exit_status(request.number))
