@@ -56,9 +56,14 @@ class Seeded(Dataset[Any]):
 
 
 def keyed_loader(
-    data: Dataset[Any], order: Any, workers: int, pin: bool, collate: Callable[[list[Any]], Any]
+    data: Dataset[Any],
+    order: Any,
+    workers: int,
+    pin: bool,
+    collate: Callable[[list[Any]], Any],
+    stay: bool = True,
 ) -> DataLoader[Any]:
-    """A loader of an order's batches; workers stay from one pass to the next and leave signals to the training.
+    """A loader of an order's batches, whose workers leave signals to the training.
 
     Args:
         data: takes keys, as `Seeded`.
@@ -66,13 +71,14 @@ def keyed_loader(
         workers: processes; 0 to read in this one.
         pin: copy batches into memory from which a GPU takes them sooner.
         collate: samples to a batch; what is `Refused` among them must come out of it.
+        stay: keep the workers from one pass to the next.
     """
     sampler: Sampler[list[int]] | Any = order
     return DataLoader(
         data,
         batch_sampler=sampler,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=stay and workers > 0,
         pin_memory=pin,
         collate_fn=collate,
         worker_init_fn=ignore_signals,

@@ -7,9 +7,13 @@ hand, as there.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["FINETUNING", "PRETRAINING", "Recipe", "scaled_lr", "warmup_for"]
+from hiera_det.modeling.variants import VARIANTS
+
+__all__ = ["FINETUNING", "PRETRAINING", "Recipe", "recipe_name", "scaled_lr", "warmup_for"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,21 @@ FINETUNING = {
     "large": _finetuning(1e-3, 50, 0.85),
     "huge": _finetuning(1e-3, 50, 0.85, 0.3),
 }
+
+
+def recipe_name(size: str, recipes: Mapping[str, Recipe]) -> str:
+    """The size whose recipe a size takes: its own, or that of the published one which has most nearly as many weights.
+
+    Weights are counted as depth times channels squared over the stages; nearest is the least ratio.
+    """
+
+    def weights(name: str) -> int:
+        variant = VARIANTS[name]
+        return sum(depth * (variant.embed_dim << stage) ** 2 for stage, depth in enumerate(variant.depths))
+
+    if size in recipes:
+        return size
+    return min(recipes, key=lambda name: abs(math.log(weights(name) / weights(size))))
 
 
 def scaled_lr(lr: float, lr_batch: int, batch_size: int) -> float:

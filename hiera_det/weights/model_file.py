@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
@@ -63,20 +64,23 @@ def save_atomically(path: str, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: torch.save(dict(content), file))
 
 
-def write_model_file(path: str, model: Hiera, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+def write_model_file(
+    path: str, model: Hiera | Mapping[str, Tensor], fields: Mapping[str, Any], classes: Sequence[str] = ()
+) -> None:
     """Write a trained model.
 
     Args:
         path: of the file.
-        model: a trunk, classifier or autoencoder.
+        model: a trunk, classifier or autoencoder, or its state dict.
         fields: the arguments it was built with, plain values.
         classes: names of a classifier's classes, in the order of their indices.
 
     Raises:
         InputError: it cannot be written.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    content: dict[str, Any] = {"model_state": state, "config": dict(fields)}
+    state = model.state_dict() if isinstance(model, Hiera) else model
+    on_cpu = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    content: dict[str, Any] = {"model_state": on_cpu, "config": dict(fields)}
     save_atomically(path, content | ({"classes": list(classes)} if classes else {}))
 
 
