@@ -93,6 +93,7 @@ def _main(tool: str, words: list[str], stderr: str, patch: Patch | None, environ
     from hiera_det.errors import run_tool
 
     os.setpgid(0, 0)
+    multiprocessing.set_start_method("fork", force=True)  # loader workers, as where the tool itself is run
     descriptor = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -55,7 +55,7 @@ def wrap(model: nn.Module, parallel: str = "ddp") -> nn.Module:
     # Every parameter has a part in every loss, so that nobody needs to look for unused ones.
     device = next(model.parameters()).device
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, devices, broadcast_buffers=False)
+    return DistributedDataParallel(model, devices)
 
 
 def _shard(model: nn.Module) -> nn.Module:
