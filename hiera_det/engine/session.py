@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from hiera_det.engine.checkpoint import FolderLock
+from hiera_det.engine.checkpoint import Checkpoints, FolderLock
 from hiera_det.engine.log import logged_to
 from hiera_det.engine.processes import is_main_process
 from hiera_det.engine.stop import Stop, StopRequested
-from hiera_det.files import make_folder, sweep_partials
+from hiera_det.files import make_folder
 
 __all__ = ["run_in"]
 
@@ -44,8 +44,7 @@ def _folder(folder: str, word: str) -> Iterator[None]:
     make_folder(folder, word)
     with FolderLock(folder, word) if is_main_process() else nullcontext(), logged_to(folder):
         if is_main_process():
-            for path in sweep_partials(folder):
-                logger.info("removed %s, left by a run that was killed", path.name)
+            Checkpoints(folder).sweep()
         try:
             yield
         except StopRequested as request:

@@ -12,10 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from hiera_det.engine.checkpoint import goes_on
+from hiera_det.engine.failures import explained
 from hiera_det.engine.loader import Seeded
 from hiera_det.engine.loop import Loop, Task
 from hiera_det.engine.optimizer import build_adamw
 from hiera_det.engine.order import EpochOrder
+from hiera_det.engine.processes import process_count
 from hiera_det.engine.stop import Stop
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.tasks.batches import Batch, train_loader
@@ -95,10 +97,13 @@ def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -
         evaluate_epochs=parts.evaluate_epochs,
         allowed=settings.allow_changed,
     )
-    loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop)
-    if resumed:
-        loop.resume()
-    stopped = loop.run()
+    part = settings.batch_size // (settings.accumulate * process_count())
+    less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"
+    with explained(f"training, {part} images of {settings.image_size} pixels at a time", less):
+        loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop)
+        if resumed:
+            loop.resume()
+        stopped = loop.run()
     if not stopped:
         leave_results(loop, parts.fields, parts.classes)
     return stopped
