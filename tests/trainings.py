@@ -25,7 +25,7 @@ TOOLS = {"pretrain": "hiera_det.cli.pretrain_mae", "classify": "hiera_det.cli.tr
 PRELOAD = ["hiera_det.tasks.pretrain.train", "hiera_det.tasks.classify.train", "hiera_det.tasks.pretrain.pictures"]
 PRELOAD += ["torchvision.transforms.v2", "timm.data", "matplotlib.figure", "torch.utils.tensorboard", *TOOLS.values()]
 #: Longer than any of them takes on a loaded machine.
-PATIENCE = 120
+PATIENCE = 60
 
 Patch = Callable[[], None]
 _context = multiprocessing.get_context("forkserver")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -73,6 +76,8 @@ def keyed_loader(
         collate: samples to a batch; what is `Refused` among them must come out of it.
         stay: keep the workers from one pass to the next.
     """
+    if workers:
+        _end_workers_at_exit()
     sampler: Sampler[list[int]] | Any = order
     return DataLoader(
         data,
@@ -83,6 +88,23 @@ def keyed_loader(
         collate_fn=collate,
         worker_init_fn=ignore_signals,
     )
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """See to it that workers still there when this process ends, as after an error, do not keep it.
+
+    multiprocessing would send them SIGTERM, to which they are deaf, and wait.
+    """
+    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=100)
+
+
+def _kill_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would report them as lost
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def unwrap(batch: Any) -> Any:
