@@ -16,7 +16,6 @@ import argparse
 import json
 import logging
 import os
-from pathlib import Path
 
 from hiera_det.cli.command import command_parser
 from hiera_det.cli.flags import add_device_flag
@@ -82,8 +81,5 @@ def main() -> None:
         results = found_all
     if args.json:
         text = json.dumps(results, indent=1)
-        try:
-            write_atomically(Path(args.json), lambda file: file.write(text.encode()))
-        except OSError as error:
-            raise InputError(f"--json {args.json}: cannot be written ({error.strerror or error})") from None
+        write_atomically(args.json, lambda file: file.write(text.encode()))
         print(args.json)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from hiera_det.cli.command import command_parser
 from hiera_det.modeling.variants import VARIANTS
 
-__all__ = ["add_device_flag", "add_machine_flags", "add_model_flags", "add_training_flags"]
+__all__ = ["add_device_flag", "add_machine_flags", "add_model_flags", "add_training_flags", "training_parser"]
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:
@@ -24,11 +25,18 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     return group
 
 
-def add_model_flags(parser: argparse.ArgumentParser, image_size: int | None = 224) -> None:
+def training_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser that gives the flags which are there: the defaults of the others are the settings' own."""
+    parser = command_parser(command, doc, allow_abbrev=False)
+    parser.argument_default = argparse.SUPPRESS
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which model."""
     group = parser.add_argument_group("model")
     group.add_argument("--size", choices=list(VARIANTS), help="published size; its recipe is the default")
-    group.add_argument("--image-size", type=int, default=image_size, metavar="PIXELS", help="side of the images")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images (default: 224)")
     group.add_argument("--embed-dim", type=int, help="channels of stage 1, in place of the size's")
     group.add_argument("--num-heads", type=int, help="attention heads of stage 1, in place of the size's")
     group.add_argument("--depths", type=int, nargs=4, metavar="BLOCKS", help="of stages 1-4, in place of the size's")
@@ -39,18 +47,34 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """How to train, where, and how to go on."""
     group = parser.add_argument_group("training; defaults are the published recipe's of the size")
     group.add_argument("--epochs", type=int)
-    group.add_argument("--batch-size", type=int, default=64, help="images of a step, over all GPUs (default: 64)")
-    group.add_argument("--accumulate", type=int, default=1, metavar="PARTS", help="forwards per step, to save memory")
+    group.add_argument("--batch-size", type=int, help="images of a step, over all GPUs (default: 64)")
+    group.add_argument("--accumulate", type=int, metavar="PARTS", help="forwards per step, to save memory")
     group.add_argument("--lr", type=float, help="at this very batch; the recipe's is scaled to the batch, linearly")
     group.add_argument("--warmup-epochs", type=float)
     group.add_argument("--weight-decay", type=float)
-    group.add_argument("--clip-norm", type=float, default=0.0, help="largest norm of the gradients (default: any)")
+    group.add_argument("--clip-norm", type=float, help="largest norm of the gradients (default: any)")
+    group.add_argument("--ema-decay", type=float, metavar="DECAY", help="average the weights too, such as 0.9998")
     group.add_argument("--use-checkpoint", action="store_true", help="save memory: recompute blocks when going back")
-    group.add_argument("--precision", help="float32 or bfloat16; default: bfloat16 on GPUs, float32 on a CPU")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--workers", type=int, default=4, help="processes per GPU that read images (default: 4)")
-    group.add_argument("--log-period", type=int, default=20, metavar="STEPS", help="from a line of the log to the next")
-    group.add_argument("--checkpoint-epochs", type=int, default=1, help="from a checkpoint to the next (default: 1)")
+    group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
+    group.add_argument("--precision", help="float32, bfloat16, float16 (default: bfloat16 on GPUs, float32 on a CPU)")
+    group.add_argument(
+        "--parallel", help="of several processes: ddp, a model each, or fsdp, a shared one (default: ddp)"
+    )
+    group.add_argument("--seed", type=int)
+    group.add_argument("--workers", type=int, help="processes per GPU that read images (default: 4)")
+    _add_progress_flags(parser)
+    add_device_flag(add_machine_flags(parser))
+
+
+def _add_progress_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("log, checkpoints, and going on")
+    group.add_argument("--log-period", type=int, metavar="STEPS", help="from a line of the log to the next")
+    group.add_argument("--checkpoint-epochs", type=int, help="from a checkpoint to the next (default: 1)")
+    group.add_argument(
+        "--skip-nonfinite", type=int, metavar="K", help="steps in a row left out where not finite (default: 0)"
+    )
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     group.add_argument("--auto-resume", action="store_true", help="go on where there is a checkpoint, else start")
-    add_device_flag(add_machine_flags(parser))
+    group.add_argument(
+        "--allow-changed", nargs="+", metavar="NAME", help="go on although these are not the checkpoint's, such as lr"
+    )

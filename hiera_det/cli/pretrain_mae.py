@@ -14,26 +14,20 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_model_flags, add_training_flags
-from hiera_det.extras import need
+from hiera_det.cli.flags import add_model_flags, add_training_flags, training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("pretrain", __doc__, allow_abbrev=False)
+    parser = training_parser("pretrain", __doc__)
     parser.add_argument("--images", metavar="DIR", help="images, at any depth below")
     parser.add_argument("--videos", metavar="DIR", help="videos, at any depth below, in place of images")
     parser.add_argument("--output", metavar="DIR", required=True)
     parser.add_argument("--mask-ratio", type=float, help="part that is left out (default: 0.6, of clips 0.9)")
     parser.add_argument("--frames", type=int, help="of a clip (default: 16)")
-    parser.add_argument(
-        "--stride", type=float, default=4, help="frames of 30 a second from one to the next (default: 4)"
-    )
-    parser.add_argument(
-        "--pictures", type=int, default=8, help="images in reconstructions.png (default: 8; 0 for none)"
-    )
-    parser.add_argument("--picture-epochs", type=int, default=10, help="from a picture to the next (default: 10)")
+    parser.add_argument("--stride", type=float, help="frames of 30 a second from one to the next (default: 4)")
+    parser.add_argument("--pictures", type=int, help="images in reconstructions.png (default: 8; 0 for none)")
+    parser.add_argument("--picture-epochs", type=int, help="from a picture to the next (default: 10)")
     add_model_flags(parser)
     parser.add_argument("--decoder-embed-dim", type=int, help="channels of the decoder (default: 512)")
     parser.add_argument("--decoder-depth", type=int, help="its blocks (default: 8)")
@@ -45,11 +39,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Check, start the processes, train."""
     args = argument_parser().parse_args()
-    need("matplotlib", "the picture of the curves")
-    need("PIL", "reading images", "Pillow")
-    from hiera_det.cli.processes import chosen_device, run_everywhere
-    from hiera_det.tasks.pretrain.train import check, pretrain
+    from hiera_det.cli.processes import run_everywhere, settings_from
+    from hiera_det.tasks.pretrain.train import pretrain, read_inputs
+    from hiera_det.tasks.settings import PretrainSettings
 
-    args.device = chosen_device(args.device)
-    check(args)
-    run_everywhere(pretrain, args)
+    run_everywhere(pretrain, read_inputs, settings_from(PretrainSettings, args), args)

@@ -1,29 +1,24 @@
-"""Running a training in the processes that its flags ask for, and where its log goes."""
+"""From flags to settings, and running a training in the processes that its flags ask for."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import multiprocessing
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-
-import torch
-from torch.multiprocessing.spawn import ProcessExitedException
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hiera_det.engine.launch import launch
-from hiera_det.engine.processes import is_main_process
+from hiera_det.engine.processes import check_device, default_device
+from hiera_det.engine.stop import exit_status
 from hiera_det.errors import InputError
-from hiera_det.files import make_folder
 
-__all__ = ["chosen_device", "logged_to", "run_everywhere"]
+if TYPE_CHECKING:
+    from hiera_det.tasks.settings import TaskSettings
 
-#: Exit status of a process that a signal stopped after it saved.
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+__all__ = ["chosen_device", "run_everywhere", "settings_from"]
+
+Settings = TypeVar("Settings", bound="TaskSettings")
 
 
 def chosen_device(flag: str | None) -> str:
@@ -32,90 +27,52 @@ def chosen_device(flag: str | None) -> str:
     Raises:
         InputError: PyTorch finds no GPU where one is asked for.
     """
-    there = torch.cuda.is_available()
-    if flag == "cuda" and not there:
-        raise InputError("--device cuda: PyTorch finds no GPU; give --device cpu, or install PyTorch for your GPU")
-    return flag or ("cuda" if there else "cpu")
+    device = flag or default_device()
+    check_device(device)
+    return device
 
 
-@contextmanager
-def logged_to(output: str) -> Iterator[None]:
-    """Send the main process's log to stderr and into ``log.txt`` of a folder, which is made.
+def settings_from(kind: type[Settings], args: argparse.Namespace) -> Settings:
+    """The settings whose fields the flags of the same names set.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: a value cannot be used.
     """
-    make_folder(output, "--output")
-    ours = logging.getLogger("hiera_det")
-    level = ours.level
-    ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if is_main_process():
-        handlers.append(logging.FileHandler(os.path.join(output, "log.txt"), encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        ours.addHandler(handler)
-    try:
-        yield
-    finally:
-        ours.setLevel(level)
-        for handler in handlers:
-            ours.removeHandler(handler)
-            handler.close()
+    names = [field.name for field in fields(kind)]
+    words = {name: f"--{name.replace('_', '-')}" for name in names}
+    return kind(words=words, **{name: value for name, value in vars(args).items() if name in names})
 
 
-def run_everywhere(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
-    """Run a training in all processes that the flags, torchrun or srun ask for.
+def run_everywhere(
+    run: Callable[[Settings], int], check: Callable[[Settings], object], settings: Settings, args: argparse.Namespace
+) -> None:
+    """Run a training in all processes that the flags, torchrun or srun ask for; exits where a signal stopped it.
 
     Args:
-        run: a function of the package; it returns 0, or the number of the signal that stopped it, with which this
-            process then ends as shells have it: 128 more.
-        args: flags of `add_training_flags`.
+        run: such as `hiera_det.tasks.pretrain.train.pretrain`.
+        check: called before several processes are started, so that a mistake is said once.
+        settings: for both.
+        args: has the flags of `add_machine_flags`.
+
+    Raises:
+        InputError: see ``run``; or the numbers of processes cannot be.
     """
-    try:
-        with _signals_to_children():
-            launch(
-                _run,
-                (run, args),
-                num_processes=args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                device=args.device,
-            )
-    except ProcessExitedException as error:
-        status = error.exit_code if error.exit_code >= 0 else 128 - error.exit_code
-        if status not in STOPPED:
-            raise
-        sys.exit(status)
+    for name in ("num_gpus", "num_machines"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
+    if args.num_gpus > 1:
+        check(settings)
+    launch(
+        _run,
+        (run, settings),
+        num_processes=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        device=settings.device,
+    )
 
 
-@contextmanager
-def _signals_to_children() -> Iterator[None]:
-    """Pass SIGTERM on to the processes that this one starts, and wait for them; Ctrl-C reaches them by itself.
-
-    Where training runs in this process, `hiera_det.engine.loop.Loop` listens in its place; before and after that,
-    with no child, the signal does what it always does.
-    """
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        children = multiprocessing.active_children()
-        for child in children:
-            if number == signal.SIGTERM and child.pid:
-                os.kill(child.pid, number)
-        if not children:
-            sys.exit(128 + number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
-    with logged_to(args.output):
-        stopped = run(args)
-    if stopped:
-        sys.exit(128 + stopped)
+def _run(run: Callable[[Any], int], settings: TaskSettings) -> None:
+    if stopped := run(settings):
+        sys.exit(exit_status(stopped))

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_model_flags, add_training_flags
-from hiera_det.extras import need
+from hiera_det.cli.flags import add_model_flags, add_training_flags, training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = command_parser("train-classifier", __doc__, allow_abbrev=False)
+    parser = training_parser("train-classifier", __doc__)
     parser.add_argument("--train", metavar="DIR", required=True, help="DIR/<class>/*.jpg to train on")
     parser.add_argument("--val", metavar="DIR", required=True, help="the same classes, to evaluate on")
     parser.add_argument("--output", metavar="DIR", required=True)
-    parser.add_argument("--weights", default="", metavar="FILE", help="a file, URL, hf:// or timm://")
+    parser.add_argument("--weights", metavar="FILE", help="a file, URL, hf:// or timm://")
     parser.add_argument(
         "--keep-head",
         action="store_true",
@@ -35,25 +33,27 @@ def argument_parser() -> argparse.ArgumentParser:
     add_model_flags(parser)
     group = parser.add_argument_group("regularisation")
     group.add_argument("--layer-decay", type=float, help="factor on the learning rate from a block to the one before")
-    group.add_argument("--dropout", type=float, default=0.0, help="before the last layer (default: %(default)s)")
-    group.add_argument("--mixup", type=float, default=0.8, help="0 for none (default: %(default)s)")
-    group.add_argument("--cutmix", type=float, default=1.0, help="0 for none (default: %(default)s)")
-    group.add_argument("--label-smoothing", type=float, default=0.1, help="(default: %(default)s)")
-    group.add_argument("--auto-augment", default="rand-m9-mstd0.5-inc1", help="timm's name; '' for none")
-    group.add_argument("--random-erase", type=float, default=0.25, help="probability (default: %(default)s)")
+    group.add_argument("--dropout", type=float, help="before the last layer (default: 0.0)")
+    group.add_argument("--mixup", type=float, help="0 for none (default: 0.8)")
+    group.add_argument("--cutmix", type=float, help="0 for none (default: 1.0)")
+    group.add_argument("--label-smoothing", type=float, help="(default: 0.1)")
+    group.add_argument("--auto-augment", help="timm's name; '' for none (default: rand-m9-mstd0.5-inc1)")
+    group.add_argument("--random-erase", type=float, help="probability (default: 0.25)")
     add_training_flags(parser)
-    parser.add_argument("--eval-batch-size", type=int, default=64, help="images at a time (default: %(default)s)")
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--eval-batch-size", type=int, help="images at a time (default: 64)")
+    group.add_argument("--eval-epochs", type=int, help="epochs from an evaluation to the next (default: 1)")
+    group.add_argument(
+        "--best", metavar="METRIC", help="its best weights go to model_best.pth (default: top1; '': none)"
+    )
     return parser
 
 
 def main() -> None:
     """Check, start the processes, train."""
     args = argument_parser().parse_args()
-    need("PIL", "reading images", "Pillow")
-    need("torchvision", "preparing images")
-    from hiera_det.cli.processes import chosen_device, run_everywhere
-    from hiera_det.tasks.classify.train import check, train_classifier
+    from hiera_det.cli.processes import run_everywhere, settings_from
+    from hiera_det.tasks.classify.train import read_inputs, train_classifier
+    from hiera_det.tasks.settings import ClassifierSettings
 
-    args.device = chosen_device(args.device)
-    check(args)
-    run_everywhere(train_classifier, args)
+    run_everywhere(train_classifier, read_inputs, settings_from(ClassifierSettings, args), args)

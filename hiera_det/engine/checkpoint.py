@@ -283,12 +283,28 @@ def check_unchanged(
     Raises:
         InputError: another one differs; the line has both values.
     """
-    changed = [name for name, value in own.items() if saved.get(name) != value]
-    for name in changed:
-        if name.lstrip("-") not in {word.lstrip("-") for word in allowed}:
+    plain_saved = {_plain(name): value for name, value in saved.items()}
+    plain_allowed = {_plain(word) for word in allowed}
+    if unknown := sorted(plain_allowed - {_plain(name) for name in own}):
+        known = ", ".join(_plain(name) for name in own)
+        raise InputError(
+            f"--allow-changed {unknown[0]}: no setting that a checkpoint is compared in; these are: {known}"
+        )
+    changed = []
+    for name, value in own.items():
+        was = plain_saved.get(_plain(name), value)  # an older checkpoint does not have all
+        if was == value:
+            continue
+        if _plain(name) not in plain_allowed:
             raise InputError(
-                f"--resume: {path} was made with {name} {saved.get(name)}, now it is {own[name]}; resume with the "
-                f"same, or give --allow-changed {name.lstrip('-')}"
+                f"--resume: {path} was made with {name} {was}, now it is {value}; resume with the same, or give "
+                f"--allow-changed {_plain(name)}"
             )
-        logger.warning("%s was %s and is now %s: from here on it is another training", name, saved.get(name), own[name])
+        logger.warning("%s was %s and is now %s: from here on it is another training", name, was, value)
+        changed.append(name)
     return changed
+
+
+def _plain(word: str) -> str:
+    """A setting's name as it can be typed: ``--batch-size`` and ``batch_size`` are ``batch-size``."""
+    return word.removeprefix("--").removeprefix("the ").replace("_", "-").replace(" ", "-")

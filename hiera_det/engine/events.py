@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 from hiera_det.files import write_atomically
 
 __all__ = ["MetricsFile", "TensorBoard", "last_iteration", "read_metrics"]
+
+logger = logging.getLogger("hiera_det.training")
 
 METRICS = "metrics.json"
 
@@ -30,12 +33,21 @@ class MetricsFile:
         kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
         text = "".join(f"{_as_json(line)}\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
+        self._waiting = ""  # what a full disk had no room for
 
     def add(self, **values: Any) -> None:
-        """Append a line; ``iteration`` is among the values."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up meanwhile
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_as_json(values) + "\n")
+        """Append a line; ``iteration`` is among the values. One that cannot be written comes with a later one."""
+        text = self._waiting + _as_json(values) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up meanwhile
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            if not self._waiting:
+                logger.error("%s: cannot be written (%s); trying again later", self.path, error.strerror)
+            self._waiting = text if text.startswith("\n") else "\n" + text  # after a line that may be cut off
+        else:
+            self._waiting = ""
 
 
 def _as_json(values: Mapping[str, Any]) -> str:
@@ -64,21 +76,30 @@ def last_iteration(folder: str) -> int:
 
 
 class TensorBoard:
-    """The same lines for TensorBoard, where that is installed; otherwise nothing."""
+    """The same lines for TensorBoard, where that is installed; otherwise nothing.
 
-    def __init__(self, folder: str) -> None:
+    Args:
+        folder: where its file goes.
+        iteration: as of `MetricsFile`; points of later ones are no longer shown.
+    """
+
+    def __init__(self, folder: str, iteration: int = 0) -> None:
         self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(folder)
+        self._writer = SummaryWriter(folder, purge_step=iteration + 1 if iteration > 0 else None)
 
     def add(self, *, iteration: int, **values: Any) -> None:
         """Add the values that are numbers."""
-        for name, value in values.items() if self._writer else ():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(name, value, iteration)
+        try:
+            for name, value in values.items() if self._writer else ():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, iteration)
+        except OSError as error:  # its thread has ended; metrics.json has the same
+            logger.error("TensorBoard's file cannot be written (%s); from here on it is not", error.strerror)
+            self._writer = None
 
     def close(self) -> None:
         """Write what is still in memory."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
+import multiprocessing.util
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.util import Finalize
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,18 +59,37 @@ class Seeded(Dataset[Any]):
         return Refused(f"{REPLACEMENTS} images in a row gave nothing to train on; look at the data and the crop")
 
 
-@functools.cache
-def _end_workers_at_exit() -> None:
-    """Have workers killed when this process ends by an error: deaf to SIGTERM, they would be waited for for ever."""
+def keyed_loader(
+    data: Dataset[Any],
+    order: Any,
+    workers: int,
+    pin: bool,
+    collate: Callable[[list[Any]], Any],
+    stay: bool = True,
+) -> DataLoader[Any]:
+    """A loader of an order's batches, whose workers leave signals to the training.
 
-    def end() -> None:
-        if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes their end for a failure
-        for child in multiprocessing.active_children():
-            if child.daemon:
-                child.kill()
-
-    Finalize(None, end, exitpriority=100)
+    Args:
+        data: takes keys, as `Seeded`.
+        order: of `hiera_det.engine.order`, or a list of batches of keys.
+        workers: processes; 0 to read in this one.
+        pin: copy batches into memory from which a GPU takes them sooner.
+        collate: samples to a batch; what is `Refused` among them must come out of it.
+        stay: keep the workers from one pass to the next, until `end_workers`.
+    """
+    if workers:
+        _end_workers_at_exit()
+    sampler: Sampler[list[int]] | Any = order
+    return DataLoader(
+        data,
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=stay and workers > 0,
+        pin_memory=pin,
+        collate_fn=collate,
+        worker_init_fn=ignore_signals,
+        generator=torch.Generator(),  # of a number that nobody needs, which is else drawn from the training's
+    )
 
 
 def end_workers(batches: Any) -> None:
@@ -81,37 +99,21 @@ def end_workers(batches: Any) -> None:
         iterator._shutdown_workers()
 
 
-def keyed_loader(
-    data: Dataset[Any],
-    order: Any,
-    workers: int,
-    pin: bool,
-    collate: Callable[[list[Any]], Any],
-    persistent: bool = True,
-) -> DataLoader[Any]:
-    """A loader of an order's batches; workers leave signals to the training.
+@cache
+def _end_workers_at_exit() -> None:
+    """See to it that workers still there when this process ends, as after an error, do not keep it.
 
-    Args:
-        data: takes keys, as `Seeded`.
-        order: of `hiera_det.engine.order`, or a list of batches of keys.
-        workers: processes; 0 to read in this one.
-        pin: copy batches into memory from which a GPU takes them sooner.
-        collate: samples to a batch; what is `Refused` among them must come out of it.
-        persistent: workers stay from one pass to the next, until `end_workers`.
+    multiprocessing would send them SIGTERM, to which they are deaf, and wait.
     """
-    if workers:
-        _end_workers_at_exit()
-    sampler: Sampler[list[int]] | Any = order
-    return DataLoader(
-        data,
-        batch_sampler=sampler,
-        num_workers=workers,
-        persistent_workers=persistent and workers > 0,
-        pin_memory=pin,
-        collate_fn=collate,
-        worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # of a number that nobody needs, which is else drawn from the training's
-    )
+    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=100)
+
+
+def _kill_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would report them as lost
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def unwrap(batch: Any) -> Any:

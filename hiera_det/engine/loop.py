@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from hiera_det.engine.best import Best
 from hiera_det.engine.checkpoint import BEST, CHECKPOINT, Checkpoints, Patience, check_iteration, check_unchanged
@@ -24,14 +23,14 @@ from hiera_det.engine.ema import EMA
 from hiera_det.engine.events import MetricsFile, TensorBoard
 from hiera_det.engine.loader import end_workers
 from hiera_det.engine.loader import unwrap as read_batch
-from hiera_det.engine.optimizer import set_lr
+from hiera_det.engine.optimizer import load_optimizer, set_lr
 from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.processes import is_main_process, process_count, process_rank, sum_over_processes
 from hiera_det.engine.progress import Rate, eta
 from hiera_det.engine.randomness import derive, seed_all
 from hiera_det.engine.schedule import lr_at
 from hiera_det.engine.settings import TrainSettings
-from hiera_det.engine.sharding import gather, like, optimizer_state_like, whole, wrap
+from hiera_det.engine.sharding import gather, like, whole, wrap
 from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
@@ -40,6 +39,9 @@ from hiera_det.weights.sources import read_weight_file
 __all__ = ["Loop", "Task"]
 
 logger = logging.getLogger("hiera_det.training")
+
+#: Letters of another's error message that a line of ours has room for.
+REASON = 200
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Task:
 
     model: nn.Module
     build_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    loader: DataLoader[Any]
+    loader: Iterable[Any]
     order: EpochOrder
     loss: Callable[[nn.Module, Any], Tensor]
     lr: float
@@ -122,19 +124,27 @@ class Loop:
         """
         path, state = self.checkpoints.newest_good(self._read)
         check_unchanged(path, state["settings"], self.task.unchanged, self.task.allowed)
-        own = self.model.state_dict()
         try:
-            self.model.load_state_dict({n: like(x, own[n]) if n in own else x for n, x in state["model_state"].items()})
-            self.optimizer.load_state_dict(optimizer_state_like(state["optimizer"], self.optimizer))
-            self.step.scaler.load_state_dict(state.get("grad_scaler", {})) if self.step.scaler.is_enabled() else None
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is of another model ({str(error).splitlines()[0]}); give its settings") from None
+            self._take_up(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:REASON]
+            raise InputError(f"{path}: does not fit this training ({reason}); resume with its settings") from None
+        logger.info("resuming at iteration %d from %s", self.iteration, path)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """Go to where a checkpoint was written."""
+        own = self.model.state_dict()
+        self.model.load_state_dict({n: like(x, own[n]) if n in own else x for n, x in state["model_state"].items()})
+        if state["iteration"] > self.settings.skip_nonfinite and not state["optimizer"]["state"]:
+            raise ValueError("the optimizer has no state")
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.step.scaler.is_enabled():
+            self.step.scaler.load_state_dict(state.get("grad_scaler", {}))
         if self.ema:
             self.ema.load_state_dict(state["ema"]) if "ema" in state else self.ema.reset()
         self.best.load_state_dict(state.get("best", {}))
         self.iteration, self._window = state["iteration"], [float(loss) for loss in state.get("window", ())]
         self._ended = int(state.get("ended", self.iteration))
-        logger.info("resuming at iteration %d from %s", self.iteration, path)
 
     def _read(self, path: str) -> dict[str, Any]:
         """A checkpoint's content, looked at.
@@ -146,10 +156,14 @@ class Loop:
         missing = [key for key in ("model_state", "optimizer", "iteration", "settings") if key not in state]
         if missing:
             raise InputError(f"{path}: is no checkpoint of a training (no {missing[0]}); give another --output")
+        if not all(isinstance(state[key], dict) for key in ("model_state", "optimizer", "settings")):
+            raise InputError(f"{path}: is no checkpoint of a training; the file is damaged")
         if check_iteration(path, state["iteration"]) > self.settings.iterations:
-            raise InputError(f"{path}: is at iteration {state['iteration']} of {self.settings.iterations}")
+            raise InputError(
+                f"{path}: is at iteration {state['iteration']} of {self.settings.iterations}; train longer"
+            )
         for name, tensor in state["model_state"].items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"{path}: {name} holds values that are not finite; the training had diverged")
         return state
 
@@ -188,7 +202,8 @@ class Loop:
         """
         with self.stop, self.stop.shielded():
             if is_main_process():
-                self._writers = [MetricsFile(self.settings.output, self.iteration), TensorBoard(self.settings.output)]
+                output = self.settings.output
+                self._writers = [MetricsFile(output, self.iteration), TensorBoard(output, self.iteration)]
             sent = 0
             try:
                 while not sent and not self._is_done():
@@ -268,6 +283,7 @@ class Loop:
         with whole(self.step.model):
             metrics = dict(self.task.evaluate(epoch))
         if self.ema and metrics:
+            logger.info("the averaged weights:")
             with self.ema.in_place(), whole(self.step.model):
                 metrics |= {f"ema/{name}": value for name, value in self.task.evaluate(epoch).items()}
         if not metrics:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from hiera_det.engine.sharding import optimizer_state_like
 from hiera_det.modeling.hiera import HieraBase
 
-__all__ = ["POSITIONS", "build_adamw", "is_decayed", "layer_of", "parameter_groups", "set_lr"]
+__all__ = ["POSITIONS", "build_adamw", "is_decayed", "layer_of", "load_optimizer", "parameter_groups", "set_lr"]
 
 #: Own names, the last part, of the parameters of position embeddings.
 POSITIONS = ("pos_embed", "pos_embed_window", "pos_embed_spatial", "pos_embed_temporal", "decoder_pos_embed")
@@ -75,3 +76,20 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group, times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up a gathered state dict; the options of the groups, such as weight decay, stay those of ``optimizer``.
+
+    Raises:
+        ValueError: it is of other parameters.
+        KeyError: it is no optimizer's.
+    """
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(optimizer_state_like(state, optimizer))
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
+        for parameter in group["params"]:
+            kept = [value for value in optimizer.state[parameter].values() if getattr(value, "ndim", 0)]
+            if any(value.shape != parameter.shape for value in kept) or (not kept and state["state"]):
+                raise ValueError("the optimizer's state is of other parameters")

@@ -6,7 +6,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["is_main_process", "process_count", "process_device", "process_rank", "sum_over_processes"]
+from hiera_det.errors import InputError
+
+__all__ = [
+    "check_device",
+    "default_device",
+    "is_main_process",
+    "process_count",
+    "process_device",
+    "process_rank",
+    "sum_over_processes",
+]
+
+
+def default_device() -> str:
+    """The device where none is named."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str, word: str = "--device") -> None:
+    """Refuse a device that is none, or a GPU that is not there.
+
+    Raises:
+        InputError: the word and what to do.
+    """
+    if device not in ("cuda", "cpu"):
+        raise InputError(f"{word} {device}: choose cuda or cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{word} cuda: PyTorch finds no GPU; give cpu, or install PyTorch for your GPU")
 
 
 def process_count() -> int:

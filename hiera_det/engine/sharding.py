@@ -17,13 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from hiera_det.engine.processes import process_count
 from hiera_det.modeling.hiera import HieraBase
 
-try:
-    from torch.distributed.fsdp import FSDPModule, fully_shard
-    from torch.distributed.tensor import DTensor, distribute_tensor
-except ImportError:  # PyTorch before 2.6
-    HAS_FSDP = False
-else:
-    HAS_FSDP = True
+#: FSDP2 is there from PyTorch 2.6 on; it is imported where it is at work, for it takes most of a second.
+HAS_FSDP = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
 
 __all__ = [
     "HAS_FSDP",
@@ -55,11 +50,13 @@ def wrap(model: nn.Module, parallel: str = "ddp") -> nn.Module:
     # Every parameter has a part in every loss, so that nobody needs to look for unused ones.
     device = next(model.parameters()).device
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, devices, broadcast_buffers=False)
+    return DistributedDataParallel(model, devices)
 
 
 def _shard(model: nn.Module) -> nn.Module:
     """Share out each block of the trunk, gathered when it computes, and the rest of the model as one."""
+    from torch.distributed.fsdp import fully_shard
+
     for parameter in model.parameters():  # all start from the first process's weights, as under DDP
         torch.distributed.broadcast(parameter.data, 0)
     for trunk in (module for module in model.modules() if isinstance(module, HieraBase)):
@@ -70,8 +67,21 @@ def _shard(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `wrap` has shared the model out."""
-    return HAS_FSDP and isinstance(model, FSDPModule)
+    """Whether `wrap` has shared the model out, which it does for several processes alone."""
+    if not HAS_FSDP or process_count() == 1:
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def _is_shared(tensor: Any) -> bool:
+    """Whether a tensor is part of such a model or of what belongs to it."""
+    if not HAS_FSDP or process_count() == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -80,9 +90,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def without_sync(model: nn.Module) -> Iterator[None]:
+def without_sync(model: Any) -> Iterator[None]:
     """Keep gradients to this process, for all but the last of several backward passes."""
-    if HAS_FSDP and isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.set_requires_gradient_sync(False)
         try:
             yield
@@ -102,7 +112,7 @@ def whole(model: nn.Module) -> Iterator[None]:
     A shared model is gathered anew in each forward pass, for which all processes must be there: evaluation, where one
     may have an image more than another, would wait forever. All processes must enter and leave.
     """
-    shards = [module for module in model.modules() if isinstance(module, FSDPModule)] if is_sharded(model) else []
+    shards: list[Any] = [module for module in model.modules() if is_sharded(module)] if is_sharded(model) else []
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -120,16 +130,17 @@ def gather(state: Any) -> Any:
         return {key: gather(value) for key, value in state.items()}
     if isinstance(state, list):
         return [gather(value) for value in state]
-    if HAS_FSDP and isinstance(state, DTensor):
-        return state.full_tensor()
-    return state
+    return state.full_tensor() if _is_shared(state) else state
 
 
 def like(tensor: Tensor, model_tensor: Tensor) -> Tensor:
     """A whole tensor, the same in all processes, shared out as the model's is."""
-    if not HAS_FSDP or not isinstance(model_tensor, DTensor) or isinstance(tensor, DTensor):
+    if not _is_shared(model_tensor) or _is_shared(tensor):
         return tensor
-    mesh, placements = model_tensor.device_mesh, model_tensor.placements
+    from torch.distributed.tensor import distribute_tensor
+
+    shared: Any = model_tensor
+    mesh, placements = shared.device_mesh, shared.placements
     return distribute_tensor(tensor.to(model_tensor.device), mesh, placements, src_data_rank=None)
 
 

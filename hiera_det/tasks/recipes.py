@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hiera_det.modeling.variants import VARIANTS
 
-__all__ = ["FINETUNING", "PRETRAINING", "Recipe", "scaled_lr", "warmup_for"]
+__all__ = ["FINETUNING", "PRETRAINING", "Recipe", "Recipes", "scaled_lr", "warmup_for"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,12 @@ class Recipes(dict[str, Recipe]):
     """Recipes by size. A size that none was published for has that of the published one next to it in weights."""
 
     def __missing__(self, size: str) -> Recipe:
+        return self[self.nearest(size)]
+
+    def nearest(self, size: str) -> str:
+        """The published size whose recipe a size takes, which is its own where it has one."""
         own = _block_weights(size)
-        return self[min(self, key=lambda published: abs(math.log(_block_weights(published) / own)))]
+        return min(self, key=lambda published: abs(math.log(_block_weights(published) / own)))
 
 
 def _block_weights(size: str) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiera_det.engine.checkpoint import FINAL, tag_last
+from hiera_det.engine.checkpoint import FINAL
+from hiera_det.engine.loop import Loop
 from hiera_det.engine.processes import is_main_process
-from hiera_det.modeling.hiera import HieraBase
+from hiera_det.engine.sharding import gather
 from hiera_det.report.curves import draw_curves
 from hiera_det.weights.model_file import write_model_file
 
@@ -17,26 +17,31 @@ __all__ = ["leave_results"]
 
 logger = logging.getLogger("hiera_det.training")
 
+FINAL_EMA = FINAL.replace(".pth", "_ema.pth")
 
-def leave_results(output: str, model: HieraBase, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
-    """Write ``model_final.pth`` and ``curves.png`` from the main process, and log where they are.
+
+def leave_results(loop: Loop, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+    """Write ``model_final.pth`` and ``curves.png``, and log where they are; the averaged weights lie beside.
 
     Args:
-        output: the folder of the training.
-        model: as trained.
+        loop: is through; all processes must call this.
         fields: see `write_model_file`.
         classes: see there.
 
     Raises:
         InputError: the weights cannot be written.
     """
+    states = {FINAL: gather(loop.model.state_dict())}
+    if loop.ema:
+        states[FINAL_EMA] = loop.ema.model_state()
     if not is_main_process():
         return
-    final = os.path.join(output, FINAL)
-    write_model_file(final, model, fields, classes)
-    tag_last(output, FINAL)
+    folder = loop.checkpoints.folder
+    for name, state in states.items():
+        write_model_file(str(folder / name), state, fields, classes)
+    loop.checkpoints.tag(FINAL)
     try:
-        logger.info("curves: %s", draw_curves(output))
+        logger.info("curves: %s", draw_curves(folder))
     except OSError as error:  # a picture is no reason for a training to have failed
         logger.warning("the curves could not be drawn: %s", error.strerror or error)
-    logger.info("weights: %s", final)
+    logger.info("weights: %s", folder / FINAL)

@@ -21,6 +21,7 @@ from hiera_det.extras import need
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "UNIT",
     "Augmentation",
     "ImageReader",
     "augmented_reader",
@@ -76,14 +77,18 @@ class ClipReader:
         return normalise_clip(clip.transpose(0, 1))
 
 
-def check_image_size(size: int) -> None:
+def check_image_size(size: int, word: str = "--image-size") -> None:
     """Refuse a side that the trunk cannot take.
+
+    Args:
+        size: in pixels.
+        word: the flag or field that named it, for the message.
 
     Raises:
         InputError: it is no positive multiple of 32.
     """
-    if size < UNIT or size % UNIT:
-        raise InputError(f"--image-size {size}: must be a positive multiple of {UNIT}")
+    if type(size) is not int or size < UNIT or size % UNIT:
+        raise InputError(f"{word} {size}: must be a positive multiple of {UNIT}")
 
 
 def eval_reader(size: int) -> ImageReader:
@@ -106,8 +111,13 @@ def cropped_reader(size: int) -> ImageReader:
     return ImageReader(transforms.Compose([*steps, *_to_tensor()]))
 
 
-def augmented_reader(size: int, augmentation: Augmentation) -> ImageReader:
+def augmented_reader(size: int, augmentation: Augmentation, word: Callable[[str], str] = str) -> ImageReader:
     """A random part of an image, augmented by timm as for the published classifiers.
+
+    Args:
+        size: side of the square in pixels.
+        augmentation: what is done to it.
+        word: a field of it to what the user calls that, for messages.
 
     Raises:
         InputError: timm is not installed and would be used, or does not know the policy.
@@ -115,7 +125,8 @@ def augmented_reader(size: int, augmentation: Augmentation) -> ImageReader:
     if not augmentation.auto_augment and not augmentation.random_erase:
         return cropped_reader(size)
     need("torchvision", "preparing images")
-    need("timm", "--auto-augment and --random-erase (without: --auto-augment '' --random-erase 0)")
+    policy_word, erase_word = word("auto_augment"), word("random_erase")
+    need("timm", f"{policy_word} and {erase_word} (without: {policy_word} '' {erase_word} 0)")
     from timm.data import create_transform
     from torchvision import transforms
 
@@ -130,11 +141,11 @@ def augmented_reader(size: int, augmentation: Augmentation) -> ImageReader:
         std=IMAGENET_STD,
         separate=True,
     )
-    policy = [_policy(augmentation.auto_augment, size)] if augmentation.auto_augment else []
+    policy = [_policy(augmentation.auto_augment, size, policy_word)] if augmentation.auto_augment else []
     return ImageReader(transforms.Compose([before, *policy, after]))
 
 
-def _policy(name: str, size: int) -> Any:
+def _policy(name: str, size: int, word: str) -> Any:
     """Timm's random augmentation of a name, with posterizing that recent releases of Pillow take.
 
     Raises:
@@ -151,7 +162,7 @@ def _policy(name: str, size: int) -> Any:
     try:
         policy = rand_augment_transform(name, options)
     except (AssertionError, ValueError, KeyError):
-        raise InputError(f"--auto-augment {name}: timm has none; one is {Augmentation.auto_augment}") from None
+        raise InputError(f"{word} {name}: timm has none; one is {Augmentation.auto_augment}") from None
     for op in policy.ops:
         if op.name.startswith("Posterize"):
             op.aug_fn = _posterize

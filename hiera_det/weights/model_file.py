@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from hiera_det.errors import InputError
 from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, HieraBase
@@ -64,21 +66,25 @@ class ModelFile:
 
 
 def write_model_file(
-    path: str | os.PathLike[str], model: HieraBase, fields: Mapping[str, Any], classes: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    model: HieraBase | Mapping[str, Tensor],
+    fields: Mapping[str, Any],
+    classes: Sequence[str] = (),
 ) -> None:
     """Write a trained model.
 
     Args:
         path: of the file.
-        model: a trunk, classifier or autoencoder.
+        model: a trunk, classifier or autoencoder, or its state dict.
         fields: the arguments it was built with, plain values.
         classes: names of a classifier's classes, in the order of their indices.
 
     Raises:
         InputError: it cannot be written.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    content: dict[str, Any] = {"model_state": state, "config": dict(fields)}
+    state = model.state_dict() if isinstance(model, HieraBase) else model
+    on_cpu = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    content: dict[str, Any] = {"model_state": on_cpu, "config": dict(fields)}
     save_tensors(path, content | ({"classes": list(classes)} if classes else {}))
 
 

@@ -62,9 +62,7 @@ def build_train_loader(
     groups = _aspect_groups(dataset) if aspect_ratio_grouping and part > 1 else ()
     order = StreamOrder(part, accumulate, seed, epoch or shuffled(len(dataset)), groups)
     records = dataset if isinstance(dataset, torch.utils.data.Dataset) else DatasetFromList(dataset, copy=False)
-    return keyed_loader(
-        Seeded(records, mapper), order, num_workers, pin_memory, trivial_batch_collator, persistent=False
-    )
+    return keyed_loader(Seeded(records, mapper), order, num_workers, pin_memory, trivial_batch_collator, stay=False)
 
 
 def _aspect_groups(records: Sequence[dict[str, Any]]) -> list[int]:

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hiera_det.engine.order import Batch, unwrap
+from hiera_det.engine.loader import unwrap
 from hiera_det.engine.processes import is_main_process, sum_over_processes
+from hiera_det.engine.stop import Stop
 from hiera_det.errors import InputError
 from hiera_det.extras import need
+from hiera_det.tasks.batches import Batch
 
 __all__ = ["Accuracy", "MixedLoss", "Mixing", "evaluate"]
 
@@ -40,38 +42,33 @@ class MixedLoss:
     Args:
         mixing: how.
         num_classes: classes.
+        part: images at a time.
+        word: a field of ``mixing`` to what the user calls that, for messages.
 
     Raises:
-        InputError: a value is negative, or timm, which mixes, is not installed.
+        InputError: ``part`` is odd, and images are mixed in pairs; or timm, which mixes, is not installed.
     """
 
-    def __init__(self, mixing: Mixing, num_classes: int) -> None:
-        if mixing.mixup < 0 or mixing.cutmix < 0 or not 0 <= mixing.label_smoothing < 1:
-            raise InputError(f"{mixing}: --mixup, --cutmix must not be negative, --label-smoothing from 0 to below 1")
+    def __init__(self, mixing: Mixing, num_classes: int, part: int, word: Callable[[str], str] = str) -> None:
         self.label_smoothing = mixing.label_smoothing
         self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None
-        if mixing.mixup or mixing.cutmix:
-            need("timm", "--mixup and --cutmix (without: --mixup 0 --cutmix 0)")
-            from timm.data import Mixup
-
-            self.mix = Mixup(
-                mixup_alpha=mixing.mixup,
-                cutmix_alpha=mixing.cutmix,
-                label_smoothing=mixing.label_smoothing,
-                num_classes=num_classes,
-            )
-
-    def check(self, part: int) -> None:
-        """Refuse a number of images that cannot be mixed in pairs.
-
-        Raises:
-            InputError: it is odd.
-        """
-        if self.mix and part % 2:
+        if not (mixing.mixup or mixing.cutmix):
+            return
+        mixup, cutmix = word("mixup"), word("cutmix")
+        need("timm", f"{mixup} and {cutmix} (without: {mixup} 0 {cutmix} 0)")
+        if part % 2:
             raise InputError(
-                f"--mixup and --cutmix need an even number of images at a time, not {part}: change --batch-size, or "
-                "give --mixup 0 --cutmix 0"
+                f"{mixup} and {cutmix} need an even number of images at a time, not {part}: change "
+                f"{word('batch_size')}, or give {mixup} 0 {cutmix} 0"
             )
+        from timm.data import Mixup
+
+        self.mix = Mixup(
+            mixup_alpha=mixing.mixup,
+            cutmix_alpha=mixing.cutmix,
+            label_smoothing=mixing.label_smoothing,
+            num_classes=num_classes,
+        )
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
@@ -102,32 +99,46 @@ class Accuracy:
         return f"top-1 {100 * self.top1:.2f}%  top-5 {100 * self.top5:.2f}%  ({self.images} images)"
 
 
-def evaluate(model: nn.Module, loader: DataLoader[Any], device: torch.device, progress: bool = True) -> Accuracy:
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    device: torch.device,
+    progress: bool = True,
+    stop: Stop | None = None,
+) -> Accuracy:
     """Classify every image once, in float32, and compare.
 
     Args:
         model: a classifier; it is in evaluation mode afterwards.
-        loader: this process's images, of `hiera_det.engine.order.eval_loader`.
+        loader: this process's images, of `hiera_det.tasks.batches.eval_loader`.
         device: where the model is.
         progress: show a bar with the time left, in the main process.
+        stop: what ends it early.
 
     Returns:
         the accuracy over the images of all processes.
 
     Raises:
         InputError: an image cannot be read.
+        StopRequested: a signal came, to whichever process.
     """
+    stop = stop or Stop()
     model.eval()
     totals = torch.zeros(4, dtype=torch.float64)
-    for batch in _with_bar(loader, progress):
-        batch = unwrap(batch)
-        with torch.inference_mode():
-            logits = model(batch.inputs.to(device)).float().cpu()
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        totals += torch.tensor([best[:, 0].sum(), best.sum(), loss, len(logits)], dtype=torch.float64)
+    for batch in stop.cut(_with_bar(loader, progress)):
+        totals += _counts(model, unwrap(batch), device)
+    stop.settle(device)
     top1, top5, loss, count = sum_over_processes(totals.to(device)).tolist()
     return Accuracy(top1 / count, top5 / count, loss / count, round(count))
+
+
+@torch.inference_mode()
+def _counts(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+    """Of a batch: first guesses that are right, those among five, summed loss and images."""
+    logits = model(batch.inputs.to(device)).float().cpu()
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+    loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+    return torch.tensor([best[:, 0].sum(), best.sum(), loss, len(logits)], dtype=torch.float64)
 
 
 def _with_bar(loader: DataLoader[Any], progress: bool) -> Any:

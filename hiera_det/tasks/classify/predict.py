@@ -12,8 +12,8 @@ import torch
 
 from hiera_det.data.image_folder import SUFFIXES, find_class_folders, find_files_below
 from hiera_det.data.video import VIDEO_SUFFIXES, read_views
-from hiera_det.engine.order import Samples, eval_loader
 from hiera_det.errors import InputError
+from hiera_det.tasks.batches import eval_loader, samples_of
 from hiera_det.tasks.classify.loss import Accuracy, evaluate
 from hiera_det.tasks.transforms import check_image_size, eval_reader
 from hiera_det.weights.model_file import load_classifier
@@ -164,5 +164,5 @@ class Classifier:
                 f"{folder}: has {len(found.classes)} classes, and the model {self.model.num_classes}, whose names are "
                 "not known; give --classes FILE"
             )
-        samples = Samples(found.files, eval_reader(self.image_size), found.labels)
+        samples = samples_of(found.files, eval_reader(self.image_size), found.labels)
         return evaluate(self.model, eval_loader(samples, batch_size, workers, False), self.device, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from hiera_det.data.video import MEAN, STD
-from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 from hiera_det.modeling.hiera import FRAME_STRIDE
 from hiera_det.modeling.mae import LABEL_EPS, HieraMAE
@@ -83,7 +81,7 @@ def draw_reconstructions(model: HieraMAE, images: Tensor, mask_ratio: float, pat
         path: of the picture.
 
     Raises:
-        InputError: it cannot be written.
+        WriteError: it cannot be written.
     """
     whole = reconstruct(model, images, mask_ratio)
     steps = len(whole.original) // len(images)  # frames of a clip
@@ -99,10 +97,7 @@ def draw_reconstructions(model: HieraMAE, images: Tensor, mask_ratio: float, pat
         for column, panel in enumerate(panels):
             picture = Image.fromarray(panel.permute(1, 2, 0).contiguous().numpy())
             sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
-    try:
-        write_atomically(Path(path), lambda file: sheet.save(file, format="PNG"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
 
 
 def _to_tokens(images: Tensor, side: int) -> Tensor:

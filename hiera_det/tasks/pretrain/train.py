@@ -1,128 +1,100 @@
-"""MAE pretraining on images or videos, from flags to the file that all models of the family start from."""
+"""MAE pretraining on images or videos, from settings to the file that all models of the family start from."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from hiera_det.cli.plans import field_settings, model_fields, plan_of, recipe_of, settings_of
 from hiera_det.data.image_folder import find_files_below
 from hiera_det.data.video import VIDEO_SUFFIXES
-from hiera_det.engine.checkpoint import checkpoint_to_resume
-from hiera_det.engine.loop import Loop
-from hiera_det.engine.optimizer import build_adamw
-from hiera_det.engine.order import Batch, EpochOrder, Samples, collate, unwrap
+from hiera_det.engine.loader import unwrap
 from hiera_det.engine.processes import is_main_process, process_device
 from hiera_det.engine.randomness import derive, seed_all
-from hiera_det.errors import InputError
-from hiera_det.modeling.hiera import FRAME_STRIDE
-from hiera_det.modeling.mae import CLIP_MASK_RATIO, IMAGE_MASK_RATIO, HieraMAE
-from hiera_det.modeling.masking import mask_from_noise
+from hiera_det.engine.session import run_in
+from hiera_det.engine.stop import Stop
+from hiera_det.extras import need
+from hiera_det.files import WriteError
+from hiera_det.modeling.mae import HieraMAE
+from hiera_det.tasks.batches import Batch, collate, order_of, samples_of
 from hiera_det.tasks.recipes import PRETRAINING
-from hiera_det.tasks.results import leave_results
-from hiera_det.tasks.transforms import check_image_size, clip_reader, cropped_reader, eval_reader
+from hiera_det.tasks.settings import PretrainSettings
+from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_parts
+from hiera_det.tasks.transforms import clip_reader, cropped_reader, eval_reader
 
-__all__ = ["check", "pretrain"]
+__all__ = ["pretrain", "read_inputs"]
 
 logger = logging.getLogger("hiera_det.training")
 
 PICTURE = "reconstructions.png"
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse flags that cannot be used, before processes are started.
+def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str]]:
+    """Find what the settings name.
+
+    Returns:
+        whether a checkpoint is gone on from, and the files to train on.
 
     Raises:
-        InputError: see the line.
+        InputError: it cannot be used, or a package is missing.
     """
-    if bool(args.images) == bool(args.videos):
-        raise InputError("give one folder to pretrain on: --images DIR or --videos DIR")
-    if args.images and args.frames is not None:
-        raise InputError("--frames is for clips: give --videos DIR in place of --images")
-    args.frames = (args.frames if args.frames is not None else 16) if args.videos else 0
-    if args.videos and (args.frames < FRAME_STRIDE or args.frames % FRAME_STRIDE):
-        raise InputError(f"--frames {args.frames}: must be a positive multiple of {FRAME_STRIDE}")
-    if args.mask_ratio is None:
-        args.mask_ratio = CLIP_MASK_RATIO if args.videos else IMAGE_MASK_RATIO
-    if not 0 < args.mask_ratio < 1:
-        raise InputError(f"--mask-ratio {args.mask_ratio}: must be above 0 and below 1")
-    if args.pictures < 0 or args.picture_epochs < 1:
-        raise InputError("--pictures must be at least 0, --picture-epochs at least 1")
-    check_image_size(args.image_size)
-    units = max(1, args.frames // FRAME_STRIDE) * (args.image_size // 32) ** 2
-    mask_from_noise(torch.zeros(1, units), args.mask_ratio)  # refuses a ratio that leaves nothing in
-    recipe_of(args, PRETRAINING[args.size or "base"])
-    if args.num_gpus > 1:
-        _inputs(args)  # once here, where a mistake is one line and not one for each process
+    need("PIL", "reading images", "Pillow")
+    need("matplotlib", "the picture of the curves")
+    resumed = is_resumed(settings)
+    if settings.videos:
+        return resumed, find_files_below(settings.videos, VIDEO_SUFFIXES, "videos")
+    return resumed, find_files_below(settings.images)
 
 
-def pretrain(args: argparse.Namespace) -> int:
-    """Pretrain, in every process.
-
-    Args:
-        args: flags that `check` has seen.
+def pretrain(settings: PretrainSettings) -> int:
+    """Pretrain, in every process of the group; the log goes to stderr and ``log.txt``.
 
     Returns:
         0, or the number of the signal that stopped it.
 
     Raises:
-        InputError: data, flags or a checkpoint cannot be used.
+        InputError: data, settings or a checkpoint cannot be used.
     """
-    resumed, files = _inputs(args)
-    size = args.size or "base"
-    recipe = recipe_of(args, PRETRAINING[size])
-    order = EpochOrder(len(files), args.batch_size, args.accumulate, args.seed)
-    logger.info("%d %s, recipe of size %s", len(files), "videos" if args.videos else "images", size)
-    if args.videos:
+    return run_in(str(settings.output), lambda stop: _pretrain(settings, stop), settings.word("output"))
+
+
+def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
+    resumed, files = read_inputs(settings)
+    logger.info("%d %s", len(files), "videos" if settings.videos else "images")
+    order = order_of(settings, files)
+    size = settings.size or "base"
+    recipe = settings.recipe(size, PRETRAINING)
+    if settings.videos:
         logger.info("the recipe is that for images; for clips, only the mask ratio and the stride are the paper's")
-    plan = plan_of(args, recipe, args.output)
-    fields = _fields(args, size)
-    device = process_device(args.device)
-    seed_all(derive(args.seed, 0))
-    model = HieraMAE(**fields, drop_path_rate=recipe.drop_path_rate, use_checkpoint=args.use_checkpoint).to(device)
-    optimizer = build_adamw(model, recipe.betas, recipe.weight_decay, recipe.layer_decay)
-    settings = settings_of(plan, recipe, args, {"the number of files": len(files), "--mask-ratio": args.mask_ratio})
-    settings |= field_settings(fields)
-    samples = Samples(files, _reader(args))
-    loop = Loop(model, optimizer, samples, order, _loss(args.mask_ratio), plan, settings, {"config": fields})
-    if resumed:
-        loop.resume(resumed)
-    draw = _drawer(args, files, model, device)
-
-    def after_epoch(epoch: int) -> None:
-        if epoch % args.picture_epochs == 0 or epoch == plan.epochs:
-            draw()
-
-    stopped = loop.run(after_epoch)
-    if not stopped:
-        leave_results(args.output, model, fields)
-    return stopped
-
-
-def _inputs(args: argparse.Namespace) -> tuple[str, list[str]]:
-    """The checkpoint to resume or "", and the files to train on."""
-    resumed = checkpoint_to_resume(args.output, args.resume, args.auto_resume)
-    if args.videos:
-        return resumed, find_files_below(args.videos, VIDEO_SUFFIXES, "videos")
-    return resumed, find_files_below(args.images)
+    fields = settings.model_fields(size)
+    seed_all(derive(settings.seed, 0))
+    model = HieraMAE(**fields, drop_path_rate=recipe.drop_path_rate, use_checkpoint=settings.use_checkpoint)
+    model.to(process_device(settings.device))
+    schedule = settings.schedule(recipe)
+    parts = Parts(
+        model=model,
+        fields=fields,
+        recipe=recipe,
+        schedule=schedule,
+        samples=samples_of(files, _reader(settings)),
+        order=order,
+        loss=_loss(settings.ratio),
+        evaluate=_drawing(settings, files, model, schedule.epochs),
+        unchanged={
+            settings.word("mask_ratio"): settings.ratio,
+            "the number of files": len(files),
+            "the files": list_hash(settings.videos or settings.images, files),
+        },
+    )
+    return run_parts(settings, parts, resumed, stop)
 
 
-def _fields(args: argparse.Namespace, size: str) -> dict[str, Any]:
-    """The arguments of the model, plain values."""
-    flags = {name: getattr(args, name) for name in ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")}
-    return model_fields(args, size) | {name: value for name, value in flags.items() if value is not None}
-
-
-def _reader(args: argparse.Namespace) -> Callable[[str], Tensor]:
-    if args.videos:
-        return clip_reader(args.image_size, args.frames, args.stride)
-    return cropped_reader(args.image_size)
+def _reader(settings: PretrainSettings) -> Callable[[str], Tensor]:
+    if settings.videos:
+        return clip_reader(settings.image_size, settings.clip_frames, settings.stride)
+    return cropped_reader(settings.image_size)
 
 
 def _loss(mask_ratio: float) -> Callable[[nn.Module, Batch], Tensor]:
@@ -135,19 +107,27 @@ def _loss(mask_ratio: float) -> Callable[[nn.Module, Batch], Tensor]:
     return loss
 
 
-def _drawer(args: argparse.Namespace, files: list[str], model: HieraMAE, device: torch.device) -> Callable[[], None]:
-    """What draws the same few images or clips each time, in the main process."""
-    if not args.pictures or not is_main_process():
-        return lambda: None
+def _drawing(
+    settings: PretrainSettings, files: Sequence[str], model: HieraMAE, epochs: int
+) -> Callable[[int], dict[str, float]]:
+    """What draws the same few images or clips every some epochs, in the main process; it measures nothing."""
+    if not settings.pictures or not is_main_process():
+        return lambda epoch: {}
     from hiera_det.tasks.pretrain.pictures import draw_reconstructions
 
-    chosen = [files[place * len(files) // args.pictures] for place in range(min(args.pictures, len(files)))]
-    samples = Samples(chosen, _reader(args) if args.videos else eval_reader(args.image_size))
-    inputs = torch.cat([unwrap(collate([samples[index, 0]])).inputs for index in range(len(chosen))]).to(device)
+    chosen = [files[place * len(files) // settings.pictures] for place in range(min(settings.pictures, len(files)))]
+    samples = samples_of(chosen, _reader(settings) if settings.videos else eval_reader(settings.image_size))
+    batch = unwrap(collate([samples[index, 0] for index in range(len(chosen))]))
+    inputs = batch.inputs.to(process_device(settings.device))
 
-    def draw() -> None:
-        path = os.path.join(args.output, PICTURE)
-        draw_reconstructions(model, inputs, args.mask_ratio, path)
-        logger.info("reconstructions: %s", path)
+    def draw(epoch: int) -> dict[str, float]:
+        if epoch % settings.picture_epochs == 0 or epoch == epochs:
+            path = os.path.join(settings.output, PICTURE)
+            try:
+                draw_reconstructions(model, inputs, settings.ratio, path)
+                logger.info("reconstructions: %s", path)
+            except WriteError as error:  # a picture is no reason for a training to end
+                logger.warning("%s", error)
+        return {}
 
     return draw

@@ -1,0 +1,47 @@
+"""The log of a run: on stderr and in its folder, from the main process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hiera_det.engine.processes import is_main_process
+
+__all__ = ["logged_to"]
+
+LOG = "log.txt"
+
+
+class _LogFile(logging.FileHandler):
+    """A file that may have no room for a line, which is on stderr all the same."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Go on; the checkpoints say that the disk is full."""
+
+
+@contextmanager
+def logged_to(folder: str) -> Iterator[None]:
+    """Send the main process's log to stderr and, appended, into ``log.txt`` of a folder; of the others only errors.
+
+    Args:
+        folder: is there.
+    """
+    ours = logging.getLogger("hiera_det")
+    level = ours.level
+    ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if is_main_process():
+        handlers.append(_LogFile(os.path.join(folder, LOG), encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        for handler in handlers:
+            ours.removeHandler(handler)
+            handler.close()

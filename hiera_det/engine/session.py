@@ -1,0 +1,52 @@
+"""What surrounds a run in each of its processes: its folder, the lock on it, the log in it, and an ear for signals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+from hiera_det.engine.checkpoint import Checkpoints, FolderLock
+from hiera_det.engine.log import logged_to
+from hiera_det.engine.processes import is_main_process
+from hiera_det.engine.stop import Stop, StopRequested
+from hiera_det.files import make_folder
+
+__all__ = ["run_in"]
+
+logger = logging.getLogger("hiera_det.training")
+
+
+def run_in(folder: str, run: Callable[[Stop], int], word: str = "--output") -> int:
+    """Run a training in its folder.
+
+    Args:
+        folder: the run's output, made where there is none.
+        run: listens to a `Stop` that is entered; returns 0, or the number of the signal that stopped it.
+        word: the flag or key that named the folder.
+
+    Returns:
+        what ``run`` does; the number of a signal that came in its set-up.
+
+    Raises:
+        InputError: the folder cannot be written, or another training runs there.
+    """
+    with Stop() as stop:
+        try:
+            with _folder(folder, word):
+                return run(stop)
+        except StopRequested as request:
+            return request.number
+
+
+@contextmanager
+def _folder(folder: str, word: str) -> Iterator[None]:
+    make_folder(folder, word)
+    with FolderLock(folder, word) if is_main_process() else nullcontext(), logged_to(folder):
+        if is_main_process():
+            Checkpoints(folder).sweep()
+        try:
+            yield
+        except StopRequested as request:
+            logger.warning("%s before the first step", request)
+            raise

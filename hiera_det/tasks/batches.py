@@ -1,0 +1,98 @@
+"""Batches of images or clips with their labels and files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hiera_det.engine.loader import Refused, Seeded, keyed_loader
+from hiera_det.engine.order import EpochOrder
+from hiera_det.engine.processes import process_count, process_rank
+from hiera_det.tasks.settings import TaskSettings
+
+__all__ = ["Batch", "Sample", "collate", "eval_loader", "order_of", "samples_of", "train_loader"]
+
+
+class Sample(NamedTuple):
+    """An image ``[3, H, W]`` or clip ``[3, T, H, W]``, its class index, -1 for none, and its path."""
+
+    tensor: Tensor
+    label: int
+    file: str
+
+
+class Batch(NamedTuple):
+    """Some images or clips.
+
+    Attributes:
+        inputs: ``[B, 3, H, W]`` or ``[B, 3, T, H, W]``.
+        labels: class indices ``[B]``; -1 where there are no classes.
+        files: their paths.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    files: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(self.inputs.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.files)
+
+
+class _Reading:
+    """Reads a file and keeps its label; an object and no closure, so that worker processes can be sent it."""
+
+    def __init__(self, read: Callable[[str], Tensor]) -> None:
+        self.read = read
+
+    def __call__(self, record: tuple[str, int]) -> Sample:
+        file, label = record
+        return Sample(self.read(file), label, file)
+
+
+def samples_of(files: Sequence[str], read: Callable[[str], Tensor], labels: Sequence[int] = ()) -> Seeded:
+    """Files as samples.
+
+    Args:
+        files: their paths.
+        read: a path to a tensor; random parts are drawn from PyTorch's, NumPy's or Python's generators.
+        labels: a class index for each; none where there are no classes.
+    """
+    return Seeded(list(zip(files, labels or itertools.repeat(-1), strict=False)), _Reading(read))
+
+
+def order_of(settings: TaskSettings, files: Sequence[str]) -> EpochOrder:
+    """The order of a training's files.
+
+    Raises:
+        InputError: a step has more images than there are.
+    """
+    if settings.batch_size > len(files):
+        raise settings.refusal("batch_size", f"there are {len(files)} files; lower it")
+    return EpochOrder(len(files), settings.batch_size, settings.accumulate, settings.seed)
+
+
+def train_loader(samples: Seeded, order: EpochOrder, workers: int, pin: bool) -> DataLoader[Any]:
+    """A loader whose every pass is the rest of the epoch that ``order`` is at."""
+    return keyed_loader(samples, order, workers, pin, collate)
+
+
+def eval_loader(samples: Seeded, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
+    """A loader of this process's part of all samples, each once, in order."""
+    own = range(process_rank(), len(samples), process_count())
+    batches = [[(index, 0) for index in own[at : at + batch_size]] for at in range(0, len(own), batch_size)]
+    return keyed_loader(samples, batches, workers, pin, collate, stay=False)
+
+
+def collate(samples: list[Sample | Refused]) -> Batch | Refused:
+    """Samples to a batch, or to the first of them that cannot be read."""
+    refused = next((sample for sample in samples if isinstance(sample, Refused)), None)
+    if refused:
+        return refused
+    tensors, labels, files = zip(*samples, strict=True)
+    return Batch(torch.stack(tensors), torch.tensor(labels), list(files))

@@ -1,0 +1,319 @@
+"""The settings of the plain trainings: what flags or Python fill, checked when they are made.
+
+A setting that is None is the recipe's of the size (`hiera_det.tasks.recipes`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from hiera_det.engine.processes import check_device, default_device, process_count
+from hiera_det.engine.settings import TrainSettings, Worded
+from hiera_det.errors import InputError
+from hiera_det.modeling.hiera import FRAME_STRIDE
+from hiera_det.modeling.mae import CLIP_MASK_RATIO, IMAGE_MASK_RATIO
+from hiera_det.modeling.masking import mask_from_noise
+from hiera_det.modeling.variants import get_variant
+from hiera_det.tasks.recipes import Recipe, Recipes, scaled_lr, warmup_for
+from hiera_det.tasks.transforms import UNIT, Augmentation, check_image_size
+
+__all__ = ["ClassifierSettings", "PretrainSettings", "Schedule", "TaskSettings"]
+
+logger = logging.getLogger("hiera_det.training")
+
+#: What a classifier's evaluation gives; with ``ema_decay`` also under "ema/".
+METRICS = ("top1", "top5", "val_loss")
+#: Fields that the engine has under the same names.
+ENGINES = (
+    *("batch_size", "accumulate", "device", "seed", "parallel", "compile", "clip_norm", "ema_decay", "workers"),
+    *("log_period", "skip_nonfinite", "words"),
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long is trained, and how fast.
+
+    Attributes:
+        epochs: passes over the images.
+        lr: highest learning rate.
+        warmup_epochs: those over which it rises.
+    """
+
+    epochs: int
+    lr: float
+    warmup_epochs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(Worded):
+    """What the plain trainings have in common.
+
+    Attributes:
+        output: folder for checkpoints, metrics, log and pictures.
+        size: published size, whose dimensions and recipe are the defaults; "" for the weights' file's, else base.
+        image_size: side of the images in pixels.
+        embed_dim: channels of stage 1, in place of the size's.
+        num_heads: attention heads of stage 1, in place of the size's.
+        depths: blocks of stages 1-4, in place of the size's.
+        drop_path: stochastic depth of the last block.
+        epochs: passes over the images.
+        batch_size: images of a step, of all processes together.
+        accumulate: forwards per step, to save memory.
+        lr: highest learning rate, at this very batch; the recipe's is scaled to the batch, linearly.
+        warmup_epochs: those over which it rises.
+        weight_decay: of AdamW.
+        clip_norm: largest norm of all gradients together; 0 for any.
+        ema_decay: of an average of the weights, per step; 0 for none.
+        skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
+        use_checkpoint: recompute blocks when going back, to save memory.
+        compile: compile the model with torch.compile.
+        precision: a key of `hiera_det.engine.precision.PRECISIONS`; "" for bfloat16 on GPUs and float32 on a CPU.
+        parallel: a model in several processes: ``ddp`` or ``fsdp``.
+        device: ``cuda`` or ``cpu``.
+        seed: of all that is random.
+        workers: processes that read images, for each that trains.
+        log_period: steps from a line of the log to the next.
+        checkpoint_epochs: epochs from a checkpoint to the next.
+        resume: go on from the checkpoint in ``output``.
+        auto_resume: go on where there is one, else start.
+        allow_changed: settings that may differ from the checkpoint's, such as ``lr``.
+        words: the flags by which the user knows the settings, for messages; empty for a user of Python.
+
+    Raises:
+        InputError: a value that cannot be used, by the user's word.
+    """
+
+    output: str
+    size: str = ""
+    image_size: int = 224
+    embed_dim: int | None = None
+    num_heads: int | None = None
+    depths: Sequence[int] | None = None
+    drop_path: float | None = None
+    epochs: int | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    lr: float | None = None
+    warmup_epochs: float | None = None
+    weight_decay: float | None = None
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    skip_nonfinite: int = 0
+    use_checkpoint: bool = False
+    compile: bool = False
+    precision: str = ""
+    parallel: str = "ddp"
+    device: str = field(default_factory=default_device)
+    seed: int = 0
+    workers: int = 4
+    log_period: int = 20
+    checkpoint_epochs: int = 1
+    resume: bool = False
+    auto_resume: bool = False
+    allow_changed: Sequence[str] = ()
+    words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_device(self.device, self.word("device"))
+        check_image_size(self.image_size, self.word("image_size"))
+        if self.size:
+            get_variant(self.size)
+        for name in ("lr", "warmup_epochs", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise self.refusal(name, "must be a number of at least 0")
+        self._check_counts("checkpoint_epochs", *(("epochs",) if self.epochs is not None else ()))
+        if self.drop_path is not None:
+            self._check_share("drop_path")
+        if self.allow_changed and not (self.resume or self.auto_resume):
+            raise self.refusal("allow_changed", f"is for {self.word('resume')}, which is not given")
+        self.train_settings(Schedule(1, 0.0, 0.0), 1)  # which checks the settings of the engine
+
+    def _check_counts(self, *names: str, least: int = 1) -> None:
+        """Refuse what is no whole number of at least ``least``."""
+        for name in names:
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise self.refusal(name, f"must be a whole number of at least {least}")
+
+    def _check_share(self, *names: str) -> None:
+        """Refuse what is no part of something, from 0 to below 1."""
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise self.refusal(name, "must be at least 0 and below 1")
+
+    def model_fields(self, size: str) -> dict[str, Any]:
+        """The arguments of `Hiera` that the settings name, plain values, the size's own where there is none."""
+        variant = get_variant(size)
+        return {
+            "embed_dim": self.embed_dim or variant.embed_dim,
+            "num_heads": self.num_heads or (variant.num_heads if not self.embed_dim else 1),
+            "depths": list(self.depths or variant.depths),
+            "pretrain_size": self.image_size,
+            "frames": 0,
+        }
+
+    def recipe(self, size: str, recipes: Recipes) -> Recipe:
+        """A size's recipe with the settings in its place; says in the log whose it is."""
+        name = size if size in recipes else recipes.nearest(size)
+        logger.info("recipe of size %s%s", name, f", the nearest to {size}" if name != size else "")
+        own: dict[str, Any] = {"drop_path_rate": self.drop_path, "weight_decay": self.weight_decay}
+        return replace(recipes[name], **{field: value for field, value in own.items() if value is not None})
+
+    def schedule(self, recipe: Recipe) -> Schedule:
+        """Epochs and learning rate; what was scaled or shortened goes to the log."""
+        epochs, lr, warmup = self.epochs or recipe.epochs, self.lr, self.warmup_epochs
+        if lr is None:
+            lr = scaled_lr(recipe.lr, recipe.lr_batch, self.batch_size)
+            of = recipe.lr, recipe.lr_batch
+            logger.info("lr %.3g: the recipe's %g at batch %d, for batch %d", lr, *of, self.batch_size)
+        if warmup is None:
+            warmup = warmup_for(epochs, recipe)
+            if warmup < recipe.warmup_epochs:
+                whole = recipe.warmup_epochs, recipe.epochs
+                logger.info("warm-up %g epochs: the recipe's %g are for %d", warmup, *whole)
+        return Schedule(epochs, lr, warmup)
+
+    def train_settings(self, schedule: Schedule, epoch_iterations: int, best: str = "") -> TrainSettings:
+        """The engine's settings, for epochs of so many steps."""
+        return TrainSettings(
+            output=str(self.output),
+            iterations=schedule.epochs * epoch_iterations,
+            processes=process_count(),
+            precision=self.precision or ("bfloat16" if self.device == "cuda" else "float32"),
+            checkpoint_period=self.checkpoint_epochs * epoch_iterations,
+            best=best,
+            **{name: getattr(self, name) for name in ENGINES},
+        )
+
+    def unchanged(self, recipe: Recipe, schedule: Schedule, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint must agree in to be gone on with, by the user's words."""
+        own = {name: getattr(self, name) for name in ("batch_size", "accumulate", "clip_norm", "ema_decay", "seed")}
+        own |= {"epochs": schedule.epochs, "lr": schedule.lr, "warmup_epochs": schedule.warmup_epochs}
+        own |= {"weight_decay": recipe.weight_decay, "drop_path": recipe.drop_path_rate}
+        own |= {"image_size" if name == "pretrain_size" else name: value for name, value in fields.items()}
+        return {self.word(name): value for name, value in own.items()} | {"the processes": process_count()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(TaskSettings):
+    """Training a classifier.
+
+    Attributes:
+        train: folder of a folder per class.
+        val: the same classes, to evaluate on.
+        weights: a file, URL, ``hf://`` or ``timm://`` to start from; "" for random weights.
+        keep_head: take over the last layer of a file that does not name its classes.
+        layer_decay: factor on the learning rate from a block to the one before.
+        dropout: before the last layer.
+        mixup: see `hiera_det.tasks.classify.loss.Mixing`, also of the two below.
+        cutmix: see there.
+        label_smoothing: see there.
+        auto_augment: see `hiera_det.tasks.transforms.Augmentation`, also of the one below.
+        random_erase: see there.
+        eval_batch_size: images at a time.
+        eval_epochs: epochs from an evaluation to the next; the last is always evaluated.
+        best: metric whose best weights are kept in ``model_best.pth``; "" for none.
+    """
+
+    train: str
+    val: str
+    weights: str = ""
+    keep_head: bool = False
+    layer_decay: float | None = None
+    dropout: float = 0.0
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    label_smoothing: float = 0.1
+    auto_augment: str = Augmentation.auto_augment
+    random_erase: float = Augmentation.random_erase
+    eval_batch_size: int = 64
+    eval_epochs: int = 1
+    best: str = "top1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.random_erase <= 1:
+            raise self.refusal("random_erase", "must be from 0 to 1")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise self.refusal("layer_decay", "must be above 0 and at most 1")
+        for name in ("mixup", "cutmix"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise self.refusal(name, "must not be negative")
+        self._check_share("dropout", "label_smoothing")
+        self._check_counts("eval_batch_size", "eval_epochs")
+        metrics = ("", *METRICS, *(f"ema/{name}" for name in METRICS if self.ema_decay))
+        if self.best not in metrics:
+            raise self.refusal("best", f"choose one of {', '.join(metrics[1:])}, or '' for none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(TaskSettings):
+    """Pretraining a masked autoencoder, on images or on videos.
+
+    Attributes:
+        images: folder of images, at any depth.
+        videos: folder of videos, in place of images.
+        mask_ratio: part that is left out; None for 0.6, of clips 0.9.
+        frames: of a clip; None for 16.
+        stride: frames of 30 a second from one of a clip's to the next.
+        pictures: images in ``reconstructions.png``; 0 for none.
+        picture_epochs: epochs from a picture to the next.
+        decoder_embed_dim: channels of the decoder.
+        decoder_depth: its blocks.
+        decoder_num_heads: its attention heads.
+    """
+
+    images: str = ""
+    videos: str = ""
+    mask_ratio: float | None = None
+    frames: int | None = None
+    stride: float = 4
+    pictures: int = 8
+    picture_epochs: int = 10
+    decoder_embed_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_num_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        images, videos = self.word("images"), self.word("videos")
+        if bool(self.images) == bool(self.videos):
+            raise InputError(f"give one folder to pretrain on: {images} DIR or {videos} DIR")
+        if self.images and self.frames is not None:
+            raise InputError(f"{self.word('frames')} is for clips: give {videos} DIR in place of {images}")
+        if self.videos and (self.clip_frames < FRAME_STRIDE or self.clip_frames % FRAME_STRIDE):
+            raise self.refusal("frames", f"must be a positive multiple of {FRAME_STRIDE}")
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
+            raise self.refusal("mask_ratio", "must be above 0 and below 1")
+        self._check_counts("pictures", least=0)
+        self._check_counts("picture_epochs")
+        units = max(1, self.clip_frames // FRAME_STRIDE) * (self.image_size // UNIT) ** 2
+        mask_from_noise(torch.zeros(1, units), self.ratio)  # refuses a ratio that leaves nothing in
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of the clips; 0 for images."""
+        if not self.videos:
+            return 0
+        return 16 if self.frames is None else self.frames
+
+    @property
+    def ratio(self) -> float:
+        """The part that is left out."""
+        if self.mask_ratio is not None:
+            return self.mask_ratio
+        return CLIP_MASK_RATIO if self.videos else IMAGE_MASK_RATIO
+
+    def model_fields(self, size: str) -> dict[str, Any]:
+        """The arguments of `HieraMAE` that the settings name."""
+        decoder = {name: getattr(self, name) for name in ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")}
+        own = {name: value for name, value in decoder.items() if value is not None}
+        return super().model_fields(size) | {"frames": self.clip_frames} | own

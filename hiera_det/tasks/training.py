@@ -1,0 +1,118 @@
+"""What both plain trainings do alike: from settings and the parts of a task to a loop, and through it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from hiera_det.engine.checkpoint import goes_on
+from hiera_det.engine.failures import explained
+from hiera_det.engine.loader import Seeded
+from hiera_det.engine.loop import Loop, Task
+from hiera_det.engine.optimizer import build_adamw
+from hiera_det.engine.order import EpochOrder
+from hiera_det.engine.processes import process_count
+from hiera_det.engine.stop import Stop
+from hiera_det.modeling.hiera import HieraBase
+from hiera_det.tasks.batches import Batch, train_loader
+from hiera_det.tasks.recipes import Recipe
+from hiera_det.tasks.results import leave_results
+from hiera_det.tasks.settings import Schedule, TaskSettings
+
+__all__ = ["Parts", "is_resumed", "list_hash", "run_parts"]
+
+logger = logging.getLogger("hiera_det.training")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is special to one training.
+
+    Attributes:
+        model: on its device.
+        fields: the arguments that build it, plain values.
+        recipe: how it is trained.
+        schedule: how long.
+        samples: what it is trained on.
+        order: theirs.
+        loss: the model and a batch to its mean loss.
+        evaluate: called in every process with the number of epochs done; gives metrics, or none.
+        unchanged: what a checkpoint must agree in, besides what all trainings have.
+        classes: of a classifier.
+        evaluate_epochs: epochs from one evaluation to the next.
+        best: metric whose best weights are kept; "" for none.
+    """
+
+    model: HieraBase
+    fields: Mapping[str, Any]
+    recipe: Recipe
+    schedule: Schedule
+    samples: Seeded
+    order: EpochOrder
+    loss: Callable[[nn.Module, Batch], Tensor]
+    evaluate: Callable[[int], Mapping[str, float]]
+    unchanged: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    evaluate_epochs: int = 1
+    best: str = ""
+
+
+def is_resumed(settings: TaskSettings) -> bool:
+    """Whether the training goes on from a checkpoint.
+
+    Raises:
+        InputError: there is none to resume; or there is one, and nobody asked to go on.
+    """
+    return goes_on(str(settings.output), settings.resume, settings.auto_resume, settings.word("output"))
+
+
+def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -> int:
+    """Train to the end and leave the results, in every process.
+
+    Returns:
+        0, or the number of the signal that stopped it.
+
+    Raises:
+        InputError: a file or checkpoint cannot be used, a loss is not finite, or nothing can be saved.
+    """
+    recipe, schedule, iterations = parts.recipe, parts.schedule, parts.order.iterations
+    on_gpu = settings.device == "cuda"
+    task = Task(
+        model=parts.model,
+        build_optimizer=lambda _: build_adamw(parts.model, recipe.betas, recipe.weight_decay, recipe.layer_decay),
+        loader=train_loader(parts.samples, parts.order, settings.workers, on_gpu),
+        order=parts.order,
+        loss=parts.loss,
+        lr=schedule.lr,
+        warmup=schedule.warmup_epochs * iterations,
+        unchanged=settings.unchanged(recipe, schedule, parts.fields) | dict(parts.unchanged),
+        extra={"config": dict(parts.fields)} | ({"classes": list(parts.classes)} if parts.classes else {}),
+        evaluate=parts.evaluate,
+        evaluate_epochs=parts.evaluate_epochs,
+        allowed=settings.allow_changed,
+    )
+    part = settings.batch_size // (settings.accumulate * process_count())
+    less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"
+    with explained(f"training, {part} images of {settings.image_size} pixels at a time", less):
+        loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop)
+        if resumed:
+            loop.resume()
+        stopped = loop.run()
+    if not stopped:
+        leave_results(loop, parts.fields, parts.classes)
+    return stopped
+
+
+def list_hash(root: str, files: Sequence[str], labels: Sequence[int] = ()) -> str:
+    """A short hash of the files below a folder, wherever that is, and their classes."""
+    digest = hashlib.sha256()
+    for index, file in enumerate(files):
+        line = f"{file.removeprefix(root).lstrip(os.sep)}\t{labels[index] if labels else ''}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
