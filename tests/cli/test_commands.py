@@ -14,6 +14,7 @@ from hiera_det.cli.main import COMMANDS
 TOOLS = Path(__file__).parents[2] / "tools"
 #: The scripts of tools/ and their commands.
 SCRIPTS = {
+    "check_dataset": "check",
     "train_net": "train",
     "lazyconfig_train_net": "train-lazy",
     "demo": "predict",

@@ -13,7 +13,8 @@ import pytest
 from coco_data import HEIGHT, WIDTH, annotation, sound
 from PIL import Image
 
-from hiera_det.data.coco.check import check_coco_json, same_classes
+from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.compare import same_classes
 from hiera_det.data.coco.write import complete_coco_json
 from hiera_det.errors import InputError
 
