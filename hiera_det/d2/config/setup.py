@@ -9,8 +9,8 @@ import torch
 from detectron2.config import CfgNode
 
 from hiera_det.d2.config.checks import check_detector, check_keypoints
+from hiera_det.d2.config.files import listed_configs
 from hiera_det.d2.config.load import load_config
-from hiera_det.d2.config.reading import listed_configs
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes
 from hiera_det.d2.data.augmentation import check_lsj
