@@ -27,6 +27,7 @@ COMMANDS = {
     "draw-augmented": ("draw_augmented", "draw training images as the model will see them"),
     "draw-positions": ("draw_positions", "draw a position embedding at two sizes"),
     "print-schedules": ("print_schedules", "print what each config's training is"),
+    "doctor": ("doctor", "say what is installed, what is missing and how to get it"),
     "make-shapes": ("make_shapes", "make the built-in data set of shapes"),
 }
 
