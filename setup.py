@@ -23,8 +23,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["hiera_det", "hiera_det.*"]),
-    package_data={"hiera_det": ["py.typed"]},
+    packages=[*find_packages(include=["hiera_det", "hiera_det.*"]), "hiera_det.configs"],
+    package_dir={"hiera_det.configs": "configs"},
+    package_data={
+        "hiera_det": ["py.typed"],
+        "hiera_det.configs": ["*.yaml", "_base_/*.yaml", "lazy/*.py", "lazy/common/*.py"],
+    },
     install_requires=["torch>=2.4", "numpy", "safetensors"],
     entry_points={"console_scripts": ["hiera-det = hiera_det.cli.main:main"]},
     extras_require={

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hiera_det.d2 import HieraBackbone, add_hiera_config
     from hiera_det.d2.predict.predictor import Predictor
+    from hiera_det.data.coco.check import check_dataset
+    from hiera_det.data.coco.findings import Finding
     from hiera_det.errors import InputError
     from hiera_det.modeling.classifier import HieraForClassification
     from hiera_det.modeling.hiera import Hiera
@@ -73,17 +75,20 @@ _HOME = {
     "HIERADET_VARIANTS": "modeling.variants",
     "VARIANTS": "modeling.variants",
     "FPN": "modeling.pyramid",
+    "Finding": "data.coco.findings",
     "SimpleFeaturePyramid": "modeling.pyramid",
     "InputError": "errors",
     "HieraBackbone": "d2",
     "Predictor": "d2.predict.predictor",
     "add_hiera_config": "d2",
+    "check_dataset": "data.coco.check",
 }
 
 __all__ = [
     "FPN",
     "HIERADET_VARIANTS",
     "VARIANTS",
+    "Finding",
     "Hiera",
     "HieraBackbone",
     "HieraDetVariant",
@@ -99,6 +104,7 @@ __all__ = [
     "add_hiera_config",
     "build_hiera",
     "build_hieradet",
+    "check_dataset",
     "hiera_base",
     "hiera_base_plus",
     "hiera_classifier",

@@ -44,7 +44,6 @@ from hiera_det.errors import InputError
 from hiera_det.modeling.variants import get_variant
 
 DEFAULT_CASES = ("224x224x4", "1024x1024x1")
-DEFAULT_CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "mask_rcnn_hiera_b_1x.yaml")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -73,7 +72,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-files",
         nargs="+",
-        default=[DEFAULT_CONFIG],
+        default=["mask_rcnn_hiera_b_1x"],
         metavar="DETECTOR",
         help="for the detector tasks: config files, those of our trunks also with +compile after them, and vitdet-b; "
         "times are over the first",

@@ -16,12 +16,17 @@ import argparse
 import json
 import logging
 import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_device_flag
-from hiera_det.errors import InputError
+from hiera_det.cli.flags import add_device_flag, add_image_flags
+from hiera_det.errors import InputError, printable
 from hiera_det.extras import need
 from hiera_det.files import make_folder, write_atomically
+
+if TYPE_CHECKING:
+    from hiera_det.tasks.classify.predict import Classifier
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -44,6 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=4, help="processes that read images with --evaluate (default: 4)"
     )
+    add_image_flags(parser, "skip", "costs a line and exit status 1 at the end")
     add_device_flag(parser)
     return parser
 
@@ -65,21 +71,53 @@ def main() -> None:
     if args.json:
         make_folder(os.path.dirname(args.json) or ".", "--json")
     names = read_class_names(args.classes) if args.classes else ()
-    classifier = Classifier(args.weights, device, args.image_size, names, args.stride, tuple(args.views))
-    results: object
+    classifier = Classifier(
+        *(args.weights, device, args.image_size, names, args.stride, tuple(args.views), args.max_pixels)
+    )
     if args.evaluate:
         accuracy = classifier.evaluate(args.evaluate, args.batch_size, args.workers)
         print(accuracy)
-        results = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss, "images": accuracy.images}
-    else:
-        found_all = []
-        for found in classifier.classify(classifier.find(args.inputs), args.topk):
-            print(found.file)
-            for name, probability in zip(found.names, found.probabilities, strict=True):
-                print(f"  {100 * probability:5.1f}%  {name}")
-            found_all.append(found.as_dict())
-        results = found_all
-    if args.json:
-        text = json.dumps(results, indent=1)
-        write_atomically(args.json, lambda file: file.write(text.encode()))
-        print(args.json)
+        scores = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss, "images": accuracy.images}
+        write_json(args.json, scores)
+        return
+    results: list[dict[str, Any]] = []
+    try:
+        failed = classify(classifier, args, results)
+    finally:  # what was found before counts
+        if results:
+            write_json(args.json, results)
+    if failed:
+        sys.exit(f"error: {failed} of {len(results)} files could not be read")
+
+
+def classify(classifier: Classifier, args: argparse.Namespace, results: list[dict[str, Any]]) -> int:
+    """Print the guesses for all files and add them to ``results``; returns how many files could not be read.
+
+    Raises:
+        InputError: not one could.
+    """
+    files = classifier.find(args.inputs)
+    failed: dict[str, str] = {}
+
+    def leave_out(file: str, reason: str) -> None:
+        failed[file] = reason
+        if len(failed) < len(files):
+            print(f"warning: {printable(file)}: {reason}, left out", file=sys.stderr)
+            results.append({"file": file, "error": reason})
+
+    for found in classifier.classify(files, args.topk, leave_out if args.on_bad_image == "skip" else None):
+        print(printable(found.file))
+        for name, probability in zip(found.names, found.probabilities, strict=True):
+            print(f"  {100 * probability:5.1f}%  {printable(name)}")
+        results.append(found.as_dict())
+    if len(failed) == len(files):
+        file, reason = failed.popitem()
+        raise InputError(f"{file}: {reason}")
+    return len(failed)
+
+
+def write_json(path: str | None, content: object) -> None:
+    """Write the results, where a file for them is named."""
+    if path:
+        write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        print(path)

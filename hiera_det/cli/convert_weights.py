@@ -14,7 +14,7 @@ import argparse
 import logging
 
 from hiera_det.cli.command import command_parser
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 from hiera_det.weights.layouts import TARGETS
 
 
@@ -29,7 +29,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--to",
         choices=TARGETS,
         default="hiera_det",
-        help="whose names: our own (default); the authors' (SAM 2's for a HieraDet); transformers'; timm's",
+        help="whose names: our own (default); the authors' (SAM 2's for a HieraDet); transformers'; timm's; those "
+        "that detectron2's own checkpointer loads into a model with our backbone",
     )
     parser.add_argument("--inspect", action="store_true", help="say what IN is, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
@@ -55,6 +56,6 @@ def main() -> None:
     dropped = f"; {len(converted.dropped)} have no place there: {', '.join(converted.dropped[:4])}"
     print(
         f"{contents.model_name} ({contents.kind}): {len(converted.tensors)} tensors in {converted.layout.title} layout"
-        + (dropped + (", ..." if len(converted.dropped) > 4 else "") if converted.dropped else "")
+        + (printable(dropped) + (", ..." if len(converted.dropped) > 4 else "") if converted.dropped else "")
     )
     print(*written, sep="\n")

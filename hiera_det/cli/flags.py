@@ -5,14 +5,45 @@ from __future__ import annotations
 import argparse
 
 from hiera_det.cli.command import command_parser
+from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.modeling.variants import VARIANTS
 
-__all__ = ["add_device_flag", "add_machine_flags", "add_model_flags", "add_training_flags", "training_parser"]
+__all__ = [
+    "add_device_flag",
+    "add_image_flags",
+    "add_machine_flags",
+    "add_model_flags",
+    "add_training_flags",
+    "training_parser",
+]
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:
     """Where to compute; `hiera_det.cli.processes.chosen_device` reads it."""
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where PyTorch finds a GPU")
+
+
+def add_image_flags(parser: argparse._ActionsContainer, on_bad_image: str, skipped: str) -> None:
+    """How image files are opened, and what becomes of bad ones.
+
+    Args:
+        parser: or a group of it.
+        on_bad_image: the default, "fail" or "skip".
+        skipped: what skipping one means here, for the help.
+    """
+    parser.add_argument(
+        "--on-bad-image",
+        choices=("fail", "skip"),
+        default=on_bad_image,
+        help=f"a file that cannot be read ends the run, or {skipped} (default: {on_bad_image})",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"largest image, by its header (default: {MAX_PIXELS // 10**6} million)",
+    )
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main"]
 
 #: Commands by their words: the module of `hiera_det.cli`, and what it does.
 COMMANDS = {
+    "check": ("check", "check a COCO JSON and its images, and mend what can be mended"),
     "train": ("train_detector", "train a detector that a YAML config describes"),
     "train-lazy": ("train_lazy", "the same for a LazyConfig, a Python file"),
     "predict": ("predict", "find objects in images: pictures and a JSON"),
@@ -26,6 +27,7 @@ COMMANDS = {
     "draw-augmented": ("draw_augmented", "draw training images as the model will see them"),
     "draw-positions": ("draw_positions", "draw a position embedding at two sizes"),
     "print-schedules": ("print_schedules", "print what each config's training is"),
+    "doctor": ("doctor", "say what is installed, what is missing and how to get it"),
     "make-shapes": ("make_shapes", "make the built-in data set of shapes"),
 }
 

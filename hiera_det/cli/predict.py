@@ -21,6 +21,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hiera_det.cli.command import command_parser, need_detectron2
+from hiera_det.cli.flags import add_image_flags
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
@@ -46,12 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="of a video, take each N-th frame (default: 1)"
     )
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("fail", "skip"),
-        default="skip",
-        help="what cannot be read ends the run, or costs a line and exit status 1 at the end (default: skip)",
-    )
+    add_image_flags(parser, "skip", "costs a line and exit status 1 at the end")
     parser.add_argument("--overwrite", action="store_true", help="replace pictures and JSON of an earlier run")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys, last")
     return parser
@@ -62,9 +58,11 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     from hiera_det.d2.config.load import load_config
     from hiera_det.d2.predict.predictor import Predictor
 
+    limit = ["INPUT.MAX_PIXELS", str(args.max_pixels)] if "INPUT.MAX_PIXELS" not in args.opts else []
+    opts = [*limit, *args.opts]
     if args.run:
-        return Predictor.from_folder(args.run, args.opts, args.confidence_threshold)
-    return Predictor(load_config(args.config_file, args.opts), threshold=args.confidence_threshold)
+        return Predictor.from_folder(args.run, opts, args.confidence_threshold)
+    return Predictor(load_config(args.config_file, opts), threshold=args.confidence_threshold)
 
 
 def main() -> None:

@@ -1,11 +1,10 @@
-"""What becomes of images that cannot be read: ``INPUT.ON_BAD_IMAGE`` and ``--on-bad-image``, the same for all tools."""
+"""What becomes of files that cannot be read: ``INPUT.ON_BAD_IMAGE`` and ``--on-bad-image``, the same for all tools."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 
-from hiera_det.data.images import BadImageError
 from hiera_det.errors import InputError
 
 __all__ = ["ON_BAD_IMAGE", "BadImages"]
@@ -39,11 +38,11 @@ class BadImages:
         """How many times an image was left out; one that comes again counts again."""
         return int(self._count.value)
 
-    def add(self, error: BadImageError) -> None:
-        """Take one image, which is named in the log the first time.
+    def add(self, error: InputError) -> None:
+        """Take the refusal of one file, which is named in the log the first time.
 
         Raises:
-            BadImageError: the action is "fail".
+            InputError: the refusal itself, where the action is "fail".
         """
         if self.action == "fail":
             raise error

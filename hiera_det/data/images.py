@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.errors import InputError
 
 __all__ = [
@@ -41,8 +42,6 @@ __all__ = [
 
 #: Pillow's decoders that are tried; not EPS, which would start Ghostscript whatever the file is called.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
-#: Largest image in pixels: 300 MB as RGB, a third of a second to decode.
-MAX_PIXELS = 100_000_000
 
 #: What damaged bytes raise inside Pillow's decoders (`OSError` and `SyntaxError` are its own two).
 _DAMAGE = (

@@ -143,15 +143,20 @@ def _binary(mask: Mask, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 def _draw_label(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], box: npt.NDArray[np.float64], label: str, color: Color
 ) -> None:
-    """A label on dark ground: above the box, or inside where it would leave the picture (width, height)."""
+    """A label on dark ground: above the box, or inside where it would leave the picture (width, height).
+
+    None on a picture that has no room for it.
+    """
     x0, y0, x1, y1 = box.tolist()
     scale = _scale(size)
     font = font_for(label, round(scale * (13 if min(x1 - x0, y1 - y0) >= 48 * scale else 10)))
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
     margin = round(2 * scale)
     width, height = right - left + 2 * margin, bottom - top + 2 * margin
-    x = min(max(x0, 0), max(size[0] - width, 0))
-    y = y0 - height if y0 >= height else min(max(y0, 0), max(size[1] - height, 0))
+    if width > size[0] or 2 * height > size[1]:  # it would hide the picture
+        return
+    x = min(max(x0, 0), size[0] - width)
+    y = y0 - height if y0 >= height else min(max(y0, 0), size[1] - height)
     draw.rectangle((x, y, x + width, y + height), fill=(24, 24, 24))
     # As bright as the palette's brightest, so that it can be read on the dark ground.
     text = _rgb((0.3 + 0.7 * color[0], 0.3 + 0.7 * color[1], 0.3 + 0.7 * color[2]))

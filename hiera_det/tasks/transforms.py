@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hiera_det.data.images import read_image
+from hiera_det.data.bad_images import BadImages
+from hiera_det.data.images import MAX_PIXELS, read_image
 from hiera_det.data.video import normalise_clip, read_clip
 from hiera_det.errors import InputError
 from hiera_det.extras import need
@@ -24,6 +25,7 @@ __all__ = [
     "UNIT",
     "Augmentation",
     "ImageReader",
+    "Reader",
     "augmented_reader",
     "check_image_size",
     "clip_reader",
@@ -49,24 +51,62 @@ class Augmentation:
     random_erase: float = 0.25
 
 
-class ImageReader:
-    """Reads an image and transforms it; an object and no closure, so that worker processes can be sent it."""
+_Reader = TypeVar("_Reader", bound="Reader")
+
+
+class Reader:
+    """Reads a file; an object and no closure, so that worker processes can be sent it.
+
+    Attributes:
+        max_pixels: of an image, see `hiera_det.data.images`.
+        bad_images: what becomes of files that cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self.max_pixels, self.bad_images = MAX_PIXELS, BadImages()
+
+    def by(self: _Reader, max_pixels: int, bad_images: BadImages) -> _Reader:
+        """This reader, with another limit and another treatment of bad files."""
+        self.max_pixels, self.bad_images = max_pixels, bad_images
+        return self
+
+    def __call__(self, path: str) -> Any:
+        """A path to a tensor; None where the file cannot be read and is to be skipped.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return self.read(path)
+        except InputError as error:
+            self.bad_images.add(error)
+            return None
+
+    def read(self, path: str) -> Tensor:
+        """A path to a tensor."""
+        raise NotImplementedError
+
+
+class ImageReader(Reader):
+    """Reads an image and transforms it."""
 
     def __init__(self, transform: Callable[[Any], Tensor]) -> None:
+        super().__init__()
         self.transform = transform
 
-    def __call__(self, path: str) -> Tensor:
+    def read(self, path: str) -> Tensor:
         """A path to ``[3, H, W]``."""
-        return self.transform(read_image(path))
+        return self.transform(read_image(path, max_pixels=self.max_pixels))
 
 
-class ClipReader:
+class ClipReader(Reader):
     """Reads a clip at a random place of a video, a random square of it, flipped or not."""
 
     def __init__(self, size: int, frames: int, stride: float) -> None:
+        super().__init__()
         self.size, self.frames, self.stride = size, frames, stride
 
-    def __call__(self, path: str) -> Tensor:
+    def read(self, path: str) -> Tensor:
         """A path to ``[3, T, size, size]``."""
         from torchvision.transforms import functional as transforms
         from torchvision.transforms.v2 import RandomResizedCrop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,29 @@ from torch import Tensor
 
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder, write_atomically
+from hiera_det.modeling.hiera import PATCH_STRIDE
 from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
-from hiera_det.weights.contents import Contents
-from hiera_det.weights.layouts import HF, HIERA_DET, OFFICIAL, SAM2, SAM2_HF, TARGETS, TIMM, TIMM_ABSWIN, Layout
+from hiera_det.weights.contents import DETECTOR_PREFIX, Contents
+from hiera_det.weights.layouts import (
+    DETECTRON2,
+    HF,
+    HIERA_DET,
+    OFFICIAL,
+    SAM2,
+    SAM2_HF,
+    TARGETS,
+    TIMM,
+    TIMM_ABSWIN,
+    Layout,
+)
 from hiera_det.weights.saving import SAFETENSORS, save_tensors
+from hiera_det.weights.tensors import not_finite
 
 __all__ = ["Converted", "convert", "write"]
 
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin")
+#: The parts that every block has.
+WHOLE_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 @dataclass(frozen=True)
@@ -46,31 +62,56 @@ def convert(contents: Contents, to: str) -> Converted:
 
     Args:
         contents: the file.
-        to: one of `TARGETS`; ``official`` is facebookresearch/hiera for a Hiera, facebookresearch/sam2 for a HieraDet.
+        to: one of `TARGETS`; ``official`` is facebookresearch/hiera for a Hiera, facebookresearch/sam2 for a HieraDet;
+            ``detectron2`` is what detectron2's own checkpointer loads into a model with our backbone.
 
     Raises:
-        InputError: unknown target, or one that cannot hold the model; nothing is left out of the trunk unsaid.
+        InputError: unknown target, or one that cannot hold the model; or the trunk is not whole. Nothing is left out
+            of it unsaid.
     """
     if to not in TARGETS:
         raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}")
-    if contents.unknown:
-        names = ", ".join(contents.unknown[:3])
-        raise InputError(f"weight file {contents.source} has {len(contents.unknown)} tensors no Hiera has ({names})")
+    _check_whole(contents)
     layout = _target(contents, to)
-    heads = {name: tensor for name, tensor in contents.heads.items() if _has_head(layout, name)}
-    dropped = tuple(name for name in contents.heads if name not in heads)
-    if layout in (TIMM, TIMM_ABSWIN) and "encoder_norm.weight" in contents.heads:
-        # timm keeps the encoder's last norm where it keeps a classifier's.
-        heads |= {f"norm.{leaf}": contents.heads[f"encoder_norm.{leaf}"] for leaf in ("weight", "bias")}
-        dropped = tuple(name for name in dropped if not name.startswith("encoder_norm."))
+    heads, others = _heads(contents, layout), {}
+    if layout is DETECTRON2 and contents.is_detector:
+        around = contents.prefix.removesuffix(DETECTOR_PREFIX)
+        others = {name.removeprefix(around): tensor for name, tensor in contents.others.items()}
     prefix = _prefix(layout, heads)
     tensors = {}
     for name, tensor in (contents.trunk | heads).items():
         theirs = layout.from_ours(name, contents.depths)
         inside = not layout.in_prefix or theirs.split(".")[0] in layout.in_prefix
         tensors[(prefix if inside else "") + theirs] = tensor
-    container = {OFFICIAL: "model_state", SAM2: "model"}.get(layout, "")
-    return Converted(layout, tensors, container, _config(contents, layout, heads), (*dropped, *contents.others))
+    kept = {id(tensor) for tensor in (*heads.values(), *others.values())}
+    dropped = tuple(name for name, tensor in (contents.heads | contents.others).items() if id(tensor) not in kept)
+    container = {OFFICIAL: "model_state", SAM2: "model", DETECTRON2: "model"}.get(layout, "")
+    return Converted(layout, tensors | others, container, _config(contents, layout, heads), dropped)
+
+
+def _check_whole(contents: Contents) -> None:
+    """Refuse a trunk that lacks something, has something that no Hiera has, or has diverged."""
+    blocks = [f"blocks.{block}.{part}" for block in range(sum(contents.depths)) for part in WHOLE_BLOCK]
+    wanted = [f"{name}.{leaf}" for name in ("patch_embed.proj", *blocks) for leaf in ("weight", "bias")]
+    tables = ["pos_embed_spatial", "pos_embed_temporal"] if contents.is_video else ["pos_embed"]
+    wrong = {
+        "lacks {} tensors of its trunk": [name for name in (*wanted, *tables) if name not in contents.trunk],
+        "has {} tensors no Hiera has": contents.unknown,
+        "has {} tensors with NaN or infinite values": not_finite(contents.trunk | contents.heads),
+    }
+    for what, names in wrong.items():
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise InputError(f"weight file {contents.source} {what.format(len(names))} ({shown})")
+
+
+def _heads(contents: Contents, layout: Layout) -> dict[str, Tensor]:
+    """What the layout's models have of the file's tensors outside the trunk, by our names."""
+    heads = {name: tensor for name, tensor in contents.heads.items() if _has_head(layout, name)}
+    if layout in (TIMM, TIMM_ABSWIN) and "encoder_norm.weight" in contents.heads:
+        # timm keeps the encoder's last norm where it keeps a classifier's.
+        heads |= {f"norm.{leaf}": contents.heads[f"encoder_norm.{leaf}"] for leaf in ("weight", "bias")}
+    return heads
 
 
 def _target(contents: Contents, to: str) -> Layout:
@@ -80,8 +121,8 @@ def _target(contents: Contents, to: str) -> Layout:
         InputError: that package has no such model.
     """
     plain_det = contents.is_absolute_win and contents.has_projected_shortcut
-    if to == "hiera_det":
-        return HIERA_DET
+    if to in ("hiera_det", "detectron2"):
+        return HIERA_DET if to == "hiera_det" else DETECTRON2
     if to == "timm":
         return TIMM_ABSWIN if contents.layout is TIMM_ABSWIN or (contents.is_absolute_win and not plain_det) else TIMM
     if plain_det and not contents.has_layer_scale:
@@ -95,15 +136,15 @@ def _target(contents: Contents, to: str) -> Layout:
 
 def _has_head(layout: Layout, name: str) -> bool:
     """Whether a layout's models have this tensor outside the trunk."""
-    if layout in (SAM2, SAM2_HF):
+    if layout in (SAM2, SAM2_HF, DETECTRON2):
         return False
     return layout not in (TIMM, TIMM_ABSWIN) or name.startswith(("norm.", "head."))
 
 
 def _prefix(layout: Layout, heads: Mapping[str, Tensor]) -> str:
     """What the layout's own model of these contents puts before the trunk's names."""
-    if layout is SAM2:
-        return "image_encoder.trunk."
+    if layout in (SAM2, DETECTRON2):
+        return "image_encoder.trunk." if layout is SAM2 else DETECTOR_PREFIX
     with_head = "head.projection.weight" in heads or "mask_token" in heads
     return "hiera." if layout is HF and with_head else ""
 
@@ -116,7 +157,7 @@ def _config(contents: Contents, layout: Layout, heads: Mapping[str, Tensor]) -> 
     num_heads = [VARIANTS[size].num_heads << stage for stage in range(4)]
     if layout is SAM2_HF:
         return _sam2_config(contents, size, num_heads)
-    side = round(contents.trunk["pos_embed"].shape[1] ** 0.5) * 4
+    side = math.isqrt(contents.trunk["pos_embed"].shape[1])
     config: dict[str, Any] = {
         "model_type": "hiera",
         "architectures": ["HieraModel"],
@@ -124,23 +165,28 @@ def _config(contents: Contents, layout: Layout, heads: Mapping[str, Tensor]) -> 
         "depths": list(contents.depths),
         "num_heads": num_heads,
         "num_channels": contents.stem.shape[1],
-        "image_size": [side, side],
+        "image_size": [side * PATCH_STRIDE for side in contents.grid or (side, side)],
     }
+    return config | _heads_config(heads)
+
+
+def _heads_config(heads: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the configuration says of a decoder or a classifier."""
     if "mask_token" in heads:
         blocks = {name.split(".")[1] for name in heads if name.startswith("decoder_blocks.")}
         width = heads["mask_token"].shape[-1]
-        config |= {
+        return {
             "architectures": ["HieraForPreTraining"],
             "num_query_pool": 2,  # the authors' decoders start from stride 16
             "decoder_hidden_size": width,
             "decoder_depth": len(blocks),
             "decoder_num_heads": width // 32,
         }
-    elif "head.projection.weight" in heads:
-        labels = {str(index): f"LABEL_{index}" for index in range(heads["head.projection.weight"].shape[0])}
-        config |= {"architectures": ["HieraForImageClassification"], "id2label": labels}
-        config |= {"label2id": {label: int(index) for index, label in labels.items()}}
-    return config
+    if "head.projection.weight" not in heads:
+        return {}
+    labels = {str(index): f"LABEL_{index}" for index in range(heads["head.projection.weight"].shape[0])}
+    numbers = {label: int(index) for index, label in labels.items()}
+    return {"architectures": ["HieraForImageClassification"], "id2label": labels, "label2id": numbers}
 
 
 def _sam2_config(contents: Contents, size: str, num_heads: list[int]) -> dict[str, Any]:
@@ -176,23 +222,33 @@ def write(converted: Converted, out: str | Path, overwrite: bool = False) -> lis
     Raises:
         InputError: the name cannot be used, or a file is there and ``overwrite`` was not said.
     """
-    path = Path(out)
-    files = {path: converted.container}
-    if path.suffix not in SUFFIXES:
-        if converted.layout not in (HF, SAM2_HF):
-            raise InputError(f"{path}: name a file that ends in one of {', '.join(SUFFIXES)}")
-        if converted.config is None:
-            raise InputError(f"{path}: config.json needs a published size; name a file, such as {path}.safetensors")
-        files = {path / "model.safetensors": ""}
-    targets = [*files, *([path / "config.json"] if path not in files else [])]
-    for target in targets:
+    files = _targets(converted, Path(out))
+    for target in files:
         if target.exists() and not overwrite:
             raise InputError(f"{target} is there already: name another, or say --overwrite")
-    make_folder(targets[0].parent)
+    weights, *config = files
+    make_folder(weights.parent)
     content: dict[str, Any] = {name: tensor.contiguous() for name, tensor in converted.tensors.items()}
-    container = converted.container if targets[0].suffix != SAFETENSORS else ""
-    save_tensors(targets[0], {container: content} if container else content)
-    if len(targets) > 1:
-        config = json.dumps(converted.config, indent=2) + "\n"
-        write_atomically(targets[1], lambda file: file.write(config.encode()))
-    return targets
+    container = converted.container if weights.suffix != SAFETENSORS else ""
+    save_tensors(weights, {container: content} if container else content)
+    text = json.dumps(converted.config, indent=2) + "\n"
+    for path in config:
+        write_atomically(path, lambda file: file.write(text.encode()))
+    return files
+
+
+def _targets(converted: Converted, path: Path) -> list[Path]:
+    """The files to write: the weights', and for a folder their configuration's.
+
+    Raises:
+        InputError: the package cannot read what the name stands for.
+    """
+    if path.suffix in SUFFIXES:
+        if converted.layout is DETECTRON2 and path.suffix == SAFETENSORS:
+            raise InputError(f"{path}: detectron2 reads no safetensors; name a file that ends in .pth")
+        return [path]
+    if converted.layout not in (HF, SAM2_HF):
+        raise InputError(f"{path}: name a file that ends in one of {', '.join(SUFFIXES)}")
+    if converted.config is None:
+        raise InputError(f"{path}: config.json needs a published size; name a file, such as {path}.safetensors")
+    return [path / "model.safetensors", path / "config.json"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 __all__ = [
+    "DETECTRON2",
     "HF",
     "HIERA_DET",
     "LAYOUTS",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 #: The words for whose names a file is to be written in; what they stand for depends on the trunk.
-TARGETS = ("hiera_det", "official", "hf", "timm")
+TARGETS = ("hiera_det", "official", "hf", "timm", "detectron2")
 
 #: The parts of a file that are no trunk, by the first words of our names.
 HEADS = (
@@ -186,6 +187,8 @@ def _block_number(found: Mapping[str, str], depths: Sequence[int]) -> int:
 
 OFFICIAL = Layout("official", "the authors' Hiera")
 HIERA_DET = Layout("hiera_det", "hiera_det")
+#: For detectron2's own checkpointer, which takes names as they are, and a model with our backbone.
+DETECTRON2 = Layout("detectron2", "detectron2's", in_prefix=("patch_embed", "pos_embed", "blocks"))
 TIMM = Layout("timm", "timm's Hiera", parts={"norm": "head.norm", "head.projection": "head.fc"})
 TIMM_ABSWIN = Layout(
     "timm",

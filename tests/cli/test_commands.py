@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hiera_det.cli.main import COMMANDS
 TOOLS = Path(__file__).parents[2] / "tools"
 #: The scripts of tools/ and their commands.
 SCRIPTS = {
+    "check_dataset": "check",
     "train_net": "train",
     "lazyconfig_train_net": "train-lazy",
     "demo": "predict",
@@ -121,3 +123,35 @@ def test_without_detectron2_one_line_says_how_to_get_it(word: str, words: list[s
     assert "needs detectron2" in line
     assert "pip install" in line
     assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_names_versions_and_devices() -> None:
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^torch +2\.", done.stdout, re.MULTILINE)
+    assert re.search(r"^devices +\d+ processor cores", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("missing", "status", "command"),
+    [
+        ("torch", 1, "for everything: .* -m pip install --upgrade 'torch>=2.4' torchvision"),
+        ("detectron2", 0, "for detectors: .*install_detectron2.py"),
+        ("torchvision", 0, "for detectors, .*: .* -m pip install --upgrade torchvision"),
+    ],
+)
+def test_the_doctor_has_a_command_for_what_is_missing(missing: str, status: int, command: str) -> None:
+    absent = ("numpy", "safetensors", "torchvision", "detectron2", "timm", "matplotlib", "faster_coco_eval")
+    done = run("doctor", blocked=(missing, *absent) if missing == "torch" else (missing, "timm", "faster_coco_eval"))
+    assert done.returncode == status, done.stdout
+    assert re.search(rf"^{missing} +missing$", done.stdout, re.MULTILINE)
+    assert re.search(f"^{command}$", done.stdout, re.MULTILINE)
+
+
+def test_the_doctor_tells_what_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    done = run("doctor")
+    assert done.returncode == 1
+    said = "cannot be imported: RuntimeError: operator torchvision::nms does not exist"
+    assert re.search(rf"^torchvision +{said}$", done.stdout, re.MULTILINE)

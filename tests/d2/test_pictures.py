@@ -216,7 +216,11 @@ def test_a_picture_that_cannot_be_drawn_costs_one_line(
     (tmp_path / "picture 1.png").unlink()
     with caplog.at_level(logging.INFO, logger="hiera_det.pictures"):
         run_hook(cfg, model=model)
-    assert len(caplog.messages) == 2  # there are no metrics either
-    assert "predictions could not be drawn" in caplog.messages[0]
-    assert "picture 1.png" in caplog.messages[0]
-    assert "curves could not be drawn" in caplog.messages[1]
+    bad, no_curves, *drawn = caplog.messages  # there are no metrics either
+    assert "picture 1.png: cannot be read as an image (No such file or directory): no picture of it" in bad
+    assert "curves could not be drawn: " in no_curves
+    assert [Path(line.partition(": ")[2]).name for line in drawn] == [
+        "0_picture_0.jpg",
+        "2_picture_2.jpg",
+        "predictions.png",
+    ]

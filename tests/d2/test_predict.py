@@ -334,3 +334,17 @@ def resident_memory() -> float:
     """Resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+def test_test_time_augmentation_acts_or_is_refused(run_folder: Path, files: list[str]) -> None:
+    sizes = ("TEST.AUG.MIN_SIZES", "(64, 96)", "TEST.AUG.MAX_SIZE", "160")
+    augmented = predictor(run_folder, "TEST.AUG.ENABLED", "True", *sizes)
+    seen = []
+    augmented.model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    (plain,), (found,) = predictor(run_folder).predict_files(files[0]), augmented.predict_files(files[0])
+    assert sum(shape[0] for shape in seen) >= 4  # two sizes, each mirrored too
+    assert len(found.instances)
+    assert found.instances.pred_masks.shape[1:] == plain.instances.pred_masks.shape[1:]
+    assert not torch.equal(found.instances.scores[:5], plain.instances.scores[:5])
+    with pytest.raises(InputError, match=r"TEST\.AUG\.ENABLED True: .*GeneralizedRCNN, which is RetinaNet"):
+        predictor(run_folder, "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "RetinaNet", *sizes)

@@ -123,3 +123,9 @@ def test_a_narrow_picture_has_room_for_its_caption() -> None:
     assert page.size == (100, 50)
     assert page.getpixel((50, 40)) == (255, 0, 0)
     assert page.getpixel((5, 40)) == (255, 255, 255)
+
+
+def test_a_label_hides_no_picture_that_is_too_small_for_it() -> None:
+    for size in ((8, 200), (200, 8), (2, 3000)):
+        np.testing.assert_array_equal(drawn(*size, [0, 0, 8, 2], None, "fig 0.98"), drawn(*size, [0, 0, 8, 2], None))
+    assert (drawn(60, 200, [5, 30, 50, 50], None, "fig") != drawn(60, 200, [5, 30, 50, 50], None)).any()

@@ -160,3 +160,24 @@ def test_mistakes_end_in_one_line(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert says in line
     assert "Traceback" not in done.stderr
+
+
+def test_a_bad_file_costs_a_line_and_the_exit_status(
+    weights: Path, images: Path, tmp_path: Path, run_here: Any
+) -> None:
+    (images / "green" / "0.jpg").write_bytes((images / "green" / "0.jpg").read_bytes()[:300])
+    words = ("--weights", weights, "--json", tmp_path / "found.json", "--device", "cpu")
+    done = run_here(TOOL, images, *words)
+    assert done.returncode == 1
+    assert "green/0.jpg: cannot be read as an image (" in done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert ["error" in entry for entry in found] == [False, False, True, False, False, False]
+    done = run_here(TOOL, images, *words, "--on-bad-image", "fail")
+    assert done.returncode == 2
+    assert len(json.loads((tmp_path / "found.json").read_text())) == 2  # what was found before
+
+
+def test_a_large_image_is_refused_by_the_limit(weights: Path, images: Path, run_here: Any) -> None:
+    done = run_here(TOOL, images, "--weights", weights, "--device", "cpu", "--max-pixels", "100")
+    assert done.returncode == 2
+    assert "cut it into tiles, or raise the limit, INPUT.MAX_PIXELS or --max-pixels" in done.stderr

@@ -234,3 +234,42 @@ def test_a_folder_needs_a_published_size(converted: Converted, name: str, says: 
 def test_only_transformers_takes_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"name a file that ends in one of \.safetensors"):
         write(convert(official("classifier"), "timm"), tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("missing", r"lacks 1 tensors of its trunk \(blocks\.1\.mlp\.fc1\.bias\)"),
+        ("no positions", r"lacks 1 tensors of its trunk \(pos_embed\)"),
+        ("NaN", r"has 1 tensors with NaN or infinite values \(blocks\.1\.mlp\.fc1\.bias\)"),
+    ],
+)
+def test_a_trunk_that_is_not_whole_is_not_converted(fault: str, says: str) -> None:
+    state = build_hiera("tiny", embed_dim=16, num_heads=1, depths=(1, 1, 1, 1)).state_dict()
+    name = "pos_embed" if fault == "no positions" else "blocks.1.mlp.fc1.bias"
+    if fault == "NaN":
+        state[name][2] = torch.nan
+    else:
+        del state[name]
+    with pytest.raises(InputError, match=rf"file\.pth {says}"):
+        convert(parse(state, "file.pth"), "hf")
+
+
+def test_detectron2_gets_the_trunk_behind_our_backbones_name(tmp_path: Path) -> None:
+    state = build_hiera("tiny", embed_dim=16, num_heads=1, depths=(1, 1, 1, 1)).state_dict()
+    head = {"norm.weight": torch.ones(128)}
+    converted = convert(parse(state | head, "file.pth"), "detectron2")
+    assert converted.dropped == ("norm.weight",)
+    with pytest.raises(InputError, match=r"detectron2 reads no safetensors"):
+        write(converted, tmp_path / "out.safetensors")
+    write(converted, tmp_path / "out.pth")
+    assert set(torch.load(tmp_path / "out.pth")["model"]) == {f"backbone.trunk.{name}" for name in state}
+    assert set(parse(read_weight_file(tmp_path / "out.pth"), "out.pth").trunk) == set(state)
+
+
+def test_a_detector_goes_to_detectron2_whole() -> None:
+    trunk = build_hiera("tiny", embed_dim=16, num_heads=1, depths=(1, 1, 1, 1)).state_dict()
+    state = {f"backbone.trunk.{name}": tensor for name, tensor in trunk.items()} | {"roi_heads.w": torch.ones(2)}
+    converted = convert(parse({"model": state, "trainer": {}}, "model_final.pth"), "detectron2")
+    assert converted.tensors.keys() == state.keys()
+    assert not converted.dropped

@@ -51,15 +51,16 @@ def load_detector_config(config_file: str, device: str, compiled: bool = False) 
     Raises:
         InputError: the name is none, or the detector cannot be built here.
     """
-    changes = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "SOLVER.BASE_LR", "0.0", "MODEL.HIERA.SQUARE_PAD", "0"]
-    changes += ["MODEL.HIERA.COMPILE", str(compiled)]
     if config_file == VITDET_B:
-        cfg = load_config("", [*VITDET_SETTINGS, *changes])
+        cfg = load_config("")
+        cfg.merge_from_list(VITDET_SETTINGS)
     elif config_file == ZOO_CONFIG:
-        # The zoo's configs know no other optimizer.
-        cfg = load_config(str(ZOO / ZOO_CONFIG), [*changes, "SOLVER.OPTIMIZER", "SGD"])
+        cfg = load_config(str(ZOO / ZOO_CONFIG))
+        cfg.SOLVER.OPTIMIZER = "SGD"  # the zoo's configs know no other
     else:
-        cfg = load_config(config_file, changes)
+        cfg = load_config(config_file)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE, cfg.SOLVER.BASE_LR = "", device, 0.0
+    cfg.MODEL.HIERA.SQUARE_PAD, cfg.MODEL.HIERA.COMPILE = 0, compiled
     if (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME) != ("GeneralizedRCNN", "StandardROIHeads"):
         raise InputError(f"--config-files {config_file}: no Mask R-CNN; name a config of one, or {VITDET_B}")
     if compiled and not is_ours(cfg):

@@ -138,3 +138,10 @@ def shown(value: Any) -> str:
     """The beginning of a value, for a message."""
     text = str(value)
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality that takes lists for tuples, at every depth."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
 
+from hiera_det.d2.config.files import find_config
 from hiera_det.d2.config.keys import add_hiera_config
 from hiera_det.d2.config.kinds import as_given, shown
 from hiera_det.d2.config.layers import Layer, last_layer, set_value
@@ -38,7 +39,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a YAML config with its bases and apply KEY VALUE pairs.
 
     Args:
-        config_file: path of the YAML file; "" for detectron2's defaults.
+        config_file: path of the YAML file, or the name of one of this project's; "" for detectron2's defaults.
         opts: keys and values in turn.
 
     Returns:
@@ -48,7 +49,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         InputError: file, key or value cannot be used, or nobody reads a key; the nearest is named for an unknown one.
     """
     cfg = default_config()
-    layers = _read_config(config_file) if config_file else []
+    layers = read_files(find_config(config_file)) if config_file else []
     if _is_first_layout(layers):
         cfg, layers = _upgraded(cfg, layers), []
     for layer in layers:
@@ -60,12 +61,6 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     _settle_rest(cfg, layers)
     check_read(cfg, default_config(), layers)
     return cfg
-
-
-def _read_config(config_file: str) -> list[Layer]:
-    if not os.path.isfile(config_file):
-        raise InputError(f"--config-file {config_file}: no such file")
-    return read_files(config_file)
 
 
 def _command_line(opts: Sequence[str]) -> Layer:

@@ -9,13 +9,12 @@ from typing import Any
 
 import yaml
 
+from hiera_det.d2.config.files import OWN_CONFIGS
 from hiera_det.d2.config.layers import Layer
 from hiera_det.errors import InputError
 
-__all__ = ["OWN_CONFIGS", "listed_configs", "read_files"]
+__all__ = ["read_files"]
 
-#: This project's own configs, which a file may name by an absolute path.
-OWN_CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
 DEEPEST = 10
@@ -61,12 +60,6 @@ def _base(path: str, base: Any) -> str:
     if not os.path.isfile(found):
         raise InputError(f"{path}: {BASE} {base}: no such file")
     return found
-
-
-def listed_configs(pattern: str) -> str:
-    """This project's own configs, in words."""
-    names = [os.path.relpath(path) for path in sorted(OWN_CONFIGS.glob(pattern))]
-    return ", ".join(names) or "the project's folder configs"
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,15 +9,15 @@ import torch
 from detectron2.config import CfgNode
 
 from hiera_det.d2.config.checks import check_detector, check_keypoints
+from hiera_det.d2.config.files import listed_configs
 from hiera_det.d2.config.load import load_config
-from hiera_det.d2.config.reading import listed_configs
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.augmentation import check_lsj
 from hiera_det.d2.data.batches import check_test_batch
 from hiera_det.d2.data.datasets import check_registered, own_data_config
-from hiera_det.d2.predict.evaluation import check_coco_eval, check_tta
+from hiera_det.d2.predict.evaluation import check_coco_eval
 from hiera_det.d2.predict.precision import check_autocast
 from hiera_det.d2.train.checkpoint import last_checkpoint, local_weights
 from hiera_det.errors import InputError
@@ -72,7 +72,7 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     """
     choose_device(cfg, request.num_gpus, given)
     scale_to_processes(cfg, request.world_size)
-    for check in (check_test_batch, check_autocast, check_coco_eval, check_tta):
+    for check in (check_test_batch, check_autocast, check_coco_eval):
         check(cfg)
     check_training(cfg, request.world_size)
     if not request.dry_run:

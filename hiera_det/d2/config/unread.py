@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from hiera_det.d2.config.kinds import Kind, kind_like, shown
+from hiera_det.d2.config.kinds import Kind, kind_like, same, shown
 from hiera_det.d2.config.layers import Layer, get_value, last_layer
 from hiera_det.d2.config.model_keys import MODEL_KEYS
 from hiera_det.d2.config.readers import Reader, When
@@ -47,7 +47,7 @@ def check_read(cfg: CfgNode, defaults: CfgNode, layers: Sequence[Layer]) -> None
     """
     for key, (reader, _) in READERS.items():
         at = last_layer(layers, key)
-        if at < 0 or _same(get_value(cfg, key), get_value(defaults, key)):
+        if at < 0 or same(get_value(cfg, key), get_value(defaults, key)):
             continue
         layer = layers[at]
         place = f"{layer.source}: {key} {shown(layer.values[key])}"
@@ -65,13 +65,6 @@ def check_read(cfg: CfgNode, defaults: CfgNode, layers: Sequence[Layer]) -> None
 def _is_part(layers: Sequence[Layer], key: str) -> bool:
     """Whether these files are no detector yet, as a base that comes after a model's."""
     return key == "MODEL.BACKBONE.NAME" and last_layer(layers, key) < 0
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality that takes lists for tuples, at every depth."""
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
 
 
 def markdown() -> str:

@@ -24,13 +24,14 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
 
-from hiera_det.data.coco.check import check_coco_json, common_images, same_classes
+from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.compare import compare_splits, same_classes
 from hiera_det.data.coco.findings import listed
 from hiera_det.data.coco.read import no_garbage_collection, read_coco
 from hiera_det.data.coco.schema import CocoSummary, Contents
 from hiera_det.data.coco.write import completed_copy
 from hiera_det.data.images import MAX_PIXELS
-from hiera_det.errors import InputError, printable
+from hiera_det.errors import InputError
 
 __all__ = ["check_registered", "dataset_categories", "own_data_config", "register_json"]
 
@@ -170,17 +171,23 @@ def own_data_config(
     for key, flag in (("DATASETS.TRAIN", "--train-json"), ("DATASETS.TEST", "--val-json")):
         if key in given:
             raise InputError(f"{key} cannot be set together with {flag} and its like; leave one of them out")
-    check = partial(check_coco_json, check_files=check_files, max_pixels=cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS))
+    check = partial(
+        check_coco_json,
+        check_files=check_files,
+        max_pixels=cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS),
+        skip_unreadable=cfg.INPUT.get("ON_BAD_IMAGE") == "skip",
+    )
     train = check(train_json, train_images) if train_json and train_images else None
     val = check(val_json, val_images) if val_json and val_images else None
     if train and val:
         same_classes(train, val)
-        _warn_of_common_images(train, val)
+        for finding in compare_splits(train, val):
+            logger.warning(str(finding))
     summaries = [summary for summary in (train, val if val != train else None) if summary]
     for summary in summaries:
         _log_summary(summary)
     if val:
-        _check_image_ids(cfg, val)
+        _check_evaluation(cfg, val)
     _set_class_counts(cfg, summaries[0], given)
     _set_mask_format(cfg, summaries, given)
     if train and "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in given:
@@ -274,21 +281,16 @@ def _set_mask_format(cfg: CfgNode, summaries: Sequence[CocoSummary], given: set[
         )
 
 
-def _warn_of_common_images(train: CocoSummary, val: CocoSummary) -> None:
-    common = common_images(train, val)
-    if common:
-        what = "the same JSON" if os.path.realpath(train.path) == os.path.realpath(val.path) else "images in common"
+def _check_evaluation(cfg: CfgNode, summary: CocoSummary) -> None:
+    """Refuse image ids that the chosen evaluator cannot hold; say where a detector cannot give all objects."""
+    if summary.fullest > cfg.TEST.DETECTIONS_PER_IMAGE:
         logger.warning(
-            "%s and %s: %s (%d of %d images: %s); AP then says nothing about other images: split the data",
-            *(printable(str(part)) for part in (train.path, val.path, what)),
-            len(common),
-            val.num_images,
-            listed(common),
+            "%s: %r has %d objects, and TEST.DETECTIONS_PER_IMAGE is %d: the others count as missed",
+            summary.path,
+            summary.fullest_image,
+            summary.fullest,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
         )
-
-
-def _check_image_ids(cfg: CfgNode, summary: CocoSummary) -> None:
-    """Refuse image ids that the chosen evaluator cannot hold."""
     if not summary.exact_image_ids and cfg.TEST.get("COCO_EVAL") == "faster-coco-eval":
         raise InputError(
             f"TEST.COCO_EVAL faster-coco-eval: it mixes up the image ids of {summary.path}, texts or beyond 2^53; "
@@ -298,18 +300,7 @@ def _check_image_ids(cfg: CfgNode, summary: CocoSummary) -> None:
 
 
 def _log_summary(summary: CocoSummary) -> None:
-    rows = zip(summary.category_ids, summary.class_names, summary.instance_counts, strict=True)
-    lines = [f"{'json id':>10}  {'index':>5}  {'instances':>9}  name"]
-    lines += [f"{id_:>10}  {index:>5}  {count:>9}  {printable(name)}" for index, (id_, name, count) in enumerate(rows)]
-    logger.info(
-        "%s: %d images (%d without annotations), %d annotations, masks: %s\n%s",
-        summary.path,
-        summary.num_images,
-        summary.num_negatives,
-        summary.num_annotations,
-        summary.mask_format or "not for all",
-        "\n".join(lines),
-    )
+    logger.info(summary.table())
     for note in summary.notes:
         logger.warning(note)
 

@@ -11,15 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import (
-    SizeMismatchError,
-    annotations_to_instances,
-    check_image_size,
-    transform_proposals,
-)
+from detectron2.data.detection_utils import annotations_to_instances, transform_proposals
 
 from hiera_det.d2.data.augmentation import ResizeShortestEdge, build_augmentation, check_lsj
-from hiera_det.d2.data.pixels import read_pixels
+from hiera_det.d2.data.pixels import check_size, read_pixels
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.images import MAX_PIXELS, BadImageError
 
@@ -91,7 +86,7 @@ class ImageMapper(DatasetMapper):
         sample = copy.deepcopy(dataset_dict)
         try:
             inputs = T.AugInput(read_pixels(sample["file_name"], self.image_format, self.max_pixels))
-            _check_size(sample, inputs.image)
+            check_size(sample, inputs.image)
             if "sem_seg_file_name" in sample:
                 inputs.sem_seg = read_pixels(sample.pop("sem_seg_file_name"), "L", self.max_pixels).squeeze(2)
         except BadImageError as error:
@@ -124,12 +119,3 @@ class TrainMapper(ImageMapper):
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
             return
         super()._transform_annotations(dataset_dict, transforms, image_shape)
-
-
-def _check_size(sample: dict[str, Any], image: np.ndarray[Any, Any]) -> None:
-    """Refuse an image of another size than the annotations were made for; fills the size in where there is none."""
-    try:
-        check_image_size(sample, image)
-    except SizeMismatchError:
-        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{sample['width']}x{sample['height']}"
-        raise BadImageError(f"{sample['file_name']}: is {found} pixels, and the data set says {said}") from None

@@ -7,15 +7,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch import Tensor
 
-from hiera_det.data.images import MAX_PIXELS, read_image, to_8_bits, without_alpha
+from hiera_det.data.images import MAX_PIXELS, BadImageError, read_image, to_8_bits, without_alpha
 from hiera_det.errors import InputError
 
-__all__ = ["ImageLike", "Pixels", "as_pixels", "read_pixels"]
+__all__ = ["ImageLike", "Pixels", "as_pixels", "check_size", "read_pixels"]
 
 Pixels: TypeAlias = npt.NDArray[Any]
 ImageLike: TypeAlias = Pixels | Image.Image | Tensor
@@ -34,6 +34,19 @@ def read_pixels(file: str, image_format: str, max_pixels: int = MAX_PIXELS) -> P
     """
     path = PathManager.get_local_path(file) if "://" in file else file
     return _in_format(read_image(path, _mode(image_format), max_pixels), image_format)
+
+
+def check_size(record: dict[str, Any], image: Pixels) -> None:
+    """Refuse an image of another size than the annotations were made for; fills the size in where there is none.
+
+    Raises:
+        BadImageError: both sizes and the file.
+    """
+    try:
+        check_image_size(record, image)
+    except SizeMismatchError:
+        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record['width']}x{record['height']}"
+        raise BadImageError(f"{record['file_name']}: is {found} pixels, and the data set says {said}") from None
 
 
 def as_pixels(images: Sequence[ImageLike], image_format: str) -> list[Pixels]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hiera_det.d2.config.reading import listed_configs
+from hiera_det.d2.config.files import find_config, listed_configs
 from hiera_det.errors import InputError
 
 __all__ = ["fits", "kind", "load_lazy_config", "select", "walk"]
@@ -30,7 +29,7 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
     """Run a LazyConfig's program and apply ``key=value`` pairs, in Hydra's grammar.
 
     Args:
-        config_file: path of a Python file.
+        config_file: path of a Python file, or the name of one of this project's.
         overrides: ``optimizer.lr=1e-4`` and the like. A key must be there already, or be an argument of the callable
             whose node it is put into; ``+key=value`` sets any.
 
@@ -39,8 +38,7 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
     """
     if not config_file:
         raise InputError(f"--config-file is missing: give a LazyConfig, or one of {listed_configs('lazy/*.py')}")
-    if not os.path.isfile(config_file):
-        raise InputError(f"--config-file {config_file}: no such file")
+    config_file = find_config(config_file, "lazy/*.py")
     if not config_file.endswith(".py"):
         raise InputError(f"--config-file {config_file}: LazyConfigs are .py files; YAML is for tools/train_net.py")
     try:

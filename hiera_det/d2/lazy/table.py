@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hiera_det.d2.config.files import OWN_CONFIGS
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
 from hiera_det.d2.lazy.files import load_lazy_config
@@ -11,7 +12,6 @@ from hiera_det.d2.lazy.translate import to_keys
 
 __all__ = ["schedule_table"]
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 HEADER = (
     "| config | epochs | batch | iterations | rate drops at | learning rate | warm-up | layer decay | drop path |\n"
     "|---|---|---|---|---|---|---|---|---|"
@@ -56,6 +56,6 @@ def _row(
 
 def schedule_table(images: int) -> str:
     """The whole table."""
-    rows = [yaml_row(path, images) for path in sorted(CONFIGS.glob("*.yaml"))]
-    rows += [lazy_row(path, images) for path in sorted((CONFIGS / "lazy").glob("*.py"))]
+    rows = [yaml_row(path, images) for path in sorted(OWN_CONFIGS.glob("*.yaml"))]
+    rows += [lazy_row(path, images) for path in sorted(OWN_CONFIGS.glob("lazy/*.py"))]
     return "\n".join([HEADER, *rows])

@@ -17,6 +17,7 @@ from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
 from hiera_det.modeling.variants import get_variant, spread_global_blocks
+from hiera_det.weights.layouts import LAYOUTS
 from hiera_det.zoo import build_hiera
 
 __all__ = [
@@ -48,6 +49,7 @@ class HieraBackbone(Backbone):
         self.square_pad = square_pad
         info = trunk.feature_info if neck is None else neck.feature_info
         self._shapes = {feature.name: ShapeSpec(channels=feature.channels, stride=feature.stride) for feature in info}
+        self.register_load_state_dict_post_hook(_refuse_random_trunk)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``[B, C, H, W]`` of any size to maps ``[B, C, H'/s, W'/s]``, H' and W' the padded size.
@@ -85,6 +87,29 @@ class HieraBackbone(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each map, by name."""
         return dict(self._shapes)
+
+
+def _refuse_random_trunk(backbone: Any, incompatible: Any) -> None:
+    """Refuse what detectron2's own checkpointer would leave random with a warning at most.
+
+    Raises:
+        InputError: the state dict has nothing for this trunk, and has a Hiera that is nobody's; or the checkpointer
+            has left out a position embedding for its size.
+    """
+    own = set(backbone.trunk.state_dict())
+    missing = [name for name in incompatible.missing_keys if name.rpartition("trunk.")[2] in own]
+    stems = tuple(layout.signature[0] for layout in LAYOUTS)
+    others = [name for name in incompatible.unexpected_keys if name.endswith(stems)]
+    fault = ""
+    if others and any(name.endswith(stems[0]) for name in missing):
+        fault = f"have a trunk under other names ({others[0]})"
+    elif missing and all("pos_embed" in name for name in missing):
+        fault = f"have no {missing[0]} of this model's size; set MODEL.HIERA.PRETRAIN_SIZE to the file's, 224 as a rule"
+    if fault:
+        raise InputError(
+            f"the weights {fault}: this would stay random; write them by `hiera-det convert-weights IN OUT.pth --to "
+            "detectron2`, or load them by hiera_det.d2's HieraCheckpointer, which takes every layout and size"
+        )
 
 
 def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[str]) -> Hiera:

@@ -30,7 +30,7 @@ from hiera_det.d2.predict.explain import why_zero
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 
-__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_tta", "with_tta"]
+__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "with_tta"]
 
 PYCOCOTOOLS, FASTER, COMPILED = "pycocotools", "faster-coco-eval", "detectron2"
 #: Objects an image that COCO counts, the best first.
@@ -80,19 +80,6 @@ def check_coco_eval(cfg: CfgNode) -> None:
             raise InputError(f"TEST.COCO_EVAL {FASTER}: for boxes and masks only; for keypoints set {PYCOCOTOOLS}")
     if name == COMPILED and not _has_compiled_operators():
         raise InputError(f"TEST.COCO_EVAL {COMPILED}: it is installed without its operators; choose {FASTER}")
-
-
-def check_tta(cfg: CfgNode) -> None:
-    """Refuse test-time augmentation of a detector that detectron2 has none for.
-
-    Raises:
-        InputError: ``TEST.AUG.ENABLED`` with another detector than Mask or Faster R-CNN.
-    """
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise InputError(
-            f"TEST.AUG.ENABLED: {cfg.MODEL.META_ARCHITECTURE} has no test-time augmentation, only GeneralizedRCNN has; "
-            "set it to False"
-        )
 
 
 def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import check_image_size, convert_image_to_rgb
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
@@ -29,7 +29,8 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from hiera_det.d2.data.batches import model_input
-from hiera_det.d2.data.pixels import read_pixels
+from hiera_det.d2.data.pixels import check_size, read_pixels
+from hiera_det.data.images import BadImageError
 from hiera_det.engine.sharding import whole
 from hiera_det.files import write_atomically
 from hiera_det.report.curves import draw_curves
@@ -64,16 +65,17 @@ def draw_predictions(
         cfg: for ``INPUT.FORMAT`` and ``INPUT.MIN_SIZE_TEST``, ``INPUT.MAX_SIZE_TEST``.
         out_dir: gets ``predictions/<index>_<file stem>.jpg``, with the image's index in the data set, and
             ``predictions.png`` with all of them.
-        count: number of images, evenly spaced over the data set (fewer where it has fewer).
+        count: number of images, evenly spaced over the data set (fewer where it has fewer, or where one cannot be
+            read, which costs a line in the log).
         threshold: least score of a prediction that is drawn.
 
     Returns:
         the paths of the single pictures, in the data set's order; the sheet is not among them.
 
     Raises:
-        ValueError: the data set is empty, ``count`` is not positive, an image is not of the size that the data set
-            says, or the model predicts no instances.
-        OSError: an image cannot be read or a picture cannot be written.
+        ValueError: the data set is empty, ``count`` is not positive, no image can be read, or the model predicts no
+            instances.
+        OSError: a picture cannot be written.
     """
     records = DatasetCatalog.get(dataset_name)
     if not records:
@@ -85,16 +87,21 @@ def draw_predictions(
     paths, pairs = [], []
     with _eval_mode(model), torch.inference_mode():
         for index in _evenly_spaced(len(records), count):
-            pair = _draw_pair(model, records[index], metadata, cfg, threshold)
+            try:
+                pair = _draw_pair(model, records[index], metadata, cfg, threshold)
+            except BadImageError as error:
+                logger.warning("%s: no picture of it", error)
+                continue
             stem = re.sub(r"[^\w.-]+", "_", Path(records[index]["file_name"]).stem, flags=re.ASCII)[:80]
             path = folder / f"{index:0{digits}d}_{stem}.jpg"
-            write_atomically(path, partial(pair.save, format="JPEG", quality=90))
+            write_atomically(path, partial(pair.save, format="JPEG", quality=90), durable=False)
             paths.append(path)
+            pair.thumbnail(SHEET_CELL, Image.Resampling.LANCZOS)
             pairs.append(pair)
-    for pair in pairs:
-        pair.thumbnail(SHEET_CELL, Image.Resampling.LANCZOS)
+    if not pairs:
+        raise ValueError(f"none of the images drawn of data set {dataset_name!r} can be read")
     sheet = lay_out(pairs, SHEET_COLUMNS, GAP)
-    write_atomically(folder.with_suffix(".png"), lambda file: sheet.save(file, format="PNG"))
+    write_atomically(folder.with_suffix(".png"), lambda file: sheet.save(file, format="PNG"), durable=False)
     return paths
 
 
@@ -165,10 +172,10 @@ def _evenly_spaced(length: int, count: int) -> list[int]:
 
 
 def _draw_pair(
-    model: nn.Module, record: Mapping[str, Any], metadata: Metadata, cfg: CfgNode, threshold: float
+    model: nn.Module, record: dict[str, Any], metadata: Metadata, cfg: CfgNode, threshold: float
 ) -> Image.Image:
     image = read_pixels(record["file_name"], cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS)  # [H, W, channels]
-    check_image_size(record, image)
+    check_size(record, image)
     size = _panel_size(*image.shape[:2])
     rgb = Image.fromarray(convert_image_to_rgb(image, cfg.INPUT.FORMAT).astype(np.uint8))
     panel = np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))

@@ -27,6 +27,7 @@ from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.pixels import ImageLike, Pixels, as_pixels, read_pixels
+from hiera_det.d2.predict.evaluation import with_tta
 from hiera_det.d2.predict.pictures import predicted_objects
 from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
@@ -62,8 +63,8 @@ class Predictor:
     """A trained detector with its classes, for images of any size.
 
     Images are resized by ``INPUT`` as for evaluation and predicted ``TEST.IMS_PER_BATCH`` at a time, those of like
-    size together, in the number format of ``TEST.AUTOCAST``. Without a GPU it runs on the CPU, whatever
-    ``MODEL.DEVICE`` says.
+    size together, in the number format of ``TEST.AUTOCAST``, and augmented as ``TEST.AUG`` says. Without a GPU it runs
+    on the CPU, whatever ``MODEL.DEVICE`` says.
 
     Args:
         cfg: the config that the detector was trained with.
@@ -101,6 +102,7 @@ class Predictor:
         # What scores less would not change the rest, and is not given a mask this way.
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = threshold
         self.model = build_model(cfg).eval()
+        self._detect = with_tta(cfg, self.model) if cfg.TEST.AUG.ENABLED else self.model
         saved = HieraCheckpointer(self.model).load_detector(cfg.MODEL.WEIGHTS)
         self.categories: list[dict[str, Any]] = saved.get("categories") or _registered_categories(cfg)
 
@@ -243,7 +245,7 @@ class Predictor:
             for image in images
         ]
         with torch.inference_mode(), autocast(self.cfg):
-            outputs = self.model(inputs)
+            outputs = self._detect(inputs)
         return [output["instances"].to("cpu") for output in outputs]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hiera_det.data.coco.entries import check_categories, check_images, check_ke
 from hiera_det.data.coco.findings import Finding, Findings, listed, short
 from hiera_det.data.coco.headers import check_headers
 from hiera_det.data.coco.image_files import check_files_there
+from hiera_det.data.coco.pixels import Progress, check_pixels
 from hiera_det.data.coco.read import nearest_folder, read_coco
 from hiera_det.data.coco.schema import Annotations, CocoData, CocoSummary, Contents, Floats, ImageId, StrPath
 from hiera_det.data.coco.values import Linked, check_areas, check_boxes, check_masks, link
@@ -27,30 +29,37 @@ from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
 
 __all__ = [
+    "Look",
     "check_coco_json",
     "check_dataset",
-    "common_images",
-    "same_classes",
+    "inspect_coco",
 ]
 
 
 def check_dataset(
-    json_path: StrPath, image_root: StrPath, *, every_header: bool = True, max_pixels: int = MAX_PIXELS
+    json: StrPath,
+    images: StrPath,
+    *,
+    every_header: bool = True,
+    pixels: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
 ) -> list[Finding]:
     """All that there is to say about a COCO JSON and its image files.
 
     Args:
-        json_path: the COCO JSON (instances: boxes, with or without masks).
-        image_root: folder that the JSON's ``file_name`` entries are relative to.
+        json: the COCO JSON (instances: boxes, with or without masks).
+        images: folder that the JSON's ``file_name`` entries are relative to.
         every_header: read the header of each image file, and not a sample of them.
+        pixels: decode each image file too; what was found is remembered until the file changes.
         max_pixels: largest image, see `hiera_det.data.images`.
+        progress: is told how many of how many images are decoded.
 
     Returns:
         errors, which training refuses, then warnings, then notes; one for each kind of oddity.
     """
-    findings = Findings(str(json_path))
-    _inspect(str(json_path), str(image_root), findings, every_header=every_header, max_pixels=max_pixels)
-    return findings.as_list()
+    look = Look(every_header=every_header, pixels=pixels, max_pixels=max_pixels, progress=progress)
+    return inspect_coco(json, images, look)[1].as_list()
 
 
 def check_coco_json(
@@ -60,6 +69,7 @@ def check_coco_json(
     require_annotations: bool = True,
     check_files: bool = True,
     max_pixels: int = MAX_PIXELS,
+    skip_unreadable: bool = False,
 ) -> CocoSummary:
     """Check a COCO JSON and its images; return what it holds.
 
@@ -70,35 +80,41 @@ def check_coco_json(
         check_files: look at every image file and a sample of headers too; False for a second look, such as in a worker
             process whose parent has checked already.
         max_pixels: largest image, see `hiera_det.data.images`.
+        skip_unreadable: let pass what is no image, for a training that leaves it out.
 
     Raises:
         InputError: the first mistake found; one line.
     """
-    findings = Findings(str(json_path))
-    summary = _inspect(
-        str(json_path),
-        str(image_root),
-        findings,
-        require_annotations=require_annotations,
-        check_files=check_files,
-        max_pixels=max_pixels,
-    )
-    findings.raise_first_error()
+    look = Look(require_annotations=require_annotations, files=check_files, max_pixels=max_pixels)
+    summary, findings = inspect_coco(json_path, image_root, look)
+    findings.raise_first_error(except_for="image-unreadable" if skip_unreadable else "")
     assert summary is not None  # without one there is an error
     return summary
 
 
-def _inspect(
-    path: str,
-    root: str,
-    findings: Findings,
-    *,
-    require_annotations: bool = True,
-    check_files: bool = True,
-    every_header: bool = False,
-    max_pixels: int = MAX_PIXELS,
-) -> CocoSummary | None:
-    """Fill ``findings``; a summary, or None where there is none to give."""
+#: How many detections an image COCO counts, and a detector gives unless told otherwise.
+COCO_DETECTIONS = 100
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely to look at a JSON; see `check_dataset` and `check_coco_json` for the fields."""
+
+    require_annotations: bool = True
+    files: bool = True
+    every_header: bool = False
+    pixels: bool = False
+    max_pixels: int = MAX_PIXELS
+    progress: Progress | None = None
+
+
+def inspect_coco(json_path: StrPath, image_root: StrPath, look: Look) -> tuple[CocoSummary | None, Findings]:
+    """What a JSON holds, None where that cannot be said, and what there is to say about it."""
+    findings = Findings(str(json_path))
+    return _inspect(str(json_path), str(image_root), look, findings), findings
+
+
+def _inspect(path: str, root: str, look: Look, findings: Findings) -> CocoSummary | None:
     try:
         data = read_coco(path)
     except InputError as error:
@@ -116,15 +132,17 @@ def _inspect(
     if not findings.has_errors:
         data.contents = Contents(images, names, data.annotations, linked.rows, areas)
     summary = _summarise(data, root, names, images, linked, findings)
-    if require_annotations and not sum(summary.instance_counts) and not findings.has_errors:
+    if look.require_annotations and not sum(summary.instance_counts) and not findings.has_errors:
         have = "only crowd annotations" if len(data.annotations) else "no annotations ('annotations' is empty)"
         if len(data.annotations) and "empty" in findings:
             have = "no annotation with a box or a mask"
         findings.add("no-annotations", have)
-    if check_files and os.path.isdir(root):
+    if look.files and os.path.isdir(root):
         there = check_files_there(images, root, findings)
-        if every_header or not findings.has_errors:
-            check_headers(there, root, findings, every=every_header, max_pixels=max_pixels)
+        if look.every_header or not findings.has_errors:
+            check_headers(there, root, findings, every=look.every_header, max_pixels=look.max_pixels)
+        if look.pixels:
+            check_pixels(there, root, findings, look.max_pixels, look.progress)
     notes = tuple(str(finding) for finding in findings.as_list() if finding.severity != "error")
     return CocoSummary(**{**summary.__dict__, "notes": notes})
 
@@ -192,6 +210,9 @@ def _mask_format(annotations: Annotations, instances: Any, without_mask: Any) ->
 
 
 def _note(summary: CocoSummary, names: Mapping[int, str], linked: Linked, empty: Any, findings: Findings) -> None:
+    if summary.fullest > COCO_DETECTIONS:
+        said = f"the fullest image, {short(summary.fullest_image)}, has {summary.fullest} objects"
+        findings.add("image-full", said, count=summary.fullest)
     crowd, has_mask = linked.sound & linked.annotations.crowd, linked.annotations.has_mask
     total = sum(summary.instance_counts)
     if empty.any():
@@ -234,43 +255,3 @@ def _gaps(data: CocoData, names: Mapping[int, str], linked: Linked) -> tuple[str
         "crowd without mask": bool(has_mask.any() and (annotations.crowd & ~has_mask).any()),
     }
     return tuple(gap for gap, present in found.items() if present)
-
-
-def common_images(train: CocoSummary, val: CocoSummary) -> list[str]:
-    """File names of the images of ``val`` that are in ``train`` too, links followed."""
-    files = []
-    for summary in (train, val):
-        root = os.path.realpath(summary.image_root)
-        names = [image["file_name"] for image in read_coco(summary.path).top["images"]]
-        files.append({os.path.normpath(os.path.join(root, name)): name for name in names})
-    return [name for path, name in files[1].items() if path in files[0]]
-
-
-def same_classes(train: CocoSummary, val: CocoSummary) -> None:
-    """Refuse two JSONs that number their classes differently.
-
-    Each JSON numbers its classes by its own ascending category ids, so a category that is missing from one, or
-    sits elsewhere, would silently shift all later classes and spoil the evaluation.
-
-    Raises:
-        InputError: the names in ascending id order differ; the message says where.
-    """
-    if train.class_names == val.class_names:
-        return
-    only_train = [name for name in train.class_names if name not in val.class_names]
-    only_val = [name for name in val.class_names if name not in train.class_names]
-    if only_train or only_val:
-        parts = [f"only in {s.path}: {listed(n)}" for s, n in ((train, only_train), (val, only_val)) if n]
-        difference = "; ".join(parts)
-        if {n.strip().casefold() for n in only_train} & {n.strip().casefold() for n in only_val}:
-            difference += " (some differ only in upper and lower case or spaces)"
-    else:
-        index = next(
-            i for i, pair in enumerate(zip(train.class_names, val.class_names, strict=True)) if pair[0] != pair[1]
-        )
-        difference = (
-            f"same names in another order: class {index} is {short(train.class_names[index])} "
-            f"(id {train.category_ids[index]}) in {train.path} but {short(val.class_names[index])} "
-            f"(id {val.category_ids[index]}) in {val.path}"
-        )
-    raise InputError(f"categories of train and val JSON differ: {difference}; give both the same 'categories' list")

@@ -106,14 +106,17 @@ class Findings:
         order = ("error", "warning", "note")
         return sorted(found, key=lambda finding: order.index(finding.severity))
 
-    def raise_first_error(self) -> None:
+    def raise_first_error(self, *, except_for: str = "") -> None:
         """Refuse the JSON if there is an error.
+
+        Args:
+            except_for: a kind of error that one can live with.
 
         Raises:
             InputError: the first error found.
         """
-        for finding in self.as_list()[:1]:
-            if finding.severity == "error":
+        for finding in self.as_list():
+            if finding.severity == "error" and finding.kind != except_for:
                 raise InputError(str(finding))
 
     def _with_others(self, finding: Finding) -> Finding:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from hiera_det.data.coco.findings import LISTED, Findings
-from hiera_det.data.images import BadImageError, read_header
+from hiera_det.data.coco.findings import LISTED, Findings, listed
+from hiera_det.data.images import BadImageError, ImageHeader, read_header
 from hiera_det.errors import printable
 
 __all__ = ["check_headers"]
@@ -38,15 +38,25 @@ def check_headers(
         findings.add("image-headers-sampled", f"{len(sample)} of {len(images)} image headers were read")
     paths = [os.path.join(root, image["file_name"]) for image in sample]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(partial(_upright_size, max_pixels=max_pixels), paths, chunksize=64))
-    wrong = []
-    for image, path, size in zip(sample, paths, found, strict=True):
-        if isinstance(size, str):
-            findings.add("image-unreadable", size, file=path, image_id=image["id"])
-        elif size != (image["width"], image["height"]):
+        found = list(pool.map(partial(_header, max_pixels=max_pixels), paths))
+    wrong, transparent, deep = [], [], []
+    for image, path, header in zip(sample, paths, found, strict=True):
+        if isinstance(header, str):
+            findings.add("image-unreadable", header, file=path, image_id=image["id"])
+            continue
+        if (size := (header.width, header.height)) != (image["width"], image["height"]):
             wrong.append((image, size))
+        transparent += [image] if header.is_transparent else []
+        deep += [image] if header.mode.startswith(("I", "F")) else []
     if wrong:
         _tell_sizes(wrong, len(sample), findings)
+    for kind, which, what in (
+        ("image-transparent", transparent, "are transparent and are laid on white"),
+        ("image-deep", deep, "have more than 8 bits a pixel and are scaled to 8"),
+    ):
+        if which:
+            said = f"{len(which)} of {len(sample)} images {what}: {listed([image['file_name'] for image in which])}"
+            findings.add(kind, said, image_id=which[0]["id"], count=len(which))
 
 
 def _tell_sizes(wrong: Sequence[tuple[Mapping[str, Any], tuple[int, int]]], total: int, findings: Findings) -> None:
@@ -66,10 +76,9 @@ def _tell_sizes(wrong: Sequence[tuple[Mapping[str, Any], tuple[int, int]]], tota
     )
 
 
-def _upright_size(path: str, max_pixels: int) -> tuple[int, int] | str:
-    """Width and height as the image is shown, or why it cannot be read."""
+def _header(path: str, max_pixels: int) -> ImageHeader | str:
+    """The header, or why it cannot be read."""
     try:
-        header = read_header(path, max_pixels)
+        return read_header(path, max_pixels)
     except BadImageError as error:
         return str(error).removeprefix(f"{printable(path)}: ")
-    return header.width, header.height

@@ -96,6 +96,18 @@ KINDS: dict[str, Kind] = {
         "folder decides what is read.",
     ),
     "image-unreadable": Kind(_E, "A file is no image, or damaged.", "replace it, or take it out of the JSON"),
+    "image-damaged": Kind(
+        _E,
+        "An image's header is sound but not its pixels, as of a file that was cut off while being copied (`--pixels`).",
+        "copy it anew, or take it out of the JSON",
+    ),
+    "image-full": Kind(
+        _W,
+        "An image has more objects than a detector gives for one: the others count as missed.",
+        "set TEST.DETECTIONS_PER_IMAGE to at least as many",
+    ),
+    "image-transparent": Kind(_N, "Images with an alpha channel or a transparent colour; they are laid on white."),
+    "image-deep": Kind(_N, "Images of more than 8 bits a pixel; they are scaled to 8."),
     "image-size": Kind(
         _E,
         "Files have another size than the JSON says.",

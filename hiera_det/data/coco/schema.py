@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hiera_det.errors import printable
+
 __all__ = ["Annotations", "CocoData", "CocoSummary", "Contents", "ImageId", "StrPath"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -52,6 +54,20 @@ class CocoSummary:
     fullest: int = 0
     fullest_image: str = ""
     exact_image_ids: bool = True
+
+    def table(self) -> str:
+        """What it holds, for people: a line of counts and one for each class."""
+        negatives = f"{self.num_negatives} without annotations"
+        masks = self.mask_format or ("not for all" if self.num_without_mask < sum(self.instance_counts) else "none")
+        fullest = f"most objects in an image: {self.fullest}"
+        lines = [
+            f"{self.path}: {self.num_images} images ({negatives}), {self.num_annotations} annotations, masks: {masks}, "
+            f"{fullest}",
+            f"{'json id':>10}  {'index':>5}  {'instances':>9}  name",
+        ]
+        rows = zip(self.category_ids, self.class_names, self.instance_counts, strict=True)
+        lines += [f"{id_:>10}  {index:>5}  {count:>9}  {name}" for index, (id_, name, count) in enumerate(rows)]
+        return "\n".join(map(printable, lines))
 
 
 @dataclass

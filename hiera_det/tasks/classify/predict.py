@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from hiera_det.data.bad_images import BadImages
 from hiera_det.data.image_folder import SUFFIXES, find_class_folders, find_files_below
+from hiera_det.data.images import MAX_PIXELS
 from hiera_det.data.video import VIDEO_SUFFIXES, read_views
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 from hiera_det.tasks.batches import eval_loader, samples_of
 from hiera_det.tasks.classify.loss import Accuracy, evaluate
 from hiera_det.tasks.transforms import check_image_size, eval_reader
@@ -73,6 +76,8 @@ class Classifier:
         classes: names in the order of the indices; empty for those in the file.
         stride: of clips, see `hiera_det.data.video.read_views`.
         views: of clips, crops and clips, as there.
+        max_pixels: of an image, see `hiera_det.data.images`.
+        bad_images: what becomes of images that `evaluate` cannot read; None to refuse them.
 
     Raises:
         InputError: the file is no classifier's, or the names are not as many as its classes.
@@ -86,12 +91,15 @@ class Classifier:
         classes: Sequence[str] = (),
         stride: float = 4,
         views: tuple[int, int] = (3, 5),
+        max_pixels: int = MAX_PIXELS,
+        bad_images: BadImages | None = None,
     ) -> None:
         self.model, file = load_classifier(weights)
         size = image_size or file.image_size
         check_image_size(size)
         self.device, self.image_size, self.stride, self.views = torch.device(device), size, stride, views
         self.model.to(self.device)
+        self._reader = eval_reader(size).by(max_pixels, bad_images or BadImages())
         self.classes = tuple(classes) or file.classes
         if self.classes and len(self.classes) != self.model.num_classes:
             raise InputError(
@@ -124,28 +132,47 @@ class Classifier:
                 files.append(name)
         return files
 
-    def classify(self, files: Sequence[str], topk: int = 5) -> Iterator[Classified]:
+    def classify(
+        self, files: Sequence[str], topk: int = 5, unreadable: Callable[[str, str], None] | None = None
+    ) -> Iterator[Classified]:
         """The best guesses for each file; of a video, the mean probabilities over its views.
 
+        Args:
+            files: images, or videos where the model takes clips.
+            topk: guesses per file.
+            unreadable: called with a file that cannot be read and the reason; without it the first such file raises.
+
         Raises:
-            InputError: a file cannot be read.
+            InputError: ``topk`` is below 1; or a file cannot be read, and ``unreadable`` is not given.
         """
         if topk < 1:
             raise InputError(f"--topk {topk}: must be at least 1")
-        reader = eval_reader(self.image_size) if not self.frames else None
         for file in files:
-            if reader is None:
-                spatial, temporal = self.views
-                inputs = read_views(file, self.frames, self.stride, self.image_size, temporal, spatial)
+            try:
+                views = self._views(file)
+            except InputError as error:
+                if unreadable is None:
+                    raise
+                unreadable(file, str(error).removeprefix(f"{printable(file)}: "))
             else:
-                inputs = reader(file)[None]
-            # One view at a time: fifteen clips of a large model would not fit many a GPU.
-            with torch.inference_mode():
-                views = [self.model(view[None].to(self.device)).float().softmax(dim=1) for view in inputs]
-            best = torch.cat(views).mean(dim=0).topk(min(topk, self.model.num_classes))
-            indices = tuple(best.indices.tolist())
-            names = tuple(self.classes[index] if self.classes else str(index) for index in indices)
-            yield Classified(file, indices, names, tuple(best.values.tolist()))
+                yield self._guesses(file, views, topk)
+
+    def _views(self, file: str) -> Tensor:
+        """What the model is given of a file: ``[V, ...]``, one view of an image, several of a video."""
+        if not self.frames:
+            return self._reader.read(file)[None]
+        spatial, temporal = self.views
+        return read_views(file, self.frames, self.stride, self.image_size, temporal, spatial)
+
+    def _guesses(self, file: str, views: Tensor, topk: int) -> Classified:
+        """The best of the mean probabilities over the views."""
+        # One view at a time: fifteen clips of a large model would not fit many a GPU.
+        with torch.inference_mode():
+            found = [self.model(view[None].to(self.device)).float().softmax(dim=1) for view in views]
+        best = torch.cat(found).mean(dim=0).topk(min(topk, self.model.num_classes))
+        indices = tuple(best.indices.tolist())
+        names = tuple(self.classes[index] if self.classes else str(index) for index in indices)
+        return Classified(file, indices, names, tuple(best.values.tolist()))
 
     def evaluate(self, folder: str, batch_size: int = 64, workers: int = 0, progress: bool = True) -> Accuracy:
         """Accuracy on a folder of class folders.
@@ -164,5 +191,5 @@ class Classifier:
                 f"{folder}: has {len(found.classes)} classes, and the model {self.model.num_classes}, whose names are "
                 "not known; give --classes FILE"
             )
-        samples = samples_of(found.files, eval_reader(self.image_size), found.labels)
+        samples = samples_of(found.files, self._reader, found.labels)
         return evaluate(self.model, eval_loader(samples, batch_size, workers, False), self.device, progress)

@@ -10,40 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coco_data import HEIGHT, WIDTH, annotation, sound
 from PIL import Image
 
-from hiera_det.data.coco.check import check_coco_json, same_classes
+from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.compare import same_classes
 from hiera_det.data.coco.write import complete_coco_json
 from hiera_det.errors import InputError
-
-WIDTH, HEIGHT = 16, 12
-
-
-def sound() -> dict[str, Any]:
-    """Two images, the second without annotations; three categories, ids neither sorted nor contiguous."""
-    return {
-        "info": {},
-        "images": [
-            {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
-            {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
-        ],
-        "annotations": [annotation(10, category_id=7), annotation(11, category_id=3), annotation(12, category_id=3)],
-        "categories": [{"id": 7, "name": "fig"}, {"id": 3, "name": "date"}, {"id": 9, "name": "nut"}],
-    }
-
-
-def annotation(id_: int, **fields: Any) -> dict[str, Any]:
-    box = {"bbox": [2, 2, 8, 6], "segmentation": [[2, 2, 10, 2, 10, 8, 2, 8]], "area": 48, "iscrowd": 0}
-    return {"id": id_, "image_id": 1, "category_id": 3, **box, **fields}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (WIDTH, HEIGHT)).save(images / name)
-    return tmp_path
 
 
 def write(folder: Path, data: Any, name: str = "set.json") -> Path:
