@@ -90,7 +90,7 @@ class Checkpoints:
             return None
         name = tag.read_text(encoding="utf-8", errors="replace").strip()
         plain = bool(name) and Path(name).name == name and "\\" not in name and not name.startswith(".")
-        if plain and (self.folder / name).is_file():
+        if plain and os.path.isfile(self.folder / name):
             return self.folder / name
         logger.warning("%s names %r, which is no file of this folder: looking for the newest checkpoint", tag, name)
         return None

@@ -1,0 +1,74 @@
+"""Loaders of an order (hiera_det/engine/loader.py)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hiera_det.engine.loader import Refused, Seeded, keyed_loader, unwrap
+from hiera_det.engine.order import EpochOrder
+from hiera_det.errors import InputError
+
+RECORDS = list(range(11))
+
+
+def draw(record: int) -> Tensor:
+    """What a random transform would: the record and one draw from each generator."""
+    return torch.tensor([float(record), torch.rand(()).item(), random.random(), np.random.rand()])
+
+
+def refuse(record: int) -> Tensor:
+    if record == 7:
+        raise InputError("7: cannot be read")
+    return torch.zeros(1)
+
+
+def collate(samples: list[Any]) -> Any:
+    refused = [sample for sample in samples if isinstance(sample, Refused)]
+    return refused[0] if refused else torch.stack(samples)
+
+
+def batches(order: EpochOrder, read: Any = draw, workers: int = 0) -> list[Any]:
+    return [unwrap(batch) for batch in keyed_loader(Seeded(RECORDS, read), order, workers, False, collate)]
+
+
+def test_random_parts_do_not_depend_on_workers_or_on_what_was_drawn_before() -> None:
+    alone = batches(EpochOrder(11, 4, 1, 0))
+    torch.rand(5), np.random.rand(5), random.random()
+    again = batches(EpochOrder(11, 4, 1, 0), workers=2)
+    for ours, theirs in zip(alone, again, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    drawn = torch.cat([batch[:, 1:] for batch in alone])
+    assert drawn.unique().numel() == drawn.numel()
+
+
+def test_reading_leaves_the_generators_as_they_were() -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    Seeded(RECORDS, draw)[0, 5]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_one_line_from_a_worker_too(workers: int) -> None:
+    with pytest.raises(InputError) as refused:
+        batches(EpochOrder(11, 11, 1, 0), refuse, workers)
+    assert str(refused.value) == "7: cannot be read"
+
+
+def test_another_record_takes_the_place_of_one_without_anything_to_train_on() -> None:
+    data = Seeded(RECORDS, lambda record: record if record > 5 else None)
+    assert data[8, 0] == 8
+    replaced = [data[0, seed] for seed in range(20)]
+    assert set(replaced) <= set(range(6, 11))
+    assert len(set(replaced)) > 1
+    assert replaced == [data[0, seed] for seed in range(20)]
+    nothing = Seeded(RECORDS, lambda record: None)[0, 0]
+    assert isinstance(nothing, Refused)
+    assert nothing.message.startswith("100 images in a row gave nothing to train on")
