@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from hiera_det.d2.config.layers import get_value
+from hiera_det.d2.config.model_keys import HIERA_BACKBONES
 from hiera_det.errors import InputError
 
 __all__ = ["check_detector", "check_keypoints"]
@@ -16,7 +17,7 @@ CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
 #: Keypoints for which the evaluation has sigmas of its own: COCO's of a person.
 COCO_KEYPOINTS = 17
 #: Norms that a detector of ours may have, of which PreciseBN needs one with statistics of batches.
-NORMS = ("MODEL.FPN.NORM", "MODEL.RPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+NORMS = ("MODEL.RPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 
 
 def check_detector(cfg: CfgNode) -> None:
@@ -30,6 +31,8 @@ def check_detector(cfg: CfgNode) -> None:
             "MODEL.BACKBONE.NAME: no config sets it, and detectron2's default is a ResNet: begin the config with "
             "_BASE_ and a file of configs/, or set build_hiera_fpn_backbone"
         )
+    if cfg.MODEL.BACKBONE.NAME in HIERA_BACKBONES and cfg.MODEL.FPN.NORM not in ("LN", ""):
+        raise InputError(f'MODEL.FPN.NORM {cfg.MODEL.FPN.NORM!r}: choose LN or ""')
     _check_pixels(cfg)
     _check_device(cfg)
     if cfg.TEST.PRECISE_BN.ENABLED and not any("BN" in str(get_value(cfg, key)) for key in NORMS):
