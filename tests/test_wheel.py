@@ -55,7 +55,6 @@ def test_every_config_is_there_and_found_by_name(installed: Path) -> None:
         str(path.relative_to(installed / "hiera_det")) for path in (installed / "hiera_det/configs").rglob("*.*")
     }
     assert in_wheel == in_clone
-    pytest.importorskip("detectron2")
     code = (
         "from hiera_det.d2.config.files import find_config; from hiera_det.d2.config.load import load_config\n"
         "print(find_config('quick_start')); print(load_config('quick_start').MODEL.META_ARCHITECTURE)"

@@ -112,7 +112,6 @@ def assert_equal(ours: dict[str, dict[str, float]], theirs: dict[str, dict[str, 
 
 
 def test_both_implementations_give_the_same_numbers(evaluated: Any, tmp_path: Path) -> None:
-    pytest.importorskip("faster_coco_eval")
     theirs, ours = (metrics(evaluated[0], name, *evaluated[1:], tmp_path / name) for name in NAMES)
     assert_equal(ours, theirs)
     assert set(theirs) == {"bbox", "segm"}
@@ -130,8 +129,6 @@ NAMES = ("pycocotools", "faster-coco-eval")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_images_changes_nothing(evaluated: Any, tmp_path: Path, name: str) -> None:
-    if name != "pycocotools":
-        pytest.importorskip("faster_coco_eval")
     cfg, images, predictions = evaluated
     assert_equal(
         metrics(cfg, name, images[::-1], predictions[::-1], tmp_path),
@@ -140,7 +137,6 @@ def test_the_order_of_the_images_changes_nothing(evaluated: Any, tmp_path: Path,
 
 
 def test_a_detector_that_finds_nothing_gets_the_same_answer(evaluated: Any, tmp_path: Path) -> None:
-    pytest.importorskip("faster_coco_eval")
     cfg, images, predictions = evaluated
     nothing = [instances[:0] for instances in predictions]
     theirs, ours = (metrics(cfg, name, images, nothing, tmp_path) for name in NAMES)
@@ -151,7 +147,6 @@ def test_a_detector_that_finds_nothing_gets_the_same_answer(evaluated: Any, tmp_
 def test_images_without_annotations_leave_their_results_only(
     evaluated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("faster_coco_eval")
     evaluator = FasterCOCOEvaluator(evaluated[0].DATASETS.TEST[0], output_dir=str(tmp_path), use_fast_impl=False)
     monkeypatch.setattr(evaluator, "_do_evaluation", False)  # as for a JSON without the key "annotations"
     evaluator.reset()
@@ -177,7 +172,6 @@ def test_what_is_not_there_is_refused(opts: list[str], says: str, monkeypatch: p
 
 
 def test_keypoints_are_left_to_pycocotools() -> None:
-    pytest.importorskip("faster_coco_eval")
     cfg = load_config(CONFIG, ["TEST.COCO_EVAL", "faster-coco-eval", "MODEL.KEYPOINT_ON", "True"])
     with pytest.raises(InputError, match="for keypoints set pycocotools"):
         build_evaluator(cfg, "any", "out")
@@ -249,8 +243,6 @@ def crowded(folder: Path, objects: int, names: tuple[str, ...] = ("fig", "date",
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_answer_of_more_than_100_objects_is_perfect(tmp_path: Path, name: str) -> None:
-    if name != "pycocotools":
-        pytest.importorskip("faster_coco_eval")
     cfg, answer = crowded(tmp_path, 240, ("fig",))
     cfg.TEST.DETECTIONS_PER_IMAGE = 300
     found = metrics(cfg, name, [{"image_id": 1}], [answer], tmp_path / "out")["bbox"]
@@ -264,8 +256,6 @@ def test_a_perfect_answer_of_more_than_100_objects_is_perfect(tmp_path: Path, na
 
 @pytest.mark.parametrize("name", NAMES)
 def test_classes_are_mapped_by_name(tmp_path: Path, name: str) -> None:
-    if name != "pycocotools":
-        pytest.importorskip("faster_coco_eval")
     cfg, answer = crowded(tmp_path, 30)
     cfg.TEST.COCO_EVAL = name
     checkpoint = ["plum", "fig", "date"]

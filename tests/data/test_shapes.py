@@ -24,7 +24,8 @@ TOOL = ROOT / "tools" / "make_shapes_dataset.py"
 
 def rasterise(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
     """COCO's own mask ``[H, W]`` of an annotation."""
-    masks = pytest.importorskip("pycocotools.mask")
+    import pycocotools.mask as masks
+
     return masks.decode(masks.merge(masks.frPyObjects(polygons, height, width))).astype(bool)
 
 

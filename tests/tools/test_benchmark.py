@@ -120,7 +120,6 @@ def test_peak_memory_is_what_a_step_adds_to_the_weights(run_here: Any, tmp_path:
 
 
 def test_whole_detectors_infer_and_step_beside_detectron2s(run_here: Any, tmp_path: Path) -> None:
-    pytest.importorskip("detectron2")
     file = tmp_path / "rows.json"
     tasks = ["--task", "detector-inference", "detector-train", "--config-files", QUICK_START]
     done = run_here(SCRIPT, *QUICK, *tasks, "--no-memory", "--matrix-side", "0", "--json", str(file))
@@ -136,7 +135,6 @@ def test_whole_detectors_infer_and_step_beside_detectron2s(run_here: Any, tmp_pa
 
 
 def test_random_detectors_detect_so_that_the_mask_head_has_work() -> None:
-    pytest.importorskip("detectron2")
     subject = build_subject(QUICK_START, Setting("", 128, 160, 2, "cpu", 1))
     for found in subject.step("detector-inference", "float32")():  # type: ignore[attr-defined]
         assert len(found["instances"]) > 20
@@ -169,14 +167,14 @@ def test_compiled_models_run_beside_the_eager_ones(
 
 
 def detector(name: str, height: int = 64, width: int = 96) -> DetectorSubject:
-    pytest.importorskip("detectron2")
     subject = build_subject(name, Setting("", height, width, 1, "cpu", 1))
     assert isinstance(subject, DetectorSubject)
     return subject
 
 
 def test_vitdet_trains_and_infers_on_detectron2s_main_branch_and_is_refused_on_0_6() -> None:
-    modeling = pytest.importorskip("detectron2.modeling")
+    import detectron2.modeling as modeling
+
     if not hasattr(modeling, "ViT"):
         with pytest.raises(InputError, match=r"vitdet-b: .* install detectron2's main branch"):
             detector("vitdet-b")
@@ -231,7 +229,6 @@ def test_a_detector_is_compiled_by_its_name_and_counted_as_its_eager_twin(monkey
 
 
 def test_compile_adds_a_twin_to_each_eager_trunk_of_ours() -> None:
-    pytest.importorskip("detectron2")
     named = str(CONFIGS / "mask_rcnn_hiera_b.yaml+compile")
     bench = Bench("tiny", Protocol(threads=1))
     *names, _ = bench.detectors_to_run([QUICK_START, named], compiled=True)

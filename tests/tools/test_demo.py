@@ -221,7 +221,6 @@ def test_ids_are_those_of_the_images_json_by_name(
 
 
 def test_frames_of_a_video_are_predicted(tmp_path: Path, run_folder: Path, run_here: Any) -> None:
-    pytest.importorskip("av")
     clip = write_video(tmp_path / "clip.mp4", 7)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     found = tmp_path / "found.json"

@@ -66,7 +66,6 @@ def test_the_weights_are_in_the_authors_layout_and_load_everywhere(output: Path)
 
 
 def test_a_detector_takes_the_weights(output: Path, request: pytest.FixtureRequest) -> None:
-    pytest.importorskip("detectron2")
     from detectron2.modeling import build_model
 
     from hiera_det.d2.config.load import load_config

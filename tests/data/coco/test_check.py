@@ -268,8 +268,9 @@ def test_mask_format_follows_the_data(folder: Path, segmentations: list[Any], cr
 
 
 def test_rle_in_text_form_is_read_as_pycocotools_writes_it(folder: Path) -> None:
-    mask_util = pytest.importorskip("pycocotools.mask")
-    numpy = pytest.importorskip("numpy")
+    import numpy
+    import pycocotools.mask as mask_util
+
     mask = (numpy.random.default_rng(0).random((HEIGHT, WIDTH)) > 0.9).astype("uint8")
     encoded = mask_util.encode(numpy.asfortranarray(mask))
     rle = {"size": [HEIGHT, WIDTH], "counts": encoded["counts"].decode()}
