@@ -46,43 +46,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Hiera": "modeling.hiera",
-    "HieraForClassification": "modeling.classifier",
-    "HieraMAE": "modeling.mae",
-    "Intermediates": "modeling.intermediates",
-    "MAEOutput": "modeling.mae",
-    "intermediates": "modeling.intermediates",
-    "build_hiera": "zoo",
-    "build_hieradet": "zoo",
-    "hiera_base": "zoo",
-    "hiera_base_plus": "zoo",
-    "hiera_classifier": "zoo",
-    "hiera_mae": "zoo",
-    "hiera_huge": "zoo",
-    "hiera_large": "zoo",
-    "hiera_small": "zoo",
-    "hiera_small_abswin": "zoo",
-    "hiera_tiny": "zoo",
-    "hieradet_base_plus": "zoo",
-    "hieradet_large": "zoo",
-    "hieradet_small": "zoo",
-    "hieradet_tiny": "zoo",
-    "HieraVariant": "modeling.variants",
-    "LoadReport": "weights.load",
-    "load_weights": "weights.load",
-    "HieraDetVariant": "modeling.variants",
-    "HIERADET_VARIANTS": "modeling.variants",
-    "VARIANTS": "modeling.variants",
-    "FPN": "modeling.pyramid",
-    "Finding": "data.coco.findings",
-    "SimpleFeaturePyramid": "modeling.pyramid",
-    "InputError": "errors",
-    "HieraBackbone": "d2",
-    "Predictor": "d2.predict.predictor",
-    "add_hiera_config": "d2",
-    "check_dataset": "data.coco.check",
+#: The public names by their modules.
+_NAMES = {
+    "d2": "HieraBackbone add_hiera_config",
+    "d2.predict.predictor": "Predictor",
+    "data.coco.check": "check_dataset",
+    "data.coco.findings": "Finding",
+    "errors": "InputError",
+    "modeling.classifier": "HieraForClassification",
+    "modeling.hiera": "Hiera",
+    "modeling.intermediates": "Intermediates intermediates",
+    "modeling.mae": "HieraMAE MAEOutput",
+    "modeling.pyramid": "FPN SimpleFeaturePyramid",
+    "modeling.variants": "HIERADET_VARIANTS HieraDetVariant HieraVariant VARIANTS",
+    "weights.load": "LoadReport load_weights",
+    "zoo": "build_hiera build_hieradet hiera_base hiera_base_plus hiera_classifier hiera_huge hiera_large hiera_mae "
+    "hiera_small hiera_small_abswin hiera_tiny hieradet_base_plus hieradet_large hieradet_small hieradet_tiny",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "FPN",
