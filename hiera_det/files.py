@@ -16,7 +16,7 @@ from typing import IO
 
 from hiera_det.errors import InputError
 
-__all__ = ["WriteError", "make_folder", "require_space", "sweep_partials", "write_atomically"]
+__all__ = ["WriteError", "link_atomically", "make_folder", "require_space", "sweep_partials", "write_atomically"]
 
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:32]
 #: ``.NAME.HOST.PID-COUNT.partial``: no two writers share one, and whoever finds it can tell whether its writer lives.
@@ -90,7 +90,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object], *, 
         WriteError: it cannot be written; ``path`` is then as it was.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{next(_counter)}.partial")
+    partial = _partial(path)
     try:
         with open(partial, "x+b") as file:
             write(file)
@@ -108,6 +108,23 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object], *, 
         raise WriteError(path, cause.errno, reason) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def link_atomically(path: str | Path, second: str | Path) -> None:
+    """Have a file under a second name too, in the place of what was there; not on a file system without links."""
+    link = _partial(Path(second))
+    try:
+        os.link(path, link)
+        os.replace(link, second)
+    except OSError:
+        pass
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """A name beside a file that no other writer has."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{next(_counter)}.partial")
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

@@ -18,7 +18,7 @@ import torch
 
 from hiera_det import files
 from hiera_det.errors import InputError
-from hiera_det.files import WriteError, require_space, sweep_partials, write_atomically
+from hiera_det.files import WriteError, link_atomically, require_space, sweep_partials, write_atomically
 
 
 @pytest.fixture
@@ -137,3 +137,23 @@ def test_an_earlier_process_of_our_number_is_no_living_writer(tmp_path: Path) ->
     write_atomically(tmp_path / "a", lambda file: names.append(file.name))
     Path(names[0]).touch()
     assert sweep_partials(tmp_path) == [Path(names[0])]
+
+
+def test_a_second_name_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "second").write_text("old")
+    link_atomically(tmp_path / "new", tmp_path / "second")
+    assert (tmp_path / "second").read_text() == "new"
+    write_atomically(tmp_path / "new", lambda file: file.write(b"newer"))
+    assert (tmp_path / "second").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "second"]
+
+
+def test_without_links_the_second_name_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "new").write_text("new")
+    link_atomically(tmp_path / "new", tmp_path / "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

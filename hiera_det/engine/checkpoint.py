@@ -17,7 +17,7 @@ from typing import Any
 from hiera_det.engine.events import last_iteration
 from hiera_det.engine.launch import is_restart
 from hiera_det.errors import InputError
-from hiera_det.files import sweep_partials, write_atomically
+from hiera_det.files import link_atomically, sweep_partials, write_atomically
 from hiera_det.weights.saving import save_tensors
 from hiera_det.weights.sources import read_weight_file
 
@@ -39,7 +39,6 @@ logger = logging.getLogger("hiera_det.checkpoint")
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 FINAL, BEST = "model_final.pth", "model_best.pth"
 TAG = "last_checkpoint"
-LINK = f".{PREVIOUS}.partial"
 #: Checkpoints of an iteration, as detectron2 names them; the averaged weights lie beside them.
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 #: More steps than any training takes; a counter beyond is damage.
@@ -135,19 +134,11 @@ class Checkpoints:
 
     def _keep_previous(self) -> None:
         """Have the checkpoint that is about to be replaced under a second name, whose moment without a file is none."""
-        newest, link = self.folder / CHECKPOINT, self.folder / LINK
-        if not newest.is_file():
-            return
-        try:
-            link.unlink(missing_ok=True)
-            os.link(newest, link)
-            os.replace(link, self.folder / PREVIOUS)
-        except OSError:  # a file system without links: one good file must do
-            link.unlink(missing_ok=True)
+        if (self.folder / CHECKPOINT).is_file():
+            link_atomically(self.folder / CHECKPOINT, self.folder / PREVIOUS)
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""
-        (self.folder / LINK).unlink(missing_ok=True)
         for path in sweep_partials(self.folder):
             logger.info("removed %s, left by a run that was killed", path.name)
 
