@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,10 +25,10 @@ from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.train_loader import train_loader_from_config
-from hiera_det.d2.predict.evaluation import build_evaluator
+from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, with_tta
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
-from hiera_det.d2.train.checkpoint import HieraCheckpointer
+from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint
 from hiera_det.d2.train.hooks import Checkpointing, EMAHook, Evaluation, Events, StoppableEvaluator, Stopping
 from hiera_det.d2.train.progress import Throughput, build_writers
 from hiera_det.d2.train.solver import build_optimizer
@@ -174,7 +175,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
         """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``."""
         with autocast(cfg), whole(model):
-            return super().test(cfg, model, evaluators)
+            return super().test(cfg, with_tta(cfg, model) if cfg.TEST.AUG.ENABLED else model, evaluators)
 
     @classmethod
     def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
@@ -185,11 +186,10 @@ class Trainer(DefaultTrainer):
         """
         model = cls.build_model(cfg)
         checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        if resume:
-            checkpointer.resume_or_load("", resume=True)
-        else:
-            checkpointer.load_detector(cfg.MODEL.WEIGHTS)
-        results = cls.test(cfg, model)
+        path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
+        loaded = checkpointer.resume_or_load("", resume=True) if resume else checkpointer.load_detector(path)
+        names = [category["name"] for category in loaded.get("categories") or ()]
+        results = cls.test(cfg, model, cls._evaluators(cfg, names, path))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
@@ -273,11 +273,22 @@ class Trainer(DefaultTrainer):
         """Evaluate, open to signals; predictions go to a folder of the output."""
         device = next(self.model.parameters()).device
         path = os.path.join(self.cfg.OUTPUT_DIR, folder)
-        evaluators = [
-            StoppableEvaluator(self.build_evaluator(self.cfg, name, path), self.stop, device)
-            for name in self.cfg.DATASETS.TEST
-        ]
-        return self.test(self.cfg, self.model, evaluators)
+        names = [category["name"] for category in self.checkpointer.categories]
+        evaluators = self._evaluators(self.cfg, names, "the training data", path)
+        for evaluator in evaluators:
+            if isinstance(evaluator, Evaluator):
+                evaluator.facts.append(f"{self.finished_steps} of {self.max_iter} iterations are done")
+        stoppable = [StoppableEvaluator(evaluator, self.stop, device) for evaluator in evaluators]
+        return self.test(self.cfg, self.model, stoppable)
+
+    @classmethod
+    def _evaluators(cls, cfg: CfgNode, classes: Sequence[str], source: str, folder: str | None = None) -> list[Any]:
+        """An evaluator for each of ``DATASETS.TEST``, which maps the model's classes to the data's by name."""
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        for evaluator in evaluators:
+            if isinstance(evaluator, Evaluator):
+                evaluator.take_classes(classes, source)
+        return evaluators
 
 
 def _resolved(cfg: CfgNode) -> CfgNode:
