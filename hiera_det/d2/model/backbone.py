@@ -149,19 +149,14 @@ def freeze_at(trunk: Hiera, level: int) -> None:
     """Stop learning in the first parts of a trunk, as ``MODEL.BACKBONE.FREEZE_AT`` does in detectron2's ResNets.
 
     Args:
-        trunk: its frozen parameters get no gradients, in training mode too.
+        trunk: see `Hiera.freeze`.
         level: 0 freezes nothing, 1 the stem and the position embeddings, 2 stage 1 too, ..., 5 all four stages.
     """
     if level < 1:
         return
-    first_learning = ([0, *(end + 1 for end in trunk.stage_ends)] + [len(trunk.blocks)] * 5)[level - 1]
-    frozen = 0
-    for name, parameter in trunk.named_parameters():
-        block = int(name.split(".")[1]) if name.startswith("blocks.") else -1
-        if block < first_learning and (block >= 0 or name.startswith(("patch_embed.", "pos_embed"))):
-            parameter.requires_grad_(False)
-            frozen += parameter.numel()
+    trunk.freeze(level - 1)
     total = sum(parameter.numel() for parameter in trunk.parameters())
+    frozen = sum(parameter.numel() for parameter in trunk.parameters() if not parameter.requires_grad)
     logger.info("MODEL.BACKBONE.FREEZE_AT %d: %d of the trunk's %d parameters do not learn", level, frozen, total)
 
 
