@@ -107,8 +107,9 @@ def _mutate(data: dict[str, Any], rng: random.Random) -> None:
         return
     container, key = rng.choice(places)
     what = rng.randrange(6)
-    if type(container[key]) in (int, float) and rng.random() < 0.5:  # mild, so that many are taken
-        container[key] = rng.choice((container[key] + rng.randrange(-9, 10), container[key] * rng.uniform(-1, 3)))
+    value = container[key]
+    if type(value) in (int, float) and abs(value) < 10**18 and rng.random() < 0.5:  # mild, so that many are taken
+        container[key] = rng.choice((value + rng.randrange(-9, 10), value * rng.uniform(-1, 3)))
     elif what <= 2:
         container[key] = copy.deepcopy(rng.choice(VALUES))
     elif what == 3:
