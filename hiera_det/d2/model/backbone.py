@@ -149,9 +149,10 @@ def freeze_at(trunk: Hiera, level: int) -> None:
     if level < 1:
         return
     trunk.freeze(level - 1)
-    total = sum(parameter.numel() for parameter in trunk.parameters())
-    frozen = sum(parameter.numel() for parameter in trunk.parameters() if not parameter.requires_grad)
-    logger.info("MODEL.BACKBONE.FREEZE_AT %d: %d of the trunk's %d parameters do not learn", level, frozen, total)
+    counts = [
+        sum(p.numel() for p in trunk.parameters() if not learning or p.requires_grad) for learning in (True, False)
+    ]
+    logger.info("MODEL.BACKBONE.FREEZE_AT %d: %d of the trunk's %d parameters learn", level, *counts)
 
 
 @BACKBONE_REGISTRY.register()

@@ -24,7 +24,7 @@ from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.train_loader import train_loader_from_config
-from hiera_det.d2.predict.evaluation import build_evaluator
+from hiera_det.d2.predict.evaluation import build_evaluator, with_tta
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
@@ -172,9 +172,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``."""
+        """Evaluate on ``DATASETS.TEST``, in the number format of ``TEST.AUTOCAST`` and augmented by ``TEST.AUG``."""
         with autocast(cfg), whole(model):
-            return super().test(cfg, model, evaluators)
+            return super().test(cfg, with_tta(cfg, model) if cfg.TEST.AUG.ENABLED else model, evaluators)
 
     @classmethod
     def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
