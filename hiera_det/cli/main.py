@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "main"]
 #: Commands by their words: the module of `hiera_det.cli`, and what it does.
 COMMANDS = {
     "check": ("check", "check a COCO JSON and its images, and mend what can be mended"),
+    "convert-dataset": ("convert_dataset", "make a COCO JSON of a YOLO, VOC or labelme data set"),
     "train": ("train_detector", "train a detector that a YAML config describes"),
     "train-lazy": ("train_lazy", "the same for a LazyConfig, a Python file"),
     "predict": ("predict", "find objects in images: pictures and a JSON"),

@@ -33,6 +33,8 @@ class MetricsFile:
         kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
         text = "".join(f"{_as_json(line)}\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
+        #: The last iteration of which there is a line; -1 for none.
+        self.last = max((line["iteration"] for line in kept), default=-1)
         self._waiting = ""  # what a full disk had no room for
 
     def add(self, **values: Any) -> None:

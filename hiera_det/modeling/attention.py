@@ -5,9 +5,10 @@ Letters: B images, N tokens per image, W windows of all images, n queries and m 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from hiera_det.modeling.fast.attention import attention
+from hiera_det.modeling.fast.attention import attention, attention_weights
 from hiera_det.modeling.fast.linear import linear
 from hiera_det.modeling.fast.paths import own
 from hiera_det.modeling.fast.sizes import covers
@@ -15,6 +16,8 @@ from hiera_det.modeling.tokens import UnitGrid, pool_tokens
 from hiera_det.modeling.windows import join_windows, padding_mask, split_windows
 
 __all__ = ["MaskUnitAttention"]
+
+torch.fx.wrap("padding_mask")  # one node of a graph of `torch.fx`: it decides by sizes
 
 
 @own
@@ -84,10 +87,7 @@ class MaskUnitAttention(nn.Module):
         """
         windows, span, mask = self._gather_windows(x, grid)
         q, k, _ = self._heads(windows, span)
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return scores.softmax(dim=-1).unflatten(0, (x.shape[0], -1))
+        return attention_weights(q, k, mask).view(x.shape[0], -1, *q.shape[1:3], k.shape[2])
 
     def _gather_windows(self, x: Tensor, grid: UnitGrid) -> tuple[Tensor, int, Tensor | None]:
         """Tokens window by window, how many a window has, and which of them are the image's own (None: all)."""

@@ -20,8 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock
 from hiera_det.modeling.fast.paths import records_gradients
-from hiera_det.modeling.fast.sizes import as_units, divides
+from hiera_det.modeling.fast.sizes import as_traced, as_units, divides
 from hiera_det.modeling.fast.slabs import run_in_slabs, slabs_pay
+from hiera_det.modeling.freezing import Freezable
+from hiera_det.modeling.images import CLIP_PIXELS, IMAGE_PIXELS, check_images
 from hiera_det.modeling.masking import check_mask, gather_units, kept_units, unit_windows
 from hiera_det.modeling.options import (
     FRAME_STRIDE,
@@ -55,7 +57,7 @@ class PatchEmbed(nn.Module):
         return self.proj(images)
 
 
-class HieraBase(nn.Module):
+class HieraBase(Freezable):
     """What the trunk, the classifier and the autoencoder share: images to tokens, and the tokens after each block.
 
     Attributes:
@@ -63,6 +65,7 @@ class HieraBase(nn.Module):
         feature_info: name, channels and stride of each map of the stages in ``out_features``.
         stage_ends: the last block of each stage that is built.
         size_divisibility: what height and width of images must be multiples of, in pixels.
+        pixel_mean, pixel_std: what images are to be normalised by: red, green and blue, of pixels of 0 to 255.
     """
 
     def __init__(self, options: HieraOptions) -> None:
@@ -73,6 +76,7 @@ class HieraBase(nn.Module):
         self.feature_info, self.stage_ends = options.feature_info, options.stage_ends
         self.out_features = tuple(feature.name for feature in self.feature_info)
         self.unit_sides, self.size_divisibility = options.unit_sides, options.size_divisibility
+        self.pixel_mean, self.pixel_std = CLIP_PIXELS if options.frames else IMAGE_PIXELS
         self.patch_embed = PatchEmbed(options.in_channels, options.embed_dim, video=options.frames > 0)
         self._add_positions()
         self.blocks = nn.ModuleList(_build_block(options, i) for i in range(len(options.block_stages)))
@@ -106,11 +110,6 @@ class HieraBase(nn.Module):
         """Height and width in tokens of the tables, by their parameters' names, that can be resampled on loading."""
         return {"pos_embed_spatial" if self.frames else "pos_embed": self.options.table_grid}
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay should leave alone, besides norms."""
-        names = (name for name, _ in self.named_parameters())
-        return {name for name in names if name.removeprefix("parametrizations.").startswith("pos_embed")}
-
     def reset_parameters(self) -> None:
         """Initialise every parameter anew, as on storage that ``to_empty`` gave."""
         for module in self.modules():
@@ -119,12 +118,15 @@ class HieraBase(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialise as the authors do: truncated normal 0.02 for weights, 0.02 for linear and norm biases."""
+        """Initialise as the authors do: normal 0.02 for weights, 0.02 for linear and norm biases.
+
+        They cut the normal off at 2, a hundred deviations away: nothing is there to cut.
+        """
         for name in self.no_weight_decay():
-            nn.init.trunc_normal_(self.get_parameter(name), std=0.02)
+            nn.init.normal_(self.get_parameter(name), std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 nn.init.constant_(module.bias, 0.02)
             if isinstance(module, nn.LayerNorm):
@@ -158,7 +160,8 @@ class HieraBase(nn.Module):
         Raises:
             InputError: images or a mask that the trunk cannot take.
         """
-        check_images(images, self.in_channels, self.frames > 0, self.size_divisibility)
+        images, mask = as_traced(images, mask)
+        images = check_images(images, self.in_channels, self.frames > 0, self.size_divisibility)
         if mask is not None:
             self.check_maskable()
             check_mask(mask, len(images), self.unit_grid(images))
@@ -176,7 +179,11 @@ class HieraBase(nn.Module):
         x = patches.movedim(1, -1)
         if frames is not None:
             x = x.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
-        x = unroll(x, self._unit_strides, group).contiguous().view(patches.shape[0], *positions.shape[1:])
+        x = (
+            unroll(x, self._unit_strides, group)
+            .contiguous()
+            .view(patches.shape[0], positions.shape[1], positions.shape[2])
+        )
         return Tokens(x + positions.to(x.dtype), UnitGrid(rows, cols, group), self._unit_strides, frames)
 
     def embed_kept(self, images: Tensor, mask: Tensor, kept: Tensor) -> Tokens:
@@ -238,6 +245,9 @@ class HieraBase(nn.Module):
 class Hiera(HieraBase):
     """The trunk: images to stage maps.
 
+    The published weights expect red, green and blue, in this order: pixels of 0 to 255, less ``trunk.pixel_mean``, over
+    ``trunk.pixel_std``.
+
     Args:
         options: what to build, as `HieraOptions`.
         fields: fields of `HieraOptions` in place of the options' own; or all of them, without options:
@@ -262,8 +272,8 @@ class Hiera(HieraBase):
         """Compute the stage maps, or those of some mask units.
 
         Args:
-            images: ``[B, in_channels, H, W]``, normalised; H and W multiples of 32. For a video trunk clips
-                ``[B, in_channels, T, H, W]``, T even.
+            images: ``[B, in_channels, H, W]``, red, green and blue, normalised by ``pixel_mean`` and ``pixel_std``; H
+                and W multiples of 32. For a video trunk clips ``[B, in_channels, T, H, W]``, T even.
             mask: ``[B, units]`` of bool, true for the mask units to keep, as many in each image, units in the order of
                 frames, rows and columns; the others are dropped before the first block, and nothing of them is seen.
                 None keeps all.
@@ -298,21 +308,6 @@ def _build_block(options: HieraOptions, index: int) -> HieraBlock:
     )
 
 
-def check_images(images: Tensor, in_channels: int, video: bool, step: int) -> None:
-    """Refuse images that a trunk cannot take.
-
-    Raises:
-        InputError: their shape, and what it should be.
-    """
-    if images.ndim != (5 if video else 4) or images.shape[1] != in_channels:
-        raise InputError(f"images {list(images.shape)}: expected [B, {in_channels}, {'T, ' if video else ''}H, W]")
-    if video and (images.shape[2] % FRAME_STRIDE or not images.shape[2]):
-        raise InputError(f"clip of {images.shape[2]} frames: the number must be a multiple of {FRAME_STRIDE}")
-    height, width = images.shape[-2:]
-    for side, pixels in (("height", height), ("width", width)):
-        if pixels % step or not pixels:
-            pad_to = max(1, math.ceil(pixels / step)) * step
-            raise InputError(
-                f"image {height}x{width}: {side} must be a multiple of {step}; "
-                f"pad to {pad_to} or use HieraBackbone, which pads"
-            )
+# What decides by sizes is one node of a graph of `torch.fx`, which then holds for all sizes.
+for _name in ("absolute_win_embed", "check_images", "resize_pos_embed", "separable_embed", "tile_pos_embed", "unroll"):
+    torch.fx.wrap(_name)

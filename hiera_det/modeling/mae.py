@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import NORM_EPS, HieraBlock
 from hiera_det.modeling.fast.linear import linear
-from hiera_det.modeling.hiera import HieraBase, check_images
+from hiera_det.modeling.hiera import HieraBase
+from hiera_det.modeling.images import check_images
 from hiera_det.modeling.masking import check_mask, kept_units, mask_from_noise
 from hiera_det.modeling.options import FRAME_STRIDE, PATCH_STRIDE, STAGES, HieraOptions
 from hiera_det.modeling.position import resize_pos_embed
@@ -143,7 +144,7 @@ class HieraMAE(HieraBase):
         """Initialise as the authors do: Xavier for linear layers and the stem, no biases, 0.02 for the tables."""
         super().init_weights()
         for parameter in (self.mask_token, self.decoder_pos_embed):
-            nn.init.trunc_normal_(parameter, std=0.02)
+            nn.init.normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -16,6 +16,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 #: The scripts of tools/ and their commands.
 SCRIPTS = {
     "check_dataset": "check",
+    "convert_dataset": "convert-dataset",
     "train_net": "train",
     "lazyconfig_train_net": "train-lazy",
     "demo": "predict",

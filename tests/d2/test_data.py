@@ -22,9 +22,11 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from hiera_det.d2 import add_hiera_config
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.data.datasets import check_registered, own_data_config, register_json
 from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.repair import repair_coco_json
 from hiera_det.errors import InputError
 
 WIDTH, HEIGHT = 16, 12
@@ -202,6 +204,78 @@ def test_boxes_only_need_mask_off(own: dict[str, str]) -> None:
     cfg = get_cfg()
     own_data_config(cfg, **own)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+
+
+def test_annotation_without_mask_among_others_is_named_and_can_be_left_out(own: dict[str, str], tmp_path: Path) -> None:
+    path, images = own["train_json"], own["train_images"]
+    Path(path).write_text(
+        json.dumps(coco(annotations=[instance(1, 3), instance(2, 7, segmentation=[]), instance(3, 3)]))
+    )
+    with pytest.raises(InputError, match=r"1 of 3 annotations have no segmentation.*: annotation 2;.*--fix OUT.json"):
+        own_data_config(mask_config(), **only(own, "train"))
+    repair_coco_json(path, images, tmp_path / "fixed.json")
+    own_data_config(mask_config(), str(tmp_path / "fixed.json"), images)
+
+
+@pytest.mark.parametrize("segmentation", [[], None])
+def test_annotation_with_neither_mask_nor_area_is_left_out_and_said(
+    own: dict[str, str], segmentation: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = instance(2, 7, segmentation=segmentation, bbox=[0, 0, 0, 0])
+    Path(own["train_json"]).write_text(json.dumps(coco(annotations=[instance(1, 3), empty])))
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, "train"))
+    assert [len(record["annotations"]) for record in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])] == [1, 0]
+    assert "1 of 2 boxes have no area (width or height <= 0) and no mask: annotation 2" in caplog.text
+
+
+def test_the_same_json_or_images_for_both_splits_are_said(
+    own: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    own_data_config(mask_config(), **own)
+    assert "images of" not in caplog.text
+    own_data_config(mask_config(), **{**own, "val_images": own["train_images"]})
+    assert f"has images of {own['train_json']}: 2 of 2 images" in caplog.text
+    same = {**only(own, "train"), **{key.replace("train", "val"): path for key, path in only(own, "train").items()}}
+    own_data_config(mask_config(), **same)
+    assert "is the JSON of training too: 2 of 2 images" in caplog.text
+
+
+def test_more_objects_than_the_detector_gives_are_said(own: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    Path(own["val_json"]).write_text(json.dumps(coco(annotations=[instance(i, 3) for i in range(1, 8)])))
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, "val"))
+    assert "TEST.DETECTIONS_PER_IMAGE" not in caplog.text
+    cfg.TEST.DETECTIONS_PER_IMAGE = 5
+    own_data_config(cfg, **only(own, "val"))
+    assert "'a.png' has 7 objects, and TEST.DETECTIONS_PER_IMAGE is 5" in caplog.text
+
+
+def test_image_ids_that_an_evaluator_mixes_up_are_refused_for_it(own: dict[str, str], tmp_path: Path) -> None:
+    data = coco()
+    for entry in data["images"]:
+        entry["id"] = str(entry["id"])
+    for entry in data["annotations"]:
+        entry["image_id"] = "1"
+    Path(own["val_json"]).write_text(json.dumps(data))
+    cfg = mask_config()
+    add_hiera_config(cfg)
+    own_data_config(cfg, **only(own, "val"))
+    cfg.TEST.COCO_EVAL = "faster-coco-eval"
+    with pytest.raises(InputError, match=r"mixes up the image ids of .*val.json.*--fix OUT.json"):
+        own_data_config(cfg, **only(own, "val"))
+    repair_coco_json(own["val_json"], own["val_images"], tmp_path / "fixed.json")
+    own_data_config(cfg, val_json=str(tmp_path / "fixed.json"), val_images=own["val_images"])
+
+
+def test_what_is_no_image_is_left_to_the_loader_where_that_skips_it(own: dict[str, str]) -> None:
+    (Path(own["train_images"]) / "b.png").write_text("<html>")
+    cfg = mask_config()
+    add_hiera_config(cfg)
+    with pytest.raises(InputError, match=r"b\.png: cannot be read as an image"):
+        own_data_config(cfg, **only(own, "train"))
+    cfg.INPUT.ON_BAD_IMAGE = "skip"
+    own_data_config(cfg, **only(own, "train"))
 
 
 def test_equal_explicit_class_count_passes_and_explicit_settings_stay(own: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from hiera_det.d2.config.unread import check_read, kind_of
 from hiera_det.d2.data.augmentation import settle_input
 from hiera_det.errors import InputError
 
-__all__ = ["default_config", "load_config"]
+__all__ = ["config_layers", "default_config", "load_config", "merge_layers"]
 
 COMMAND_LINE = "the command line"
 MISSING = object()
@@ -48,19 +48,30 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         InputError: file, key or value cannot be used, or nobody reads a key; the nearest is named for an unknown one.
     """
+    return merge_layers(config_layers(config_file, opts))
+
+
+def merge_layers(layers: list[Layer]) -> CfgNode:
+    """The config of `config_layers`; see `load_config`."""
     cfg = default_config()
-    layers = read_files(find_config(config_file)) if config_file else []
-    if _is_first_layout(layers):
-        cfg, layers = _upgraded(cfg, layers), []
+    if _is_first_layout(layers[:-1]):
+        cfg, layers = _upgraded(cfg, layers[:-1]), layers[-1:]
     for layer in layers:
         _apply(cfg, layer)
-    layers.append(_command_line(opts))
-    _apply(cfg, layers[-1])
     settle_schedule(cfg, layers)
     settle_input(cfg, layers)
     _settle_rest(cfg, layers)
     check_read(cfg, default_config(), layers)
     return cfg
+
+
+def config_layers(config_file: str, opts: Sequence[str]) -> list[Layer]:
+    """A config file's bases, the file itself and the command line, as they are written.
+
+    Raises:
+        InputError: a file cannot be read, or the command line has no pairs.
+    """
+    return [*(read_files(find_config(config_file)) if config_file else []), _command_line(opts)]
 
 
 def _command_line(opts: Sequence[str]) -> Layer:

@@ -19,6 +19,18 @@ MOST_BYTES = 2**20
 MOST_VALUES = 100_000
 DEEPEST = 10
 BASE = "_BASE_"
+#: Signs in PyYAML's messages, and what they mean to who wrote the file.
+REASONS = {
+    "constructor for the tag": "tags (!...) are not taken, plain values only",
+    "\\t": "a tab; indent with blanks",
+    "special characters": "a control character, which no text has",
+    "mapping values are not allowed": "a second colon in a line, or a key under a value; quote values that have colons",
+    "expected <block end>": "the indentation changes here, or a list stands among keys",
+    "expected ',' or": "a bracket or brace is not closed before here, or a comma is missing",
+    "unexpected end of stream": "a quote is not closed",
+    "could not find expected ':'": "a colon is missing before here",
+    "alias": "an alias (*name) without its anchor (&name)",
+}
 
 
 def read_files(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
@@ -52,11 +64,9 @@ def _base(path: str, base: Any) -> str:
     """
     if not isinstance(base, str) or "://" in base or "\0" in base:
         raise InputError(f"{path}: {BASE} {base!r}: name files beside this one, by relative paths; nothing is fetched")
-    if os.path.isabs(base) or base.startswith("~"):
-        if OWN_CONFIGS in Path(os.path.realpath(os.path.expanduser(base))).parents:
-            return os.path.expanduser(base)
+    found = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    if os.path.isabs(os.path.expanduser(base)) and OWN_CONFIGS not in Path(os.path.realpath(found)).parents:
         raise InputError(f"{path}: {BASE} {base}: name it by a path relative to this file")
-    found = os.path.join(os.path.dirname(path), base)
     if not os.path.isfile(found):
         raise InputError(f"{path}: {BASE} {base}: no such file")
     return found
@@ -117,11 +127,8 @@ def _in_words(error: yaml.YAMLError) -> str:
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     if "second time" in problem:
         return f"{place}: {problem}"
-    if "constructor for the tag" in problem:
-        return f"{place}: not valid YAML for a config: tags (!...) are not taken, plain values only"
-    if "\\t" in problem:
-        return f"{place}: not valid YAML: a tab; indent with blanks"
-    return f"{place}: not valid YAML: {problem}; is a colon, bracket, quote or indentation wrong here or above?"
+    reason = next((words for sign, words in REASONS.items() if sign in problem), "something here or above is misplaced")
+    return f"{place}: not valid YAML: {reason}"
 
 
 def _count(value: Any, known: dict[int, int]) -> int:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from hiera_det.d2.config.checks import check_detector, check_keypoints
 from hiera_det.d2.config.files import listed_configs
 from hiera_det.d2.config.load import load_config
+from hiera_det.d2.config.rehearsal import rehearse
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
@@ -54,6 +55,8 @@ def setup_config(request: RunRequest, *, check_files: bool = True) -> CfgNode:
     cfg = load_config(request.config_file, request.opts)
     check_detector(cfg)
     settle_run(cfg, request, request.opts[0::2], check_files=check_files)
+    if check_files:
+        rehearse(cfg, request)
     cfg.freeze()
     return cfg
 

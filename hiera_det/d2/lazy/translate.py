@@ -7,8 +7,7 @@ checks settle goes back into the nodes, and an error names the node that the use
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hiera_det.d2.config.keys import add_hiera_config
 from hiera_det.d2.config.layers import get_value, set_value
+from hiera_det.d2.config.words import renamed
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
 from hiera_det.d2.lazy.files import fits, kind, select, walk
 from hiera_det.errors import InputError
@@ -129,13 +129,6 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
     return [key for key, node in NODES.items() if node in nodes]
 
 
-@contextlib.contextmanager
-def naming_nodes() -> Iterator[None]:
+def naming_nodes() -> contextlib.AbstractContextManager[None]:
     """A context whose `InputError` names nodes in the place of keys."""
-    try:
-        yield
-    except InputError as error:
-        message = str(error)
-        for key, node in sorted((PHRASES | NODES).items(), key=lambda pair: -len(pair[0])):
-            message = re.sub(rf"\b{re.escape(key)}\b(?!\.\w)", lambda _, node=node: node, message)  # type: ignore[misc]
-        raise InputError(message) from None
+    return renamed(PHRASES | NODES)

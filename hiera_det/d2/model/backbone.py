@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from hiera_det.d2.config.words import renamed
 from hiera_det.engine.compilation import compile_in_place
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import Hiera
@@ -28,6 +29,12 @@ __all__ = [
 ]
 
 logger = logging.getLogger("hiera_det.setup")
+
+#: Arguments of the trunk that keys of ``MODEL.HIERA`` name in capitals.
+FIELDS = (
+    *("mlp_ratio", "drop_path_rate", "pretrain_size", "pos_embed", "pos_grid", "pos_antialias", "window_size"),
+    *("window_padding", "layer_scale", "project_shortcut"),
+)
 
 
 class HieraBackbone(Backbone):
@@ -119,26 +126,13 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
     global_blocks = tuple(hiera.GLOBAL_BLOCKS)
     if not global_blocks and hiera.WINDOW_SIZE[2:3] != [0]:
         global_blocks = spread_global_blocks(depths, hiera.NUM_GLOBAL_BLOCKS)
-    own_fields: dict[str, Any] = {"embed_dim": hiera.EMBED_DIM, "num_heads": hiera.NUM_HEADS}
-    trunk = build_hiera(
-        hiera.SIZE,
-        depths=depths,
-        out_features=tuple(out_features),
-        in_channels=input_shape.channels,
-        mlp_ratio=hiera.MLP_RATIO,
-        drop_path_rate=hiera.DROP_PATH_RATE,
-        pretrain_size=hiera.PRETRAIN_SIZE,
-        pos_embed=hiera.POS_EMBED,
-        pos_grid=tuple(hiera.POS_GRID),
-        pos_antialias=hiera.POS_ANTIALIAS,
-        window_size=tuple(hiera.WINDOW_SIZE),
-        global_blocks=global_blocks,
-        window_padding=hiera.WINDOW_PADDING,
-        layer_scale=hiera.LAYER_SCALE,
-        project_shortcut=hiera.PROJECT_SHORTCUT,
-        use_checkpoint=tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT,
-        **{field: value for field, value in own_fields.items() if value},
-    )
+    fields = {name: hiera[name.upper()] for name in FIELDS}
+    fields |= {name: hiera[name.upper()] for name in ("embed_dim", "num_heads") if hiera[name.upper()]}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    fields |= {"depths": depths, "global_blocks": global_blocks, "out_features": tuple(out_features)}
+    recomputed = tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT
+    with renamed({name: f"MODEL.HIERA.{name.upper()}" for name in (*fields, "embed_dim", "num_heads")}):
+        trunk = build_hiera(hiera.SIZE, in_channels=input_shape.channels, use_checkpoint=recomputed, **fields)
     freeze_at(trunk, cfg.MODEL.BACKBONE.FREEZE_AT)
     if hiera.COMPILE:
         compile_in_place(trunk, cfg.MODEL.DEVICE)
@@ -149,20 +143,16 @@ def freeze_at(trunk: Hiera, level: int) -> None:
     """Stop learning in the first parts of a trunk, as ``MODEL.BACKBONE.FREEZE_AT`` does in detectron2's ResNets.
 
     Args:
-        trunk: its frozen parameters get no gradients, in training mode too.
+        trunk: see `Hiera.freeze`.
         level: 0 freezes nothing, 1 the stem and the position embeddings, 2 stage 1 too, ..., 5 all four stages.
     """
     if level < 1:
         return
-    first_learning = ([0, *(end + 1 for end in trunk.stage_ends)] + [len(trunk.blocks)] * 5)[level - 1]
-    frozen = 0
-    for name, parameter in trunk.named_parameters():
-        block = int(name.split(".")[1]) if name.startswith("blocks.") else -1
-        if block < first_learning and (block >= 0 or name.startswith(("patch_embed.", "pos_embed"))):
-            parameter.requires_grad_(False)
-            frozen += parameter.numel()
-    total = sum(parameter.numel() for parameter in trunk.parameters())
-    logger.info("MODEL.BACKBONE.FREEZE_AT %d: %d of the trunk's %d parameters do not learn", level, frozen, total)
+    trunk.freeze(level - 1)
+    counts = [
+        sum(p.numel() for p in trunk.parameters() if not learning or p.requires_grad) for learning in (True, False)
+    ]
+    logger.info("MODEL.BACKBONE.FREEZE_AT %d: %d of the trunk's %d parameters learn", level, *counts)
 
 
 @BACKBONE_REGISTRY.register()

@@ -17,6 +17,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import EventStorage, EventWriter
 
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
+from hiera_det.d2.train.progress import MetricsWriter
 from hiera_det.engine.best import Best
 from hiera_det.engine.checkpoint import Patience
 from hiera_det.engine.ema import EMA
@@ -143,19 +144,19 @@ class Events(PeriodicWriter):  # type: ignore[misc]
     def __init__(self, writers: list[EventWriter], evaluation: Evaluation) -> None:
         super().__init__(writers, period=WINDOW)
         self.evaluation = evaluation
-        self.written = 0  # steps of the last line
         self._state: dict[str, Any] = {}
 
     def before_train(self) -> None:
         """Take up what was measured before a stop, and write the line that it kept from being written."""
         _restore(self.trainer.storage, self._state)
+        start = self.trainer.start_iter
+        written = max((writer.open(start) for writer in self._writers if isinstance(writer, MetricsWriter)), default=-1)
         for writer in self._writers:
             # detectron2's name for the last iteration that is written; the printer's is a pair, for its ETA
             if isinstance(getattr(writer, "_last_write", None), int):
-                writer._last_write = self.written - 1
-        start = self.trainer.start_iter
-        owed = start % WINDOW == 0 or self.evaluation.done == start
-        if self.written < start < self.trainer.max_iter and owed and self._state:
+                writer._last_write = written
+        owed = start % WINDOW == 0 or start in (self.evaluation.done, self.trainer.max_iter)
+        if written < start - 1 and owed and self._state:
             self.trainer.storage.iter = start - 1
             self._write()
 
@@ -173,18 +174,17 @@ class Events(PeriodicWriter):  # type: ignore[misc]
             writer.close()
 
     def _write(self) -> None:
-        self.written = self.trainer.finished_steps
         for writer in self._writers:
             writer.write()
 
     def state_dict(self) -> dict[str, Any]:
         """The latest values, as many as medians are taken over."""
         storage = getattr(self.trainer, "storage", None)
-        return {"written": self.written, **_recent(storage)} if storage else {}
+        return _recent(storage) if storage else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave, when the training begins."""
-        self.written, self._state = state["written"], state
+        self._state = state
 
 
 def _recent(storage: EventStorage) -> dict[str, Any]:

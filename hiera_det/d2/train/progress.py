@@ -59,10 +59,21 @@ class MetricsWriter(EventWriter):  # type: ignore[misc]
         self._file: MetricsFile | None = None
         self._last_write = -1  # also detectron2's name for it, in its own writer for TensorBoard
 
+    def open(self, steps: int) -> int:
+        """Begin to write where so many steps are done: lines of later ones, about to come again, are dropped.
+
+        Returns:
+            the last iteration of which there is a line; -1 for none.
+        """
+        self._file = MetricsFile(self.folder, steps - 1)
+        self._last_write = self._file.last
+        return self._last_write
+
     def write(self) -> None:
-        """Add what is new in the current event storage; the first time, drop lines that are about to come again."""
+        """Add what is new in the current event storage."""
         if self._file is None:
-            self._file = MetricsFile(self.folder, self._last_write)
+            self.open(0)
+        assert self._file
         lines: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if iteration > self._last_write:

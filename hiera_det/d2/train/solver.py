@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -108,10 +107,9 @@ def _lr_factors(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, floa
     """The factor on the learning rate of each parameter of the trunk."""
     factors = {}
     for trunk in (module for module in model.modules() if isinstance(module, HieraBase)):
-        layers = len(trunk.blocks)
+        depth = len(trunk.blocks)
         for name, parameter in trunk.named_parameters():
-            block = re.match(r"blocks\.(\d+)\.", name)
-            factors[parameter] = layer_decay ** (layers - int(block[1]) if block else layers + 1)
+            factors[parameter] = layer_decay ** (depth + 1 - layer_of(name, depth))
     return factors
 
 

@@ -173,7 +173,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``."""
+        """Evaluate on ``DATASETS.TEST``, in the number format of ``TEST.AUTOCAST`` and augmented by ``TEST.AUG``."""
         with autocast(cfg), whole(model):
             return super().test(cfg, with_tta(cfg, model) if cfg.TEST.AUG.ENABLED else model, evaluators)
 

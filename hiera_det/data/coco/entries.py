@@ -7,9 +7,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from hiera_det.data.coco.findings import Findings, kind_of, listed, short
+from hiera_det.data.coco.formats import recognised
 from hiera_det.data.coco.schema import ImageId
 
 __all__ = ["check_categories", "check_images", "check_keys", "check_lists", "check_odd", "meant_key"]
@@ -37,7 +39,8 @@ def check_lists(top: Mapping[str, Any], findings: Findings, *, packed: bool) -> 
             continue
         if key not in top:
             has = listed(sorted(top)) if top else "none"
-            findings.add("lists", f"key '{key}' is missing (keys present: {has})")
+            other = recognised(Path(findings.file), dict(top)).removeprefix("; ")
+            findings.add("lists", f"key '{key}' is missing (keys present: {has})", remedy=other or None)
         elif not isinstance(top[key], list):
             findings.add("lists", f"'{key}' is {kind_of(top[key])}, not a list", remedy="")
         elif not top[key]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hiera_det.data.coco.entries import EXACT, all_finite, check_categories, meant_key
 from hiera_det.data.coco.findings import Findings
-from hiera_det.data.coco.geometry import is_flat, polygon_area
+from hiera_det.data.coco.geometry import drawn_area, is_flat
 from hiera_det.data.coco.names import Folder, leads_outside, locate
 from hiera_det.data.coco.read import read_json
 from hiera_det.data.coco.rle import rle_area, run_lengths
@@ -160,7 +160,7 @@ def _why_left_out(
         return None
     if _is_absurd([*box[:2], box[0] + box[2], box[1] + box[3]], sides):
         return "box far outside the image"
-    if isinstance(mask, list) and all(isinstance(p, list) and all_finite(p) for p in mask):
+    if mask and isinstance(mask, list) and all(isinstance(p, list) and all_finite(p) for p in mask):
         return _fault_of_polygons([value for polygon in mask for value in polygon], mask, sides)
     return None
 
@@ -211,4 +211,4 @@ def _mask_area(mask: Any) -> float:
         return 0.0 if runs is None else float(rle_area(runs))
     if not mask or not isinstance(mask, list) or not all(isinstance(p, list) and all_finite(p) for p in mask):
         return 0.0
-    return sum(polygon_area(np.array(polygon, float)) for polygon in mask)
+    return drawn_area([np.array(polygon, float) for polygon in mask])

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiera_det.modeling.fast.linear import pointwise_product
-from hiera_det.modeling.fast.paths import Kernel, Path, choose, to_compute_dtype
+from hiera_det.modeling.fast.paths import Kernel, Path, choose, differentiates_forward, to_compute_dtype
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_weights"]
 
 #: Scores computed at a time: 4 MiB in bfloat16, 8 in float32, in the cache until the second product.
 BLOCK_SCORES = 2**21
@@ -34,11 +34,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         ``[W, n, heads, d]``.
     """
+    if differentiates_forward():
+        return (attention_weights(q, k, mask) @ v).transpose(1, 2)
     kernel = choose(Path.ATTENTION, q, k, v, mask)
     if kernel is Kernel.PLAIN:
         return _fused(q, k, v, mask)
     q, k, v = to_compute_dtype(q, k, v)
     return (_opaque_attention if kernel is Kernel.OPAQUE else _in_blocks)(q, k, v, mask)
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The weights ``[W, heads, n, m]`` of `attention`, by definition."""
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -48,7 +58,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """By products in blocks, but for the short float32 ones; arguments and result as of `attention`."""
-    if q.dtype != torch.bfloat16 and (mask is not None or k.shape[2] < LONG_KEYS or q.numel() == 0):
+    if q.dtype != torch.bfloat16 and (mask is not None or k.shape[2] < LONG_KEYS):
         return _fused(q, k, v, mask)
     out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
     scores = q.shape[1] * q.shape[2] * k.shape[2]

@@ -48,6 +48,8 @@ def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     Returns:
         tokens ``[B, N, out]``.
     """
+    if not x.numel():
+        return F.linear(x, weight, bias)  # a convolution takes no empty map
     if not x.is_contiguous():
         return _convolve(x, weight, bias)
     row = x.flatten(0, 1)[None]  # one long row is fastest

@@ -21,6 +21,7 @@ __all__ = [
     "Kernel",
     "Path",
     "choose",
+    "differentiates_forward",
     "is_exported",
     "is_placeholder",
     "is_symbolic",
@@ -144,6 +145,11 @@ def untouched(module: nn.Module) -> bool:
     )
 
 
+def differentiates_forward() -> bool:
+    """Whether forward-mode differentiation is on (``jvp``), for which PyTorch's fused attention has no formula."""
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+
+
 def records_gradients(x: Tensor) -> bool:
     """Whether a backward pass may follow, in which something can be computed anew."""
     return torch.is_grad_enabled() and not is_placeholder(x)
@@ -186,7 +192,7 @@ def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
     return (
         all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
+        and not differentiates_forward()
     )
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.fast.paths import is_symbolic
+from hiera_det.errors import InputError
+from hiera_det.modeling.fast.paths import is_placeholder, is_symbolic
 
-__all__ = ["as_units", "covers", "divides", "is_size", "pad_to", "regroup"]
+__all__ = ["as_traced", "as_units", "covers", "divides", "is_size", "pad_to", "regroup"]
 
 
 def divides(window: int, rows: int, cols: int) -> bool:
@@ -39,6 +40,18 @@ def as_units(images: Tensor, side: int) -> Tensor:
         return images
     rows, cols = images.shape[-2] // side, images.shape[-1] // side
     return images.new_empty(*images.shape[:-2], rows * side, cols * side).copy_(images)
+
+
+def as_traced(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Images and mask; a graph of ``torch.fx`` is made for whole images, and refuses a mask when it is called."""
+    return (_refuse_mask(images, mask), None) if is_placeholder(mask) else (images, mask)
+
+
+@torch.fx.wrap
+def _refuse_mask(images: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        raise InputError("mask: this graph of torch.fx was traced for whole images; call the trunk itself")
+    return images
 
 
 def pad_to(x: Tensor, rows: int, cols: int) -> Tensor:

@@ -1,0 +1,143 @@
+"""YOLO's data sets: an image folder, a text of labels per image, and the classes in data.yaml.
+
+A line of a label file is a class number and a box (centre, size) or a polygon, all as fractions of the image. Labels
+are in the folder whose path is that of the images with ``labels`` in the place of ``images``, or beside the image.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from hiera_det.data.convert.build import CocoBuilder, Size, images_in, read_class_names, read_text
+from hiera_det.errors import InputError
+
+__all__ = ["convert_yolo"]
+
+#: By how much of the image a coordinate may leave it: tools round outwards.
+SLACK = 0.05
+
+
+def convert_yolo(source: str, *, split: str = "train", classes: str | None = None) -> CocoBuilder:
+    """One split of a YOLO data set.
+
+    Args:
+        source: the folder with data.yaml (or classes.txt), or data.yaml itself.
+        split: "train", "val" or "test": a key of data.yaml, or a folder.
+        classes: a file of class names, in the place of data.yaml's.
+
+    Raises:
+        InputError: something is not there, or a label cannot be read; names file and line.
+    """
+    yaml_file, root = _yaml_file(source)
+    settings = _settings(yaml_file) if yaml_file else {}
+    names = read_class_names(classes) if classes else _names(settings, yaml_file, root)
+    files = _images(settings, root, split)
+    common = os.path.commonpath([os.path.dirname(file) for file in files])
+    builder = CocoBuilder(common, names)
+    for file in files:
+        size = builder.add_image(file)
+        labels = _label_file(file)
+        if not os.path.isfile(labels):
+            builder.notes["image without a label file: no objects"] += 1
+            continue
+        for number, line in enumerate(read_text(labels).splitlines(), start=1):
+            if line.strip():
+                _add(builder, line.split(), size, f"{labels}:{number}")
+    return builder
+
+
+def _yaml_file(source: str) -> tuple[str | None, str]:
+    if os.path.isfile(source):
+        return source, os.path.dirname(os.path.abspath(source))
+    for name in ("data.yaml", "dataset.yaml", "data.yml"):
+        if os.path.isfile(os.path.join(source, name)):
+            return os.path.join(source, name), source
+    return None, source
+
+
+def _settings(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds no keys; a YOLO data.yaml has names, train and val")
+    return settings
+
+
+def _names(settings: dict[str, Any], path: str | None, root: str) -> list[str]:
+    names = settings.get("names")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise InputError(f"{path}: names are numbered {sorted(map(str, names))[:5]}...; number them from 0")
+        names = [names[number] for number in range(len(names))]
+    if isinstance(names, list) and names:
+        return [str(name) for name in names]
+    for file in ("classes.txt", "obj.names"):
+        if os.path.isfile(os.path.join(root, file)):
+            return read_class_names(os.path.join(root, file))
+    raise InputError(f"{path or root}: no names of classes (names in data.yaml, or classes.txt); give --classes FILE")
+
+
+def _images(settings: dict[str, Any], root: str, split: str) -> list[str]:
+    """Image files of a split: of the folders or lists that data.yaml names, or of a folder by that name."""
+    base = os.path.join(root, str(settings.get("path") or ""))
+    base = base if os.path.isdir(base) else root
+    given = settings.get(split) or settings.get({"val": "valid", "valid": "val"}.get(split, ""))
+    wanted = given if isinstance(given, list) else [given] if given else []
+    places = [os.path.join(base, str(place)) for place in wanted]
+    # Roboflow writes ../train/images for what is train/images.
+    places = [
+        p if os.path.exists(p) else os.path.join(root, str(w).removeprefix("../"))
+        for p, w in zip(places, wanted, strict=True)
+    ]
+    if not places:
+        places = [os.path.join(root, *parts) for parts in (("images", split), (split, "images"), (split,), ("images",))]
+        places = [place for place in places if os.path.isdir(place)][:1]
+    files: list[str] = []
+    for place in places:
+        if os.path.isdir(place):
+            files += images_in(place)
+        elif os.path.isfile(place):
+            lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
+            files += [os.path.normpath(os.path.join(os.path.dirname(place), line)) for line in lines]
+        else:
+            raise InputError(f"{place}: no such folder or list of the images of {split!r}")
+    if not files:
+        raise InputError(f"{root}: no images of {split!r} (tried data.yaml, images/{split} and {split}/images)")
+    return files
+
+
+def _label_file(image: str) -> str:
+    parts = list(Path(image).parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            found = Path(*parts).with_suffix(".txt")
+            return str(found if found.is_file() else Path(image).with_suffix(".txt"))
+    return str(Path(image).with_suffix(".txt"))
+
+
+def _add(builder: CocoBuilder, words: list[str], size: Size, where: str) -> None:
+    """Add the object of one line."""
+    try:
+        number, values = int(words[0]), [float(word) for word in words[1:]]
+    except (ValueError, OverflowError):
+        raise InputError(f"{where}: {' '.join(words)[:80]!r} is not a class number and fractions") from None
+    if not 0 <= number < len(builder.class_names):
+        raise InputError(f"{where}: class {number}, but there are {len(builder.class_names)} names (0 is the first)")
+    if not all(math.isfinite(value) and -SLACK <= value <= 1 + SLACK for value in values):
+        raise InputError(f"{where}: coordinates must be fractions of the image, 0 to 1")
+    name, (width, height) = builder.class_names[number], size
+    if len(values) == 4:
+        x, y, w, h = values
+        builder.add_box(name, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height])
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        builder.add_polygons(name, [[value * size[place % 2] for place, value in enumerate(values)]])
+    else:
+        raise InputError(f"{where}: {len(values)} numbers are neither a box of 4 nor a polygon of 3 points and more")

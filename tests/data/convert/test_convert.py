@@ -1,0 +1,260 @@
+"""YOLO, VOC and labelme as COCO: boxes and outlines to the pixel, classes in order, faults by file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hiera_det.cli.main import COMMANDS
+from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.convert.detect import convert_dataset, detect_format
+from hiera_det.errors import InputError
+
+WIDTH, HEIGHT = 40, 20
+
+
+def image(path: Path, exif: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = Image.Exif()
+    if exif:
+        data[0x0112] = exif
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, exif=data)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    """Two training images, one without labels, and one of validation; as Ultralytics lays it out."""
+    root = tmp_path / "yolo"
+    write(root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnames:\n  0: fig\n  1: date\n")
+    for name in ("train/a.jpg", "train/b.jpg", "val/c.jpg"):
+        image(root / "images" / name)
+    write(root / "labels/train/a.txt", "1 0.5 0.5 0.25 0.5\n0 0.1 0.2 0.5 0.2 0.5 0.8\n\n")
+    write(root / "labels/val/c.txt", "0 0.5 0.5 1 1\n")
+    return root
+
+
+XML = """<annotation><folder>x</folder><filename>{name}</filename>
+<size><width>40</width><height>20</height><depth>3</depth></size>{objects}</annotation>"""
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
+<bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+
+
+def voc_object(name: str, *corners: float, difficult: int = 0) -> str:
+    return OBJECT.format(*corners, name=name, difficult=difficult)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    root = tmp_path / "voc"
+    for stem in ("a", "b"):
+        image(root / "JPEGImages" / f"{stem}.jpg")
+    objects = voc_object("fig", 1, 1, 40, 20) + voc_object("date", 11, 6, 20, 15, difficult=1)
+    write(root / "Annotations/a.xml", XML.format(name="a.jpg", objects=objects))
+    write(root / "Annotations/b.xml", XML.format(name="", objects=voc_object("nut", 2, 2, 3, 3)))
+    write(root / "ImageSets/Main/val.txt", "b\n")
+    return root
+
+
+@pytest.fixture
+def labelme(tmp_path: Path) -> Path:
+    root = tmp_path / "labelme"
+    image(root / "a.jpg")
+    image(root / "sub" / "b.jpg")
+    shapes: list[dict[str, Any]] = [
+        {"label": "fig", "points": [[1, 1], [9, 1], [9, 5], [1, 5]], "shape_type": "polygon", "group_id": None},
+        {"label": "date", "points": [[20, 10], [10, 2]], "shape_type": "rectangle", "group_id": None},
+        {"label": "fig", "points": [[30, 10], [34, 10]], "shape_type": "circle", "group_id": None},
+        {"label": "nut", "points": [[1, 10], [3, 10], [3, 12]], "shape_type": "polygon", "group_id": 1},
+        {"label": "nut", "points": [[5, 10], [7, 10], [7, 12]], "shape_type": "polygon", "group_id": 1},
+        {"label": "fig", "points": [[5, 10]], "shape_type": "point"},
+    ]
+    write(root / "a.json", json.dumps({"shapes": shapes, "imagePath": "..\\data\\a.jpg", "imageData": None}))
+    write(root / "sub" / "b.json", json.dumps({"shapes": [], "imagePath": "b.jpg"}))
+    write(root / "coco.json", json.dumps({"images": []}))
+    return root
+
+
+def convert(source: Path, **options: Any) -> tuple[dict[str, Any], str]:
+    """The JSON, which passes the check, and the image folder."""
+    target = source.parent / f"{source.name}_{len(list(source.parent.iterdir()))}.json"
+    made = convert_dataset(str(source), str(target), **options)
+    check_coco_json(target, made.image_root, require_annotations=False)
+    return json.loads(target.read_text()), made.image_root
+
+
+def boxes(data: dict[str, Any]) -> list[tuple[str, list[float]]]:
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    return [(names[entry["category_id"]], entry["bbox"]) for entry in data["annotations"]]
+
+
+def test_yolo_boxes_and_polygons(yolo: Path) -> None:
+    data, root = convert(yolo)
+    assert root == str(yolo / "images" / "train")
+    assert [entry["file_name"] for entry in data["images"]] == ["a.jpg", "b.jpg"]
+    assert boxes(data) == [("date", [15, 5, 10, 10]), ("fig", [4, 4, 16, 12])]
+    assert data["annotations"][1]["segmentation"] == [[4, 4, 20, 4, 20, 16]]
+    assert [entry["area"] for entry in data["annotations"]] == [100, 96]
+    assert [category["name"] for category in data["categories"]] == ["fig", "date"]
+    val, _ = convert(yolo, split="val")
+    assert boxes(val) == [("fig", [0, 0, 40, 20])]
+
+
+@pytest.mark.parametrize(
+    ("settings", "layout"),
+    [
+        ("train: ../train/images\nval: ../valid/images\nnames: ['fig', 'date']\n", "roboflow"),
+        ("train: train.txt\nnames: ['fig', 'date']\n", "list"),
+        (None, "classes.txt"),
+    ],
+)
+def test_yolo_layouts(yolo: Path, settings: str | None, layout: str) -> None:
+    (yolo / "data.yaml").unlink()
+    if settings:
+        write(yolo / "data.yaml", settings)
+    else:
+        write(yolo / "classes.txt", "fig\ndate\n")
+    if layout == "roboflow":
+        (yolo / "train").mkdir()
+        (yolo / "images" / "train").rename(yolo / "train" / "images")
+        (yolo / "labels" / "train").rename(yolo / "train" / "labels")
+    elif layout == "list":
+        write(yolo / "train.txt", "images/train/a.jpg\n./images/train/b.jpg\n")
+    assert [name for name, _ in boxes(convert(yolo)[0])] == ["date", "fig"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("2 0.5 0.5 1 1", r"a\.txt:1: class 2, but there are 2 names"),
+        ("0 0.5 0.5 1", r"a\.txt:1: 3 numbers are neither"),
+        ("0 20 10 8 4", r"a\.txt:1: coordinates must be fractions"),
+        ("fig 0.5 0.5 1 1", r"a\.txt:1: 'fig 0.5 0.5 1 1' is not a class number"),
+        ("0 nan 0.5 1 1", r"a\.txt:1: coordinates must be fractions"),
+        ("9" * 5000 + " 0.5 0.5 1 1", r"a\.txt:1: .* is not a class number"),
+    ],
+)
+def test_yolo_faults_are_named_by_file_and_line(yolo: Path, line: str, says: str) -> None:
+    write(yolo / "labels/train/a.txt", line + "\n")
+    with pytest.raises(InputError, match=says):
+        convert(yolo)
+    assert not list(yolo.parent.glob("*.json"))
+
+
+def test_an_upright_size_is_what_fractions_are_of(yolo: Path) -> None:
+    image(yolo / "images/train/a.jpg", exif=6)
+    write(yolo / "labels/train/a.txt", "0 0.5 0.5 1 1\n")
+    data, _ = convert(yolo)
+    assert boxes(data) == [("fig", [0, 0, HEIGHT, WIDTH])]
+
+
+def test_voc_counts_pixels_from_1_and_its_boxes_hold_their_last_pixel(voc: Path) -> None:
+    data, root = convert(voc)
+    assert root == str(voc / "JPEGImages")
+    assert boxes(data) == [("fig", [0, 0, 40, 20]), ("date", [10, 5, 10, 10]), ("nut", [1, 1, 2, 2])]
+    assert [entry["iscrowd"] for entry in data["annotations"]] == [0, 1, 0]
+
+
+def test_voc_that_counts_from_0_is_taken_so(voc: Path) -> None:
+    write(voc / "Annotations/b.xml", XML.format(name="b.jpg", objects=voc_object("nut", 0, 0, 40, 20)))
+    data, _ = convert(voc)
+    assert boxes(data) == [("fig", [1, 1, 39, 19]), ("date", [11, 6, 9, 9]), ("nut", [0, 0, 40, 20])]
+
+
+def test_voc_split_has_the_classes_of_all(voc: Path) -> None:
+    data, _ = convert(voc, split="val")
+    assert [category["name"] for category in data["categories"]] == ["date", "fig", "nut"]
+    assert boxes(data) == [("nut", [1, 1, 2, 2])]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<annotation>", "a.xml: not valid XML"),
+        ('<!DOCTYPE x [<!ENTITY a "b">]><annotation/>', "a.xml: declares a document type"),
+        (XML.format(name="a.jpg", objects=voc_object("fig", "x", 1, 2, 3)), "a.xml: the box of 'fig'"),
+        (XML.format(name="a.jpg", objects=voc_object("fig", 9, 1, 2, 3)), "a.xml: an object needs a name and a box"),
+        (XML.format(name="a.jpg", objects=voc_object("fig", "nan", 1, 2, 3)), "a.xml: an object needs"),
+        (XML.format(name="a.jpg", objects="<object><name>fig</name></object>"), "a.xml: the box of 'fig'"),
+    ],
+)
+def test_voc_faults_are_named_by_file(voc: Path, text: str, says: str) -> None:
+    write(voc / "Annotations/a.xml", text)
+    with pytest.raises(InputError, match=says):
+        convert(voc)
+
+
+def test_labelme_shapes(labelme: Path) -> None:
+    data, _ = convert(labelme)
+    assert [entry["file_name"] for entry in data["images"]] == ["a.jpg", "sub/b.jpg"]
+    found = boxes(data)
+    assert found[:2] == [("fig", [1, 1, 8, 4]), ("date", [10, 2, 10, 8])]
+    assert found[3] == ("nut", [1, 10, 6, 2])
+    assert len(data["annotations"]) == 4
+    assert data["annotations"][2]["area"] == pytest.approx(3.14159 * 16, rel=0.02)
+    assert len(data["annotations"][3]["segmentation"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"points": [[1, 1], [2, 2], [3, 1]]}, "a.json: a shape has no label"),
+        ({"label": "fig", "points": [[1, 1], [2]]}, "a.json: the points of 'fig'"),
+        ({"label": "fig", "points": [[1, 1], [2, 1e400], [1, 2]]}, "a.json: the points of 'fig'"),
+    ],
+)
+def test_labelme_faults_are_named_by_file(labelme: Path, shape: dict[str, Any], says: str) -> None:
+    write(labelme / "a.json", json.dumps({"shapes": [shape], "imagePath": "a.jpg"}))
+    with pytest.raises(InputError, match=says):
+        convert(labelme)
+
+
+def test_classes_of_another_json_keep_their_order_and_must_be_all(labelme: Path, tmp_path: Path) -> None:
+    write(
+        tmp_path / "train.json", json.dumps({"categories": [{"id": i, "name": n} for i, n in ((2, "fig"), (1, "nut"))]})
+    )
+    with pytest.raises(InputError, match="lacks the class 'date'"):
+        convert(labelme, classes=str(tmp_path / "train.json"))
+    write(tmp_path / "names.txt", "nut\nfig\ndate\n")
+    data, _ = convert(labelme, classes=str(tmp_path / "names.txt"))
+    assert [category["name"] for category in data["categories"]] == ["nut", "fig", "date"]
+
+
+def test_formats_are_recognised(yolo: Path, voc: Path, labelme: Path, tmp_path: Path) -> None:
+    assert [detect_format(str(path)) for path in (yolo, voc, labelme)] == ["yolo", "voc", "labelme"]
+    assert detect_format(str(yolo / "data.yaml")) == "yolo"
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="is no data set of YOLO"):
+        detect_format(str(tmp_path / "none"))
+
+
+Given = Callable[[Path, Path, Path], Path]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda yolo, voc, labelme: yolo, "this is a YOLO data set"),
+        (lambda yolo, voc, labelme: yolo / "data.yaml", "this is a YOLO data.yaml"),
+        (lambda yolo, voc, labelme: yolo / "labels/train/a.txt", "this is a YOLO label file"),
+        (lambda yolo, voc, labelme: voc, "this is a VOC data set"),
+        (lambda yolo, voc, labelme: voc / "Annotations/a.xml", r"this is a VOC annotation \(XML\)"),
+        (lambda yolo, voc, labelme: labelme / "a.json", "this is a labelme file of one image"),
+    ],
+)
+def test_another_format_given_as_a_coco_json_is_recognised(
+    yolo: Path, voc: Path, labelme: Path, given: Given, says: str
+) -> None:
+    """And the command that is named is there."""
+    with pytest.raises(InputError, match=f"{says}: convert it with `hiera-det convert-dataset`"):
+        check_coco_json(given(yolo, voc, labelme), yolo)
+    assert "convert-dataset" in COMMANDS
