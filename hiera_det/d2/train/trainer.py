@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,11 +25,20 @@ from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.train_loader import train_loader_from_config
-from hiera_det.d2.predict.evaluation import build_evaluator, with_tta
+from hiera_det.d2.model.classes import same_classes_order
+from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, with_tta
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
-from hiera_det.d2.train.hooks import Checkpointing, EMAHook, Evaluation, Events, StoppableEvaluator, Stopping
+from hiera_det.d2.train.hooks import (
+    BadImageCount,
+    Checkpointing,
+    EMAHook,
+    Evaluation,
+    Events,
+    StoppableEvaluator,
+    Stopping,
+)
 from hiera_det.d2.train.progress import Throughput, build_writers
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
@@ -67,6 +77,7 @@ class Trainer(DefaultTrainer):
         # bfloat16 nor FSDP; what it sets is set here.
         TrainerBase.__init__(self)
         cfg = _resolved(cfg)
+        _check_classes(cfg)
         settings = train_settings(cfg, comm.get_world_size())
         self.stop = stop or Stop()
         self.seed = cfg.SEED if cfg.SEED >= 0 else int(comm.shared_random_seed())
@@ -171,28 +182,60 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on ``DATASETS.TEST``, in the number format of ``TEST.AUTOCAST`` and augmented by ``TEST.AUG``."""
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None, *, tta: bool = False) -> Any:
+        """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``.
+
+        Args:
+            cfg: the config.
+            model: the detector.
+            evaluators: one for each data set; None to build them.
+            tta: with the test-time augmentation of ``TEST.AUG``.
+        """
         with autocast(cfg), whole(model):
-            return super().test(cfg, with_tta(cfg, model) if cfg.TEST.AUG.ENABLED else model, evaluators)
+            return super().test(cfg, with_tta(cfg, model) if tta else model, evaluators)
 
     @classmethod
     def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
         """Build the model and evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint.
 
+        Classes go by name. ``TEST.AUG.ENABLED`` adds the metrics of test-time augmentation, named with ``_TTA``.
+
         Raises:
-            InputError: the file is not a trained detector's, or another model's.
+            InputError: the file is not a trained detector's, or another model's, or of other classes than the data.
         """
         model = cls.build_model(cfg)
         checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.evaluated = {name: _class_names(dataset_categories(name)) for name in cfg.DATASETS.TEST}
         if resume:
-            checkpointer.resume_or_load("", resume=True)
+            loaded = checkpointer.resume_or_load("", resume=True)
         else:
-            checkpointer.load_detector(cfg.MODEL.WEIGHTS)
-        results = cls.test(cfg, model)
+            loaded = checkpointer.load_detector(cfg.MODEL.WEIGHTS)
+        checkpointer.categories = loaded.get("categories", ())
+        iterations = [f"{loaded['iteration'] + 1} iterations were done"] if "iteration" in loaded else []
+
+        def evaluate(folder: str, tta: bool = False) -> OrderedDict[str, Any]:
+            evaluators = cls._evaluators(cfg, folder, checkpointer, iterations)
+            return OrderedDict(cls.test(cfg, model, evaluators, tta=tta) or {})
+
+        results = evaluate("inference")
+        if cfg.TEST.AUG.ENABLED:
+            results.update((f"{name}_TTA", value) for name, value in evaluate("inference_TTA", tta=True).items())
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
+
+    @classmethod
+    def _evaluators(cls, cfg: CfgNode, folder: str, checkpointer: HieraCheckpointer, facts: Sequence[str]) -> list[Any]:
+        """Evaluators of ``DATASETS.TEST`` that know the model's classes, and what there is to say of its weights."""
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, folder)) for name in cfg.DATASETS.TEST
+        ]
+        for evaluator in evaluators:
+            if isinstance(evaluator, Evaluator):
+                source = checkpointer.report.source if checkpointer.report else "the training"
+                evaluator.take_classes(_class_names(checkpointer.categories), source)
+                evaluator.facts += [checkpointer.origin, *facts]
+        return evaluators
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, seed, hooks, and under ``_trainer`` the optimizer and the scaler of mixed precision."""
@@ -247,6 +290,7 @@ class Trainer(DefaultTrainer):
             *inherited,
             Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH),
             EMAHook(self.ema) if self.ema else None,
+            BadImageCount(self._trainer.data_loader),
             self._checkpointing,
             evaluation,
             Events(self.build_writers() if comm.is_main_process() else [], evaluation),
@@ -260,24 +304,39 @@ class Trainer(DefaultTrainer):
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH)
 
     def _evaluate(self) -> OrderedDict[str, Any]:
-        """AP of the weights, and under "ema" of their average."""
+        """AP of the weights, under "ema" of their average, and at the end with test-time augmentation where asked."""
         results: OrderedDict[str, Any] = OrderedDict(self._test("inference") or {})
         self._last_eval_results = results
+        if self.cfg.TEST.AUG.ENABLED and self.finished_steps >= self.max_iter:
+            augmented = self._test("inference_TTA", tta=True) or {}
+            results.update((f"{name}_TTA", value) for name, value in augmented.items())
         if self.ema and self.cfg.DATASETS.TEST:
             logger.info("Evaluating the averaged weights")
             with self.ema.in_place():
                 results["ema"] = self._test("inference_ema")
         return results
 
-    def _test(self, folder: str) -> Any:
+    def _test(self, folder: str, tta: bool = False) -> Any:
         """Evaluate, open to signals; predictions go to a folder of the output."""
         device = next(self.model.parameters()).device
-        path = os.path.join(self.cfg.OUTPUT_DIR, folder)
-        evaluators = [
-            StoppableEvaluator(self.build_evaluator(self.cfg, name, path), self.stop, device)
-            for name in self.cfg.DATASETS.TEST
-        ]
-        return self.test(self.cfg, self.model, evaluators)
+        facts = [f"{self.finished_steps} iterations are done"]
+        evaluators = self._evaluators(self.cfg, folder, self.checkpointer, facts)
+        stoppable = [StoppableEvaluator(evaluator, self.stop, device) for evaluator in evaluators]
+        return self.test(self.cfg, self.model, stoppable, tta=tta)
+
+
+def _class_names(categories: Sequence[dict[str, Any]]) -> list[str]:
+    return [category["name"] for category in categories]
+
+
+def _check_classes(cfg: CfgNode) -> None:
+    """Refuse data sets to evaluate on of other classes than those trained on, hours before the first evaluation."""
+    trained = cfg.DATASETS.TRAIN[0]
+    names = _class_names(dataset_categories(trained))
+    for test in cfg.DATASETS.TEST:
+        own = _class_names(dataset_categories(test))
+        if names and own:
+            same_classes_order(names, own, f"data set {trained!r}", f"data set {test!r}")
 
 
 def _resolved(cfg: CfgNode) -> CfgNode:
