@@ -40,9 +40,9 @@ def val_config(run_folder: Path, folder: Path, categories: dict[int, str], *opts
     return cfg
 
 
-def found_names(cfg: CfgNode, categories: dict[int, str], folder: str = "inference") -> list[tuple[Any, ...]]:
+def found_names(cfg: CfgNode, categories: dict[int, str]) -> list[tuple[Any, ...]]:
     """What was found, with the classes by name."""
-    results = json.loads((Path(cfg.OUTPUT_DIR) / folder / "coco_instances_results.json").read_text())
+    results = json.loads((Path(cfg.OUTPUT_DIR) / "inference" / "coco_instances_results.json").read_text())
     return [(r["image_id"], categories[r["category_id"]], round(r["score"], 5), r["bbox"][0]) for r in results]
 
 
@@ -79,17 +79,15 @@ def test_an_ap_of_0_names_weights_threshold_and_scores(
     assert "125 of the model's 125 tensors came from" in paragraph
 
 
-def test_test_time_augmentation_adds_its_metrics(run_folder: Path, tmp_path: Path) -> None:
-    opts = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.MAX_SIZE", "128")
-    opts += ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
-    cfg = val_config(run_folder, tmp_path / "val", NUMBERINGS["the other way round"], *opts)
-    results = Trainer.evaluate_checkpoint(cfg, resume=False)
-    assert set(results) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
-    plain, augmented = (
-        found_names(cfg, NUMBERINGS["the other way round"], name) for name in ("inference", "inference_TTA")
-    )
-    assert augmented
-    assert augmented != plain
+def test_test_time_augmentation_acts(run_folder: Path, tmp_path: Path) -> None:
+    threshold, found = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"), []
+    augmented = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.MAX_SIZE", "128")
+    for number, opts in enumerate((threshold, (*threshold, *augmented))):
+        cfg = val_config(run_folder, tmp_path / str(number), NUMBERINGS["the other way round"], *opts)
+        assert set(Trainer.evaluate_checkpoint(cfg, resume=False)) == {"bbox", "segm"}
+        found.append(found_names(cfg, NUMBERINGS["the other way round"]))
+    assert all(found)
+    assert found[0] != found[1]
 
 
 def test_data_sets_of_other_classes_are_refused_before_training(tmp_path: Path) -> None:

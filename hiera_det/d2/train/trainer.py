@@ -182,23 +182,14 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None, *, tta: bool = False) -> Any:
-        """Evaluate on ``DATASETS.TEST``, without gradients and in the number format of ``TEST.AUTOCAST``.
-
-        Args:
-            cfg: the config.
-            model: the detector.
-            evaluators: one for each data set; None to build them.
-            tta: with the test-time augmentation of ``TEST.AUG``.
-        """
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """Evaluate on ``DATASETS.TEST``, in the number format of ``TEST.AUTOCAST`` and augmented by ``TEST.AUG``."""
         with autocast(cfg), whole(model):
-            return super().test(cfg, with_tta(cfg, model) if tta else model, evaluators)
+            return super().test(cfg, with_tta(cfg, model) if cfg.TEST.AUG.ENABLED else model, evaluators)
 
     @classmethod
     def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
-        """Build the model and evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint.
-
-        Classes go by name. ``TEST.AUG.ENABLED`` adds the metrics of test-time augmentation, named with ``_TTA``.
+        """Build the model and evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint; classes go by name.
 
         Raises:
             InputError: the file is not a trained detector's, or another model's, or of other classes than the data.
@@ -211,15 +202,8 @@ class Trainer(DefaultTrainer):
         else:
             loaded = checkpointer.load_detector(cfg.MODEL.WEIGHTS)
         checkpointer.categories = loaded.get("categories", ())
-        iterations = [f"{loaded['iteration'] + 1} iterations were done"] if "iteration" in loaded else []
-
-        def evaluate(folder: str, tta: bool = False) -> OrderedDict[str, Any]:
-            evaluators = cls._evaluators(cfg, folder, checkpointer, iterations)
-            return OrderedDict(cls.test(cfg, model, evaluators, tta=tta) or {})
-
-        results = evaluate("inference")
-        if cfg.TEST.AUG.ENABLED:
-            results.update((f"{name}_TTA", value) for name, value in evaluate("inference_TTA", tta=True).items())
+        facts = [f"{loaded['iteration'] + 1} iterations were done"] if "iteration" in loaded else []
+        results = cls.test(cfg, model, cls._evaluators(cfg, "inference", checkpointer, facts))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
@@ -304,25 +288,22 @@ class Trainer(DefaultTrainer):
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH)
 
     def _evaluate(self) -> OrderedDict[str, Any]:
-        """AP of the weights, under "ema" of their average, and at the end with test-time augmentation where asked."""
+        """AP of the weights, and under "ema" of their average."""
         results: OrderedDict[str, Any] = OrderedDict(self._test("inference") or {})
         self._last_eval_results = results
-        if self.cfg.TEST.AUG.ENABLED and self.finished_steps >= self.max_iter:
-            augmented = self._test("inference_TTA", tta=True) or {}
-            results.update((f"{name}_TTA", value) for name, value in augmented.items())
         if self.ema and self.cfg.DATASETS.TEST:
             logger.info("Evaluating the averaged weights")
             with self.ema.in_place():
                 results["ema"] = self._test("inference_ema")
         return results
 
-    def _test(self, folder: str, tta: bool = False) -> Any:
+    def _test(self, folder: str) -> Any:
         """Evaluate, open to signals; predictions go to a folder of the output."""
         device = next(self.model.parameters()).device
         facts = [f"{self.finished_steps} iterations are done"]
         evaluators = self._evaluators(self.cfg, folder, self.checkpointer, facts)
         stoppable = [StoppableEvaluator(evaluator, self.stop, device) for evaluator in evaluators]
-        return self.test(self.cfg, self.model, stoppable, tta=tta)
+        return self.test(self.cfg, self.model, stoppable)
 
 
 def _class_names(categories: Sequence[dict[str, Any]]) -> list[str]:
