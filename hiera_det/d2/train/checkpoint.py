@@ -24,10 +24,11 @@ from hiera_det.engine.ema import EMA
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import HieraBase
-from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, parse
+from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, not_a_float, parse
 from hiera_det.weights.download import locate
 from hiera_det.weights.load import LoadReport, fit
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.tensors import FLOATS
 
 __all__ = [
     "HieraCheckpointer",
@@ -268,6 +269,9 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Load, say what became of the tensors, and refuse what leaves a detector to be evaluated partly random."""
         own = self.model.state_dict()
         tensors = checkpoint["model"].items()
+        for name, tensor in tensors:
+            if name in own and own[name].is_floating_point() and tensor.dtype not in FLOATS:
+                raise not_a_float(name, tensor, self._report.source)
         checkpoint["model"] = {name: like(tensor, own[name]) if name in own else tensor for name, tensor in tensors}
         incompatible = super()._load_model(checkpoint)
         assert self.report is not None  # of the file that the checkpoint is from
