@@ -23,6 +23,7 @@ from hiera_det.engine.checkpoint import BEST, Checkpoints, check_iteration, goes
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, not_a_float, parse
 from hiera_det.weights.download import locate
@@ -41,7 +42,7 @@ __all__ = [
 logger = logging.getLogger("hiera_det.checkpoint")
 
 
-def local_weights(weights: str | os.PathLike[str]) -> str:
+def local_weights(weights: StrPath) -> str:
     """Bring ``MODEL.WEIGHTS`` to this machine.
 
     Args:
@@ -123,7 +124,7 @@ class HieraCheckpointer(DetectionCheckpointer):
     #: What became of the tensors of the file that was loaded last.
     report: LoadReport | None = None
 
-    def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load(self, path: StrPath, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model; see `local_weights` for what ``path`` may be."""
         return super().load(local_weights(path), *args, **kwargs)
 
@@ -161,7 +162,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         check_iteration(path, state.get("iteration", 0))
         return state
 
-    def load_detector(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def load_detector(self, path: StrPath) -> dict[str, Any]:
         """Load a file that must fit the whole model, as for evaluation: nothing may stay random unseen.
 
         Raises:
