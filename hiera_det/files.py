@@ -16,7 +16,18 @@ from typing import IO
 
 from hiera_det.errors import InputError
 
-__all__ = ["WriteError", "link_atomically", "make_folder", "require_space", "sweep_partials", "write_atomically"]
+__all__ = [
+    "StrPath",
+    "WriteError",
+    "link_atomically",
+    "make_folder",
+    "require_space",
+    "sweep_partials",
+    "write_atomically",
+]
+
+#: A path as users hand it in.
+StrPath = str | os.PathLike[str]
 
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:32]
 #: ``.NAME.HOST.PID-COUNT.partial``: no two writers share one, and whoever finds it can tell whether its writer lives.
@@ -34,7 +45,7 @@ _FULL = {
 class WriteError(InputError, OSError):
     """A file cannot be written; ``errno`` says why, ``strerror`` in words for a user."""
 
-    def __init__(self, path: str | Path, number: int | None, reason: str) -> None:
+    def __init__(self, path: StrPath, number: int | None, reason: str) -> None:
         super().__init__(f"{path}: cannot be written ({reason})")
         self.errno, self.strerror = number, reason
 
@@ -42,7 +53,7 @@ class WriteError(InputError, OSError):
         return str(self.args[0])
 
 
-def make_folder(folder: str | Path, what: str = "folder") -> None:
+def make_folder(folder: StrPath, what: str = "folder") -> None:
     """Make a folder where there is none, before hours are spent on what is to go into it.
 
     Args:
@@ -60,7 +71,7 @@ def make_folder(folder: str | Path, what: str = "folder") -> None:
         raise InputError(f"{what} {folder}: cannot be written ({error.strerror}); choose another") from None
 
 
-def require_space(folder: str | Path, size: int) -> None:
+def require_space(folder: StrPath, size: int) -> None:
     """Refuse to begin what the disk has no room for.
 
     Args:
@@ -77,7 +88,7 @@ def require_space(folder: str | Path, size: int) -> None:
         raise WriteError(folder, errno.ENOSPC, f"{_FULL[errno.ENOSPC]}: {needs}")
 
 
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
+def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in its place.
 
     Args:
@@ -110,7 +121,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object], *, 
         partial.unlink(missing_ok=True)
 
 
-def link_atomically(path: str | Path, second: str | Path) -> None:
+def link_atomically(path: StrPath, second: str | Path) -> None:
     """Have a file under a second name too, in the place of what was there; not on a file system without links."""
     link = _partial(Path(second))
     try:
@@ -145,7 +156,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_partials(folder: str | Path) -> list[Path]:
+def sweep_partials(folder: StrPath) -> list[Path]:
     """Remove what killed processes left half-written in a folder; to be called before this process writes there.
 
     Returns:

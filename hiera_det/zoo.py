@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hiera_det.files import StrPath
 from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.mae import HieraMAE
@@ -36,7 +37,7 @@ __all__ = [
 IMAGE_CLASSES, CLIP_CLASSES = 1000, 400
 
 
-def build_hiera(size: str, *, weights: str = "", **overrides: Any) -> Hiera:
+def build_hiera(size: str, *, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Build the trunk of a published size.
 
     Args:
@@ -52,7 +53,7 @@ def build_hiera(size: str, *, weights: str = "", **overrides: Any) -> Hiera:
 
 
 def hiera_classifier(
-    size: str, num_classes: int | None = None, *, weights: str = "", new_head: bool = False, **overrides: Any
+    size: str, num_classes: int | None = None, *, weights: StrPath = "", new_head: bool = False, **overrides: Any
 ) -> HieraForClassification:
     """Build the classifier of a published size, for images, or with ``frames=16`` for clips.
 
@@ -74,7 +75,7 @@ def hiera_classifier(
     return model
 
 
-def hiera_mae(size: str, *, weights: str = "", **overrides: Any) -> HieraMAE:
+def hiera_mae(size: str, *, weights: StrPath = "", **overrides: Any) -> HieraMAE:
     """Build the masked autoencoder of a published size, for images, or with ``frames=16`` for clips.
 
     Args:
@@ -92,7 +93,7 @@ def hiera_mae(size: str, *, weights: str = "", **overrides: Any) -> HieraMAE:
     return model
 
 
-def _trunk(options: HieraOptions, weights: str, overrides: dict[str, Any]) -> Hiera:
+def _trunk(options: HieraOptions, weights: StrPath, overrides: dict[str, Any]) -> Hiera:
     """The trunk of these options with some in place of their own, and its weights where any are named."""
     trunk = Hiera(options, **overrides)
     if weights:
@@ -100,7 +101,7 @@ def _trunk(options: HieraOptions, weights: str, overrides: dict[str, Any]) -> Hi
     return trunk
 
 
-def build_hieradet(size: str, *, weights: str = "", **overrides: Any) -> Hiera:
+def build_hieradet(size: str, *, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Build SAM 2's HieraDet: the trunk of a size with windows, a few global blocks and its position embedding.
 
     Args:
@@ -114,57 +115,57 @@ def build_hieradet(size: str, *, weights: str = "", **overrides: Any) -> Hiera:
     return _trunk(get_hieradet_variant(size).options, weights, overrides)
 
 
-def hiera_tiny(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_tiny(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Hiera-T: 27 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("tiny", weights=weights, **overrides)
 
 
-def hiera_small(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_small(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Hiera-S: 34 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("small", weights=weights, **overrides)
 
 
-def hiera_base(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_base(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Hiera-B: 51 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("base", weights=weights, **overrides)
 
 
-def hiera_base_plus(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_base_plus(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Hiera-B+: 69 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("base_plus", weights=weights, **overrides)
 
 
-def hiera_large(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_large(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Hiera-L: 213 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("large", weights=weights, **overrides)
 
 
-def hiera_huge(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_huge(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Hiera-H: 671 M parameters. Arguments as in `build_hiera`."""
     return build_hiera("huge", weights=weights, **overrides)
 
 
-def hieradet_tiny(*, weights: str = "", **overrides: Any) -> Hiera:
+def hieradet_tiny(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """SAM 2's tiny trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("tiny", weights=weights, **overrides)
 
 
-def hieradet_small(*, weights: str = "", **overrides: Any) -> Hiera:
+def hieradet_small(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """SAM 2's small trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("small", weights=weights, **overrides)
 
 
-def hieradet_base_plus(*, weights: str = "", **overrides: Any) -> Hiera:
+def hieradet_base_plus(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """SAM 2's base_plus trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("base_plus", weights=weights, **overrides)
 
 
-def hieradet_large(*, weights: str = "", **overrides: Any) -> Hiera:
+def hieradet_large(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """SAM 2's large trunk. Arguments as in `build_hieradet`."""
     return build_hieradet("large", weights=weights, **overrides)
 
 
-def hiera_small_abswin(*, weights: str = "", **overrides: Any) -> Hiera:
+def hiera_small_abswin(*, weights: StrPath = "", **overrides: Any) -> Hiera:
     """Timm's ``hiera_small_abswin_256``: absolute-window positions, scaled branches, no projected shortcut."""
     fields: dict[str, object] = {
         "pos_embed": "absolute_win",

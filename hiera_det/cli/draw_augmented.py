@@ -42,7 +42,8 @@ def main() -> None:
     need_detectron2()
     from hiera_det.d2.config.load import load_config
     from hiera_det.d2.data.contact_sheet import draw_augmented
-    from hiera_det.d2.data.datasets import check_registered, own_data_config
+    from hiera_det.d2.data.datasets import own_data_config
+    from hiera_det.d2.data.registered import check_registered
     from hiera_det.engine.randomness import seed_all
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -96,10 +96,15 @@ class Checkpoints:
 
     def candidates(self) -> list[Path]:
         """What a run can go on from, the likeliest first: the tagged file, then the others from new to old."""
-        names = [path for path in self.folder.glob("*.pth") if NUMBERED.fullmatch(path.name)]
-        names += [path for name in (CHECKPOINT, PREVIOUS, FINAL) if (path := self.folder / name).is_file()]
-        newest_first = sorted(names, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        first = [path for path in (self.tagged(),) if path]
+        numbered = [path for path in self.folder.glob("*.pth") if NUMBERED.fullmatch(path.name)]
+        own = [path for name in (CHECKPOINT, PREVIOUS) if (path := self.folder / name).is_file()]
+        final, tagged = self.folder / FINAL, self.tagged()
+        if own:  # of the plain trainings, whose final file has the weights alone
+            tagged = None if tagged == final else tagged
+        elif final.is_file():
+            own.append(final)
+        newest_first = sorted([*numbered, *own], key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        first = [tagged] if tagged else []
         return [*first, *(path for path in newest_first if path not in first)]
 
     def newest_good(self, read: Callable[[str], dict[str, Any]] = read_weight_file) -> tuple[str, dict[str, Any]]:

@@ -39,7 +39,14 @@ class MetricsFile:
 
     def add(self, **values: Any) -> None:
         """Append a line; ``iteration`` is among the values. One that cannot be written comes with a later one."""
-        text = self._waiting + _as_json(values) + "\n"
+        self._write(self._waiting + _as_json(values) + "\n")
+
+    def close(self) -> None:
+        """Try once more what could not be written."""
+        if self._waiting:
+            self._write(self._waiting)
+
+    def _write(self, text: str) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up meanwhile
             with open(self.path, "a", encoding="utf-8") as file:

@@ -124,6 +124,9 @@ class Loop:
         """
         path, state = self.checkpoints.newest_good(self._read)
         check_unchanged(path, state["settings"], self.task.unchanged, self.task.allowed)
+        if state["iteration"] > self.settings.iterations:
+            reached = f"iteration {state['iteration']} of {self.settings.iterations}"
+            raise InputError(f"{path}: is at {reached}; train longer")
         try:
             self._take_up(state)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -158,10 +161,7 @@ class Loop:
             raise InputError(f"{path}: is no checkpoint of a training (no {missing[0]}); give another --output")
         if not all(isinstance(state[key], dict) for key in ("model_state", "optimizer", "settings")):
             raise InputError(f"{path}: is no checkpoint of a training; the file is damaged")
-        if check_iteration(path, state["iteration"]) > self.settings.iterations:
-            raise InputError(
-                f"{path}: is at iteration {state['iteration']} of {self.settings.iterations}; train longer"
-            )
+        check_iteration(path, state["iteration"])
         for name, tensor in state["model_state"].items():
             if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"{path}: {name} holds values that are not finite; the training had diverged")
@@ -210,6 +210,8 @@ class Loop:
                     sent = self._end_epoch() if self._is_epochs_end() else self._run_epoch()
             finally:
                 end_workers(self.task.loader)
+                for writer in self._writers:
+                    writer.close()
             if sent and not self._is_done():
                 self._patience.save(self.save, last=True)
                 # Wait for all: the first to leave takes the others down, one of whom may be writing.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIDES
 from hiera_det.modeling.position import absolute_win_embed, resize_pos_embed, split_pos_embed, tile_pos_embed
 from hiera_det.weights.load import read_contents
@@ -28,7 +29,7 @@ def made_up_table() -> Tensor:
     return (pattern + torch.sin(y) * torch.cos(x)).reshape(1, -1, 1)
 
 
-def table_of(weights: str, channel: int) -> Tensor:
+def table_of(weights: StrPath, channel: int) -> Tensor:
     """One channel of a file's table, ``[1, 56 * 56, 1]``."""
     contents = read_contents(weights)
     table = contents.trunk.get("pos_embed")

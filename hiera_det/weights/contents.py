@@ -7,23 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import PATCH_STRIDE
 from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS
 from hiera_det.weights.layouts import HIERA_DET, LAYOUTS, OFFICIAL, TIMM, TIMM_ABSWIN, Layout, is_trunk_name
-from hiera_det.weights.tensors import shown
+from hiera_det.weights.tensors import FLOATS, shown
 
-__all__ = ["DETECTOR", "DETECTOR_PREFIX", "Contents", "parse", "state_dict_of", "variant_name"]
+__all__ = ["DETECTOR", "DETECTOR_PREFIX", "Contents", "not_a_float", "parse", "state_dict_of", "variant_name"]
 
 #: Keys under which files keep their tensors, in the order of preference: averaged weights before raw ones, as timm.
 CONTAINERS = ("model_state", "state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict")
 #: What PyTorch's wrappers (compile, data parallel, FSDP, checkpointing) put into names, around any module.
 _WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-#: What a network's numbers may be; a quantised file's are none of these.
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Where a detector of this project keeps its trunk.
 DETECTOR_PREFIX = "backbone.trunk."
 #: What `Contents.kind` says of such a file.
@@ -254,15 +251,19 @@ def _check_stem(trunk: Mapping[str, Tensor], source: str) -> None:
 def _check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
     """Refuse numbers that loading would cast from something else, and shapes that no Hiera has at any size."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in _FLOATS:
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            raise InputError(
-                f"weight file {source}: tensor {name} is of {dtype}, and a Hiera's are floating-point numbers of 16 "
-                "bits or more: save the model as it was before it was quantised"
-            )
+        if tensor.dtype not in FLOATS:
+            raise not_a_float(name, tensor, source)
         one_table = "pos_embed" not in name or tensor.shape[:1] == (1,)
         if not tensor.numel() or tensor.ndim not in _RANKS.get(name, (tensor.ndim,)) or not one_table:
             raise InputError(f"weight file {source} is no Hiera: its {name} has shape {list(tensor.shape)}")
+
+
+def not_a_float(name: str, tensor: Tensor, source: str) -> InputError:
+    """The line for a tensor whose numbers a model's cannot be made from."""
+    return InputError(
+        f"weight file {source}: tensor {name} is of {str(tensor.dtype).removeprefix('torch.')}, and the model's are "
+        "floating-point numbers of 16 bits or more: save the model as it was before it was quantised"
+    )
 
 
 def _grid(loaded: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from hiera_det.errors import InputError
-from hiera_det.files import write_atomically
+from hiera_det.files import StrPath, write_atomically
 from hiera_det.weights.sources import STANDARD_FILES, WEIGHT_SUFFIXES, find_weight_file, is_web_page, shard_names
 
 __all__ = ["locate"]
@@ -48,7 +48,7 @@ _TIMM_TAGS = {
 }
 
 
-def locate(source: str | os.PathLike[str]) -> Path:
+def locate(source: StrPath) -> Path:
     """Bring a weight file to this machine.
 
     Args:

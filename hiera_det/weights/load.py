@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hiera_det.errors import InputError, printable
+from hiera_det.files import StrPath
 from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.contents import Contents, parse, variant_name
 from hiera_det.weights.download import locate
@@ -81,7 +81,7 @@ def _groups(names: Sequence[str]) -> list[str]:
     return shown + (["..."] if len(counts) > len(shown) else [])
 
 
-def load_weights(trunk: HieraBase, source: str | os.PathLike[str], new_head: bool = False) -> LoadReport:
+def load_weights(trunk: HieraBase, source: StrPath, new_head: bool = False) -> LoadReport:
     """Load a file into a model and log what became of its tensors.
 
     Args:
@@ -101,7 +101,7 @@ def load_weights(trunk: HieraBase, source: str | os.PathLike[str], new_head: boo
     return report
 
 
-def read_contents(source: str | os.PathLike[str]) -> Contents:
+def read_contents(source: StrPath) -> Contents:
     """Find, read and recognise a weight file; ``source`` as in `load_weights`."""
     path = locate(source)
     return parse(read_weight_file(path), str(path))

@@ -7,7 +7,6 @@ read as tensors only. A published file has the tensors alone: then its size is r
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.modeling.hiera import FRAME_STRIDE, PATCH_STRIDE, HieraBase
 from hiera_det.modeling.variants import VARIANTS
@@ -66,7 +66,7 @@ class ModelFile:
 
 
 def write_model_file(
-    path: str | os.PathLike[str],
+    path: StrPath,
     model: HieraBase | Mapping[str, Tensor],
     fields: Mapping[str, Any],
     classes: Sequence[str] = (),
@@ -88,7 +88,7 @@ def write_model_file(
     save_tensors(path, content | ({"classes": list(classes)} if classes else {}))
 
 
-def read_model_file(source: str | os.PathLike[str]) -> ModelFile:
+def read_model_file(source: StrPath) -> ModelFile:
     """Read a file of this project or a published one, and say what model it is of.
 
     Args:
@@ -166,7 +166,7 @@ def _published_fields(contents: Contents, size: str) -> dict[str, Any]:
     return fields
 
 
-def load_classifier(source: str | os.PathLike[str]) -> tuple[HieraForClassification, ModelFile]:
+def load_classifier(source: StrPath) -> tuple[HieraForClassification, ModelFile]:
     """The classifier of a file, ready for evaluation, on the CPU.
 
     Raises:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hiera_det.files import require_space, write_atomically
+from hiera_det.files import StrPath, require_space, write_atomically
 from hiera_det.weights.safetensors_file import write_safetensors
 from hiera_det.weights.tensors import named_tensors
 
@@ -18,7 +17,7 @@ __all__ = ["SAFETENSORS", "save_tensors"]
 SAFETENSORS = ".safetensors"
 
 
-def save_tensors(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+def save_tensors(path: StrPath, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values in one step, down to the disk.
 
     Args:

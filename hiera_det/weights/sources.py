@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 from hiera_det.weights.checksums import check_sha256
 from hiera_det.weights.safetensors_file import is_safetensors, read_safetensors, verify_safetensors
 from hiera_det.weights.tensors import check_plain
@@ -58,7 +59,7 @@ _OTHER_FORMATS = {
 }
 
 
-def read_weight_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_weight_file(path: StrPath) -> dict[str, Any]:
     """Read a PyTorch or safetensors file, or all shards that a Hugging Face index names, on the CPU.
 
     What the file has of checksums is looked at, see `verify`.
@@ -80,7 +81,7 @@ def read_weight_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return loaded
 
 
-def verify(path: str | os.PathLike[str]) -> None:
+def verify(path: StrPath) -> None:
     """Look at a file's checksums, and read none of its tensors.
 
     Every file that this project writes has them: a CRC-32 for each record in one of ``torch.save``, one for all in

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 
-__all__ = ["check_plain", "named_tensors", "not_finite", "shown"]
+__all__ = ["FLOATS", "check_plain", "named_tensors", "not_finite", "shown"]
 
+#: What a network's numbers may be; a quantised file's are none of these.
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _DEPTH = 32
 _SHOWN = 60
 
@@ -58,11 +60,16 @@ def check_plain(content: object, source: str) -> None:
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors with NaN or infinite values; tensors on the meta device have none."""
-    return [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all()
-    ]
+    return [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite."""
+    if tensor.is_meta or tensor.dtype not in FLOATS:
+        return True
+    # One pass without a copy, which only a sum beyond float32 or 64 leaves open.
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
 def shown(value: object) -> str:

@@ -294,6 +294,31 @@ def test_resuming_with_other_classes_is_refused(names: tuple[str, ...], tmp_path
         checkpointer.resume_or_load("", resume=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_heads_of_other_numbers_are_refused_and_not_cast(
+    of_three: dict[str, torch.Tensor], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    name = "roi_heads.box_predictor.cls_score.weight"
+    torch.save({"model": {**of_three, name: of_three[name].to(dtype)}}, tmp_path / "model.pth")
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    before = model.roi_heads.box_predictor.cls_score.weight.clone()
+    with pytest.raises(InputError, match=rf"tensor {name} is of {str(dtype).removeprefix('torch.')}, and the model's"):
+        HieraCheckpointer(model).load(tmp_path / "model.pth")
+    assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, before)
+
+
+@pytest.mark.parametrize("where", ["roi_heads.box_predictor.cls_score.weight", "backbone.neck.lateral.p3.0.weight"])
+def test_heads_and_necks_that_have_diverged_are_refused(
+    of_three: dict[str, torch.Tensor], where: str, tmp_path: Path
+) -> None:
+    of_three[where].view(-1)[5] = torch.nan
+    torch.save({"model": of_three}, tmp_path / "model.pth")
+    model = build_model(load_config(BASE, [*OPTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    for load in (HieraCheckpointer(model).load, HieraCheckpointer(model).load_detector):
+        with pytest.raises(InputError, match=rf"1 with NaN or infinite values \({where}\)"):
+            load(tmp_path / "model.pth")
+
+
 @pytest.mark.parametrize("categories", ["box", [1], [{"id": 1}], [{"id": 1, "name": 2}], {"id": 1, "name": "box"}])
 def test_categories_that_are_none_are_named(of_three: dict[str, torch.Tensor], categories: Any, tmp_path: Path) -> None:
     torch.save({"model": of_three, "categories": categories}, tmp_path / "model.pth")

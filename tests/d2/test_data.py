@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.data.detection_utils import transform_instance_annotations
 from detectron2.data.transforms import ResizeTransform
 from detectron2.evaluation import COCOEvaluator
@@ -24,7 +26,8 @@ from pycocotools import mask as coco_mask
 
 from hiera_det.d2 import add_hiera_config
 from hiera_det.d2.config.schedule import count_images
-from hiera_det.d2.data.datasets import check_registered, own_data_config, register_json
+from hiera_det.d2.data.datasets import own_data_config, register_json
+from hiera_det.d2.data.registered import check_registered
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.repair import repair_coco_json
 from hiera_det.errors import InputError
@@ -385,3 +388,63 @@ def test_absent_builtin_data_name_the_variable_and_the_path(own: dict[str, str])
     Path(own["train_images"]).rmdir()
     with pytest.raises(InputError, match=r"DATASETS.TRAIN: image folder .*train of .* set DETECTRON2_DATASETS"):
         check_registered(cfg)
+
+
+@pytest.fixture
+def registered(own: dict[str, str], request: pytest.FixtureRequest) -> Iterator[str]:
+    """The training JSON as a user registers it in Python."""
+    name = "theirs_" + re.sub(r"\W", "_", request.node.name)
+    register_coco_instances(name, {}, own["train_json"], own["train_images"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def by_name(name: str, key: str = "TRAIN") -> CfgNode:
+    cfg = mask_config()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ()
+    cfg.DATASETS[key] = (name,)
+    return cfg
+
+
+def test_registered_json_is_checked_and_its_records_are_detectron2s(own: dict[str, str], registered: str) -> None:
+    theirs = load_coco_json(own["train_json"], own["train_images"], registered)
+    check_registered(by_name(registered))
+    assert DatasetCatalog.get(registered) == theirs
+    check_registered(by_name(registered))
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_registered_json_with_a_mistake_is_refused(own: dict[str, str], registered: str, key: str) -> None:
+    Path(own["train_json"]).write_text(json.dumps(coco(annotations=[instance(10, 7, bbox=[1, 2, 3])])))
+    with pytest.raises(InputError, match="annotation 10: bbox"):
+        check_registered(by_name(registered, key))
+
+
+def test_registered_json_that_ends_the_evaluation_is_refused_before_the_training(
+    own: dict[str, str], registered: str
+) -> None:
+    Path(own["train_json"]).write_text(json.dumps(coco(annotations=[instance(10, 7, area=None)])))
+    check_registered(by_name(registered))
+    with pytest.raises(InputError, match=r"DATASETS.TEST: .*train.json .*stumbles over \(no area\).*--fix OUT.json"):
+        check_registered(by_name(registered, "TEST"))
+
+
+def test_registered_classes_in_another_order_are_refused(own: dict[str, str]) -> None:
+    register_coco_instances("swapped", {"thing_classes": ["fig", "date"]}, own["train_json"], own["train_images"])
+    with pytest.raises(InputError, match=r"'swapped': it is registered with the classes \['fig', 'date'\]"):
+        check_registered(by_name("swapped"))
+    DatasetCatalog.remove("swapped")
+    MetadataCatalog.remove("swapped")
+
+
+def test_data_sets_with_a_loader_of_their_own_are_left_alone(own: dict[str, str]) -> None:
+    def load() -> list[dict[str, Any]]:
+        return []
+
+    DatasetCatalog.register("custom", load)
+    MetadataCatalog.get("custom").set(json_file=own["train_json"], image_root=own["train_images"])
+    check_registered(by_name("custom"))
+    assert DatasetCatalog["custom"] is load
+    DatasetCatalog.remove("custom")
+    MetadataCatalog.remove("custom")

@@ -145,7 +145,7 @@ def test_evaluating_without_weights_is_refused(tmp_path: Path, own: dict[str, st
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, own: dict[str, str]) -> None:
     args = arguments(tmp_path / "out", "SOLVER.IMS_PER_BATCH", "4", num_machines=3, **own)
-    assert refusal(args).endswith("multiple of their number times SOLVER.ACCUMULATE, 3 x 1")
+    assert refusal(args).endswith("a multiple of the processes times SOLVER.ACCUMULATE, 3 x 1")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")

@@ -7,7 +7,6 @@ import math
 import pytest
 
 from hiera_det.engine.schedule import lr_at
-from hiera_det.modeling.variants import VARIANTS
 from hiera_det.tasks.recipes import FINETUNING, PRETRAINING, scaled_lr, warmup_for
 
 
@@ -29,10 +28,6 @@ def test_a_warm_up_of_the_whole_training_only_rises() -> None:
     rates = [lr_at(iteration, 4, 4, 1.0) for iteration in range(4)]
     assert rates == sorted(rates)
     assert all(math.isfinite(rate) and 0 < rate < 1 for rate in rates)
-
-
-def test_every_size_has_both_recipes() -> None:
-    assert set(FINETUNING) == set(PRETRAINING) == set(VARIANTS)
 
 
 def test_a_recipes_rate_is_scaled_to_the_batch() -> None:

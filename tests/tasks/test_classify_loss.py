@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiera_det.engine.order import Batch, Samples, eval_loader
 from hiera_det.errors import InputError
+from hiera_det.tasks.batches import Batch, eval_loader, samples_of
 from hiera_det.tasks.classify.loss import MixedLoss, Mixing, evaluate
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def test_top_1_and_top_5_are_counted_over_all_images() -> None:
         scores = torch.arange(7, 0, -1).float()  # class 0 is the first guess, class 6 the last
         logits[str(number)] = scores.roll(number)
         ranks[number] = (rank + number) % 7
-    samples = Samples(list(logits), logits.__getitem__, ranks)
+    samples = samples_of(list(logits), logits.__getitem__, ranks)
     accuracy = evaluate(Reading(), eval_loader(samples, 3, 0, False), CPU, progress=False)
     assert accuracy.images == 7
     assert accuracy.top1 == pytest.approx(3 / 7)
@@ -39,15 +39,14 @@ def test_top_1_and_top_5_are_counted_over_all_images() -> None:
 
 
 def test_of_fewer_than_five_classes_all_are_among_the_first_five() -> None:
-    samples = Samples(["a"], lambda _: torch.tensor([3.0, 2.0, 1.0]), [2])
+    samples = samples_of(["a"], lambda _: torch.tensor([3.0, 2.0, 1.0]), [2])
     accuracy = evaluate(Reading(), eval_loader(samples, 3, 0, False), CPU, progress=False)
     assert (accuracy.top1, accuracy.top5) == (0, 1)
 
 
 def test_without_mixing_the_loss_is_cross_entropy() -> None:
     logits, labels = torch.randn(3, 4), torch.tensor([0, 3, 1])
-    loss = MixedLoss(Mixing(0, 0, 0.1), 4)
-    loss.check(3)
+    loss = MixedLoss(Mixing(0, 0, 0.1), 4, part=3)
     expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(loss(nn.Identity(), Batch(logits, labels, [])), expected)
 
@@ -63,7 +62,7 @@ def test_mixed_images_have_mixed_labels(mixup: float, cutmix: float) -> None:
         shares.append(share)
         return torch.stack([1 - share, share], dim=1).log()
 
-    loss = MixedLoss(Mixing(mixup, cutmix, 0.0), 2)
+    loss = MixedLoss(Mixing(mixup, cutmix, 0.0), 2, part=2)
     batch = Batch(images.clone(), torch.tensor([0, 1]), [])
     value = loss(model, batch)  # type: ignore[arg-type]
     (share,) = shares
@@ -74,11 +73,5 @@ def test_mixed_images_have_mixed_labels(mixup: float, cutmix: float) -> None:
 
 
 def test_an_odd_number_of_images_cannot_be_mixed() -> None:
-    with pytest.raises(InputError, match="need an even number of images at a time, not 3"):
-        MixedLoss(Mixing(), 4).check(3)
-
-
-@pytest.mark.parametrize("mixing", [Mixing(mixup=-1), Mixing(cutmix=-1), Mixing(label_smoothing=1)])
-def test_values_that_cannot_be_used_are_refused(mixing: Mixing) -> None:
-    with pytest.raises(InputError, match="must not be negative"):
-        MixedLoss(mixing, 4)
+    with pytest.raises(InputError, match="need an even number of images at a time, not 3: change batch_size, or give"):
+        MixedLoss(Mixing(), 4, part=3)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from media import write_class_folders, write_video
 from PIL import Image
-from stopping import stop_by_sigterm
 
+from hiera_det.errors import InputError
+from hiera_det.tasks.pretrain.train import pretrain
+from hiera_det.tasks.settings import PretrainSettings
 from hiera_det.weights.load import load_weights
 from hiera_det.weights.sources import read_weight_file
 from hiera_det.zoo import build_hiera, hiera_classifier, hiera_mae
@@ -44,8 +47,8 @@ def output(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_pretraining_leaves(output: Path) -> None:
-    assert {path.name for path in output.iterdir()} == {
-        *("checkpoint.pth", "curves.png", "last_checkpoint", "log.txt", "metrics.json"),
+    assert {path.name for path in output.iterdir() if not path.name.startswith("events")} == {
+        *("checkpoint.pth", "checkpoint.previous.pth", "curves.png", "last_checkpoint", "log.txt", "metrics.json"),
         *("model_final.pth", "reconstructions.png"),
     }
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
@@ -79,23 +82,33 @@ def test_a_detector_takes_the_weights(output: Path, request: pytest.FixtureReque
     assert weight.equal(state["blocks.0.attn.qkv.weight"])
 
 
-def test_stopped_and_resumed_gives_the_metrics_of_one_run(images: Path, tmp_path: Path, run_here: Any) -> None:
-    words = (TOOL, "--images", images, *SMALL, "--epochs", "10", "--pictures", "0", "--drop-path", "0.2")
-    whole = run_here(*words, "--output", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    out = tmp_path / "stopped"
-    with stop_by_sigterm():
-        stopped = run_here(*words, "--output", out)
-    assert stopped.returncode == 128 + 15, stopped.stderr
-    assert "stopped by signal 15 at iteration " in stopped.stderr
-    assert not (out / "model_final.pth").exists()
-    again = run_here(*words, "--output", out)
-    assert again.returncode == 2
-    assert "a training is there already; give --resume" in again.stderr
-    resumed = run_here(*words, "--output", out, "--auto-resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming at iteration " in resumed.stderr
-    assert (out / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
+def test_a_used_folder_needs_a_word_and_a_whole_training_is_gone_on_from_to_no_effect(
+    images: Path, output: Path, run_here: Any
+) -> None:
+    words = (TOOL, "--images", images, *SMALL, "--output", output)
+    before = (output / "metrics.json").read_text()
+    refused = run_here(*words)
+    assert refused.returncode == 2
+    assert f"--output {output}: a training is there already; give --resume, or another folder" in refused.stderr
+    again = run_here(*words, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert f"resuming at iteration 6 from {output / 'checkpoint.pth'}" in again.stderr
+    assert "model_final.pth: is" not in again.stderr
+    assert (output / "metrics.json").read_text() == before
+
+
+def test_python_trains_too(images: Path, tmp_path: Path) -> None:
+    settings = PretrainSettings(
+        images=str(images),
+        output=str(tmp_path / "out"),
+        **{"embed_dim": 16, "depths": (1, 1, 1, 1), "image_size": 64, "decoder_embed_dim": 32, "decoder_depth": 1},
+        **{"decoder_num_heads": 2, "batch_size": 4, "epochs": 1, "workers": 0, "device": "cpu", "pictures": 0},
+    )
+    assert pretrain(settings) == 0
+    with pytest.raises(InputError, match=r"output .+: a training is there already"):
+        pretrain(settings)
+    with pytest.raises(InputError, match="was made with batch_size 4, now it is 6"):
+        pretrain(replace(settings, batch_size=6, resume=True))
 
 
 def test_clips_are_pretrained_on_too(tmp_path: Path, run_here: Any) -> None:
@@ -121,10 +134,10 @@ def test_clips_are_pretrained_on_too(tmp_path: Path, run_here: Any) -> None:
         (["--images", "IMAGES", "--mask-ratio", "0.9"], "mask_ratio 0.9 keeps 0 of 4 mask units"),
         (["--images", "IMAGES", "--image-size", "100"], "--image-size 100: must be a positive multiple of 32"),
         (["--images", "IMAGES", "--batch-size", "100"], "--batch-size 100: there are 12 files; lower it"),
-        (["--images", "IMAGES", "--epochs", "0"], "--epochs 0: must be at least 1"),
+        (["--images", "IMAGES", "--epochs", "0"], "--epochs 0: must be a whole number of at least 1"),
         (["--images", "IMAGES", "--lr", "nan"], "--lr nan: must be a number of at least 0"),
-        (["--images", "IMAGES", "--lr", "1e30"], "the loss is"),
-        (["--images", "IMAGES", "--resume"], "--resume: there is no checkpoint.pth in "),
+        (["--images", "IMAGES", "--lr", "1e30"], "not finite: loss "),
+        (["--images", "IMAGES", "--resume"], "--resume: there is no checkpoint in "),
         (["--images", "IMAGES", "--embed-dim", "15", "--num-heads", "2"], "embed_dim 15: must be a positive multiple"),
         (["--images", "BROKEN"], ".jpg: cannot be read as an image"),
         (["--images", "IMAGES", "--output", "IMAGES/red/0.jpg/out"], "cannot be written"),

@@ -24,17 +24,27 @@ import torch
 from safetensors.torch import save_file
 
 from hiera_det.errors import InputError
-from hiera_det.weights.sources import STANDARD_FILES, find_weight_file, read_weight_file, shard_names
+from hiera_det.weights.sources import STANDARD_FILES, find_weight_file, read_weight_file, shard_names, verify
 
 
 class Trap:
-    """Unpickling this runs a command that leaves a file."""
+    """Unpickling this leaves a file."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
+    def __init__(self, target: Path, by: str) -> None:
+        self.target, self.by = target, by
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.target}",)
+    def __reduce__(self) -> tuple[object, ...]:
+        python = f"open({str(self.target)!r}, 'w').close()"
+        ways: dict[str, tuple[object, ...]] = {
+            "system": (os.system, (f"touch {self.target}",)),
+            "subprocess": (subprocess.call, (["touch", str(self.target)],)),
+            "exec": (exec, (python,)),
+            "eval": (eval, (python,)),
+            "path": (Path.touch, (self.target,)),
+            "torch": (torch.save, ({}, str(self.target))),
+            "state": (argparse.Namespace, (), {"target": Trap(self.target, "system")} if self.by == "state" else None),
+        }
+        return ways[self.by]
 
 
 FORMS = ("zip", "legacy", "compressed", "safetensors")
@@ -96,18 +106,47 @@ def test_tensors_come_back_whatever_the_file_is_called(tmp_path: Path, form: str
     torch.testing.assert_close(read_weight_file(str(path)), tensors, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-@pytest.mark.parametrize("form", ["torch.save", "legacy torch.save", "pickle"])
+TRAPS = ("system", "subprocess", "exec", "eval", "path", "torch", "state")
+TRAPPED = ("torch.save", "legacy torch.save", "pickle", "tar")
+
+
+def write_trap(path: Path, form: str, trap: Trap) -> None:
+    """A file that runs the trap where it is unpickled."""
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"model": trap}))
+    elif form == "tar":  # torch.save's own before 0.1.10
+        with tarfile.open(path, "w") as archive:
+            for name in ("pickle", "storages", "tensors", "sys_info"):
+                content = pickle.dumps(trap)
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    else:
+        torch.save({"model": trap}, path, _use_new_zipfile_serialization=form == "torch.save")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pt", ".pyth", ".bin", ".safetensors"])
+@pytest.mark.parametrize("form", TRAPPED)
 def test_a_file_that_would_run_code_is_refused_unread(tmp_path: Path, form: str, suffix: str) -> None:
     path, trace = tmp_path / f"weights{suffix}", tmp_path / "ran"
-    if form == "pickle":
-        path.write_bytes(pickle.dumps({"model": Trap(trace)}))
-    else:
-        torch.save({"model": Trap(trace)}, path, _use_new_zipfile_serialization=form == "torch.save")
+    write_trap(path, form, Trap(trace, "system"))
     line = refusal(path)
-    assert "is refused" in line
-    assert ("bare Python pickle" if form == "pickle" else f"{os.system.__module__}.system") in line
+    named = {"pickle": "bare Python pickle", "tar": "is a tar archive"}
+    assert named.get(form, f"is refused: it needs {os.system.__module__}.system") in line
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("by", TRAPS)
+@pytest.mark.parametrize("form", TRAPPED)
+def test_no_way_of_running_code_runs(tmp_path: Path, form: str, by: str) -> None:
+    path, trace = tmp_path / "weights.pth", tmp_path / "ran"
+    write_trap(path, form, Trap(trace, by))
+    refusal(path)
+    verify(path)
+    assert not trace.exists()
+    if form == "pickle":
+        pickle.loads(path.read_bytes())  # the trap is one
+        assert trace.exists()
 
 
 @pytest.mark.parametrize("form", ["options", "module", "bare arrays"])

@@ -10,6 +10,8 @@ train = {
     "parallel": "ddp",  # several processes: "ddp" keeps the model in each, "fsdp" shares it out among them
     "ema_decay": 0.0,  # decay per iteration of an average of the weights, evaluated and saved beside them; 0 for none
     "checkpointer": {"period": 5000, "max_to_keep": 100},
+    "skip_nonfinite": 0,  # iterations in a row that may be left out because a loss or gradient is not finite
+    "best": "",  # metric whose best weights are kept in model_best.pth, such as "bbox/AP"
     "eval_period": 5000,
     "pictures": 8,  # held-out images drawn at the end
     "device": "cuda",  # the CPU is taken where there is no GPU

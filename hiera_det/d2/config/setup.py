@@ -17,7 +17,8 @@ from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_t
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.augmentation import check_lsj
 from hiera_det.d2.data.batches import check_test_batch
-from hiera_det.d2.data.datasets import check_registered, own_data_config
+from hiera_det.d2.data.datasets import own_data_config
+from hiera_det.d2.data.registered import check_registered
 from hiera_det.d2.predict.evaluation import check_coco_eval
 from hiera_det.d2.predict.precision import check_autocast
 from hiera_det.d2.train.checkpoint import last_checkpoint, local_weights
@@ -82,7 +83,7 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
         make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     set_by_hand = [word for key in given for word in (key, "")]
     own_data_config(cfg, **request.own_data, opts=set_by_hand, check_files=check_files)
-    check_work(cfg, request)
+    check_work(cfg, request, check_files=check_files)
     check_keypoints(cfg)
     if not request.eval_only:
         # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
@@ -138,13 +139,18 @@ def check_training(cfg: CfgNode, processes: int) -> None:
     check_lsj(cfg)
 
 
-def check_work(cfg: CfgNode, request: RunRequest) -> None:
+def check_work(cfg: CfgNode, request: RunRequest, *, check_files: bool = True) -> None:
     """Refuse a run without data or weights, and bring the weights to this machine; in place.
+
+    Args:
+        cfg: not frozen.
+        request: what is asked for.
+        check_files: look at each image file of registered data too.
 
     Raises:
         InputError: what is missing.
     """
-    check_registered(cfg, train=not request.eval_only)
+    check_registered(cfg, train=not request.eval_only, check_files=check_files)
     if not request.eval_only and not cfg.DATASETS.TRAIN:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
     if request.eval_only and not cfg.DATASETS.TEST:

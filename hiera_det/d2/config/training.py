@@ -42,8 +42,11 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
         InputError: a value that cannot be used, by its key.
     """
     solver = cfg.SOLVER
-    if solver.AMP.PRECISION not in ("bfloat16", "float16"):
-        raise InputError(f"SOLVER.AMP.PRECISION {solver.AMP.PRECISION!r}: choose float16 or bfloat16")
+    if solver.AMP.ENABLED and solver.AMP.PRECISION == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise InputError(
+            "SOLVER.AMP.ENABLED True with SOLVER.AMP.PRECISION float16 needs a GPU: on the CPU choose bfloat16, or "
+            "SOLVER.AMP.ENABLED False"
+        )
     return TrainSettings(
         output=cfg.OUTPUT_DIR,
         iterations=solver.MAX_ITER,

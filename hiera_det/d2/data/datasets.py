@@ -1,4 +1,4 @@
-"""Data sets for detectron2: your own COCO JSON by path, and a check of the registered ones.
+"""Data sets for detectron2: your own COCO JSON by path (`hiera_det.d2.data.registered` is for those by name).
 
 `own_data_config` checks the JSONs, registers them and writes what follows from them into the config (data set names,
 number of classes, mask format). Names are derived from the files, so each process of a run that calls it with the same
@@ -7,7 +7,6 @@ paths registers the same names, and nothing is registered at import.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import os
@@ -21,7 +20,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
 
 from hiera_det.data.coco.check import check_coco_json
@@ -33,7 +31,7 @@ from hiera_det.data.coco.write import completed_copy
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
 
-__all__ = ["check_registered", "dataset_categories", "own_data_config", "register_json"]
+__all__ = ["dataset_categories", "load_records", "own_data_config", "register_json"]
 
 logger = logging.getLogger("hiera_det.data")
 
@@ -62,7 +60,7 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     if summary.gaps:
         source = completed_copy(path)
         logger.info("%s: %s; completed copy used instead: %s", path, ", ".join(summary.gaps), source)
-    DatasetCatalog.register(name, lambda: _load(path, root))
+    DatasetCatalog.register(name, lambda: load_records(path, root))
     MetadataCatalog.get(name).set(
         json_file=source,
         image_root=root,
@@ -73,7 +71,7 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     return name
 
 
-def _load(json: str, root: str) -> list[dict[str, Any]]:
+def load_records(json: str, root: str) -> list[dict[str, Any]]:
     """detectron2's records of a checked JSON, in the order of the image ids, as its own loader has them.
 
     Boxes and polygons are floats: detectron2 scales them in place, in arrays of the numbers' own type, where whole
@@ -202,24 +200,6 @@ def own_data_config(
     cfg.DATASETS.TEST = (_register(val),) if val else ()
 
 
-def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True) -> None:
-    """Refuse data set names that are not registered or whose JSON or images are not there.
-
-    Args:
-        cfg: the config with ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        train: look at ``DATASETS.TRAIN`` (not needed for evaluation alone).
-        test: look at ``DATASETS.TEST``.
-
-    Raises:
-        InputError: the name and what is missing, in one line.
-    """
-    wanted = [("DATASETS.TRAIN", cfg.DATASETS.TRAIN, train), ("DATASETS.TEST", cfg.DATASETS.TEST, test)]
-    for key, names, needed in wanted:
-        for name in names if needed else ():
-            _check_name(key, name)
-            _check_files(key, name)
-
-
 def dataset_categories(name: str) -> list[dict[str, Any]]:
     """The classes of a registered data set in the order of their indices: ``{"id": id in the JSON, "name": name}``.
 
@@ -303,26 +283,3 @@ def _log_summary(summary: CocoSummary) -> None:
     logger.info(summary.table())
     for note in summary.notes:
         logger.warning(note)
-
-
-def _check_name(key: str, name: str) -> None:
-    registered = DatasetCatalog.list()
-    if name in registered:
-        return
-    close = difflib.get_close_matches(name, registered, n=3)
-    hint = (
-        f"did you mean {' or '.join(close)}?" if close else "own data go by --train-json, --train-images and the like"
-    )
-    raise InputError(f"{key}: data set {name!r} is not registered; {hint}")
-
-
-def _check_files(key: str, name: str) -> None:
-    metadata = MetadataCatalog.get(name)
-    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-    advice = f"put it there, or set DETECTRON2_DATASETS (now {root!r}) to the folder that holds the data sets"
-    json_file = getattr(metadata, "json_file", None)
-    if json_file and not PathManager.isfile(json_file):
-        raise InputError(f"{key}: JSON {json_file} of data set {name!r} does not exist; {advice}")
-    image_root = getattr(metadata, "image_root", None)
-    if image_root and not PathManager.isdir(image_root):
-        raise InputError(f"{key}: image folder {image_root} of data set {name!r} does not exist; {advice}")

@@ -91,7 +91,7 @@ def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
     inner = getattr(model, "module", model)  # out of DistributedDataParallel
     if not isinstance(inner, GeneralizedRCNN):
         raise InputError(f"TEST.AUG.ENABLED: {type(inner).__name__} has no test-time augmentation; set it to False")
-    return GeneralizedRCNNWithTTA(cfg, inner).eval()
+    return GeneralizedRCNNWithTTA(cfg, inner)
 
 
 def _import_faster() -> Any:

@@ -102,7 +102,7 @@ class Predictor:
         # What scores less would not change the rest, and is not given a mask this way.
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = threshold
         self.model = build_model(cfg).eval()
-        self._detect = with_tta(cfg, self.model) if cfg.TEST.AUG.ENABLED else self.model
+        self._detect = with_tta(cfg, self.model).eval() if cfg.TEST.AUG.ENABLED else self.model
         saved = HieraCheckpointer(self.model).load_detector(cfg.MODEL.WEIGHTS)
         self.categories: list[dict[str, Any]] = saved.get("categories") or _registered_categories(cfg)
 

@@ -18,16 +18,18 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from hiera_det.d2.model.class_rows import move_class_rows
-from hiera_det.d2.model.classes import listed, match_classes, told
+from hiera_det.d2.model.classes import listed, match_classes, same_classes_order, told
 from hiera_det.engine.checkpoint import BEST, Checkpoints, check_iteration, goes_on
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 from hiera_det.modeling.hiera import HieraBase
-from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, parse
+from hiera_det.weights.contents import DETECTOR, DETECTOR_PREFIX, not_a_float, parse
 from hiera_det.weights.download import locate
 from hiera_det.weights.load import LoadReport, fit
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.tensors import FLOATS
 
 __all__ = [
     "HieraCheckpointer",
@@ -40,7 +42,7 @@ __all__ = [
 logger = logging.getLogger("hiera_det.checkpoint")
 
 
-def local_weights(weights: str | os.PathLike[str]) -> str:
+def local_weights(weights: StrPath) -> str:
     """Bring ``MODEL.WEIGHTS`` to this machine.
 
     Args:
@@ -117,10 +119,12 @@ class HieraCheckpointer(DetectionCheckpointer):
     _whole_model = False
     #: A checkpoint that was looked at before it is loaded.
     _already_read: Mapping[str, dict[str, Any]] = MappingProxyType({})
-    #: What became of the trunk's tensors in the file being loaded.
-    _report: LoadReport
+    #: Names of the classes of each data set that the model is to be evaluated on; a file must be of the same.
+    evaluated: Mapping[str, Sequence[str]] = MappingProxyType({})
+    #: What became of the tensors of the file that was loaded last.
+    report: LoadReport | None = None
 
-    def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load(self, path: StrPath, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model; see `local_weights` for what ``path`` may be."""
         return super().load(local_weights(path), *args, **kwargs)
 
@@ -158,7 +162,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         check_iteration(path, state.get("iteration", 0))
         return state
 
-    def load_detector(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def load_detector(self, path: StrPath) -> dict[str, Any]:
         """Load a file that must fit the whole model, as for evaluation: nothing may stay random unseen.
 
         Raises:
@@ -169,6 +173,14 @@ class HieraCheckpointer(DetectionCheckpointer):
             return self.load(path)
         finally:
             self._whole_model = False
+
+    @property
+    def origin(self) -> str:
+        """Where the weights came from, half a sentence."""
+        if self.report is None:
+            return "no weights were loaded: the model began with random ones"
+        loaded, fresh = len(self.report.loaded), len(self.report.initialised)
+        return f"{loaded} of the model's {loaded + fresh} tensors came from {self.report.source}"
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth in one step: a reader sees the old file or the new one, never a part.
@@ -212,19 +224,27 @@ class HieraCheckpointer(DetectionCheckpointer):
                 f"weight file {filename} holds a trunk and no detection heads: "
                 "give a trained detector's file, for example MODEL.WEIGHTS output/model_final.pth"
             )
+        saved = saved_categories(loaded, filename)
+        self._check_evaluated(saved, filename)
         prefix, trunk = self._trunk()
         tensors, report = fit(contents, trunk)
         model = {prefix + name: tensor for name, tensor in tensors.items()}
         if not contents.is_detector:
-            self._report = report
+            self.report = report
             # The rest of the model as it is: to fvcore it is then nothing that the file lacks.
             return {"model": {**unwrap(self.model).state_dict(), **model}}
         around = contents.prefix.removesuffix(DETECTOR_PREFIX)
         others = {name.removeprefix(around): tensor for name, tensor in contents.others.items()}
-        self._report = replace(report, loaded=(*report.loaded, *others), dropped=())
+        self.report = replace(report, loaded=(*report.loaded, *others), dropped=())
         checkpoint = loaded if contents.container else {}
-        by_class = self._rows_by_class(others, saved_categories(loaded, filename), filename)
+        by_class = self._rows_by_class(others, saved, filename)
         return {**checkpoint, "model": {**others, **by_class, **model}}
+
+    def _check_evaluated(self, saved: Sequence[Mapping[str, Any]], source: str) -> None:
+        """Refuse a file of other classes than those of the data that it is to be evaluated on."""
+        for data, names in self.evaluated.items():
+            if saved and names:
+                same_classes_order([category["name"] for category in saved], names, source, data)
 
     def _rows_by_class(self, tensors: dict[str, Tensor], saved: list[dict[str, Any]], source: str) -> dict[str, Tensor]:
         """The rows of a file's heads where the data have the classes of their names; none where they are there already.
@@ -250,21 +270,26 @@ class HieraCheckpointer(DetectionCheckpointer):
         """Load, say what became of the tensors, and refuse what leaves a detector to be evaluated partly random."""
         own = self.model.state_dict()
         tensors = checkpoint["model"].items()
+        for name, tensor in tensors:
+            if name in own and own[name].is_floating_point() and tensor.dtype not in FLOATS:
+                raise not_a_float(name, tensor, self._report.source)
         checkpoint["model"] = {name: like(tensor, own[name]) if name in own else tensor for name, tensor in tensors}
         incompatible = super()._load_model(checkpoint)
+        assert self.report is not None  # of the file that the checkpoint is from
         reshaped = [key for key, *_ in incompatible.incorrect_shapes]
         fresh = [*reshaped, *(key for key in incompatible.missing_keys if key not in reshaped)]
         if fresh and self._whole_model:
             named = ", ".join(fresh[:3]) + (", ..." if len(fresh) > 3 else "")
             raise InputError(
-                f"checkpoint {self._report.source} lacks {len(fresh)} tensors of the model or has them in another "
+                f"checkpoint {self.report.source} lacks {len(fresh)} tensors of the model or has them in another "
                 f"shape ({named}): use the config and data that it was trained with"
             )
-        dropped = (*self._report.dropped, *reshaped, *incompatible.unexpected_keys)
-        loaded = tuple(name for name in self._report.loaded if name not in dropped)
-        if self._report.kind != DETECTOR:
+        dropped = (*self.report.dropped, *reshaped, *incompatible.unexpected_keys)
+        loaded = tuple(name for name in self.report.loaded if name not in dropped)
+        if self.report.kind != DETECTOR:
             fresh = self._beside_the_trunk()
-        logger.info("%s", replace(self._report, loaded=loaded, dropped=dropped, initialised=tuple(fresh)))
+        self.report = replace(self.report, loaded=loaded, dropped=dropped, initialised=tuple(fresh))
+        logger.info("%s", self.report)
         return incompatible
 
     def _beside_the_trunk(self) -> list[str]:

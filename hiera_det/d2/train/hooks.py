@@ -6,6 +6,7 @@ evaluation knows that it is owed, so that a run that is killed in between evalua
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,15 @@ from detectron2.utils.events import EventStorage, EventWriter
 
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.d2.train.progress import MetricsWriter
+from hiera_det.data.bad_images import BadImages
 from hiera_det.engine.best import Best
 from hiera_det.engine.checkpoint import Patience
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.stop import Stop, StopRequested
 
-__all__ = ["Checkpointing", "EMAHook", "Evaluation", "Events", "StoppableEvaluator", "Stopping"]
+__all__ = ["BadImageCount", "Checkpointing", "EMAHook", "Evaluation", "Events", "StoppableEvaluator", "Stopping"]
+
+logger = logging.getLogger("hiera_det.trainer")
 
 #: Steps over which detectron2's writers take medians, and between their lines.
 WINDOW = 20
@@ -48,6 +52,29 @@ class EMAHook(HookBase):  # type: ignore[misc]
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.ema.load_state_dict(state)
+
+
+class BadImageCount(HookBase):  # type: ignore[misc]
+    """Puts ``bad_images`` among the metrics, how many times an image that cannot be read was replaced, and says it.
+
+    Args:
+        loader: of the training; one whose mapper does not count is left alone.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        mapper = getattr(getattr(loader, "dataset", None), "read", None)
+        self.bad_images: BadImages | None = getattr(mapper, "bad_images", None)
+
+    def after_step(self) -> None:
+        """Put the number of the training so far, if there is one."""
+        if self.bad_images and self.bad_images.count:
+            self.trainer.storage.put_scalar("bad_images", self.bad_images.count, smoothing_hint=False)
+
+    def after_train(self) -> None:
+        """Say the number."""
+        if self.bad_images and self.bad_images.count:
+            told = "%d times another image took the place of one that cannot be read (INPUT.ON_BAD_IMAGE skip)"
+            logger.warning(told, self.bad_images.count)
 
 
 class Evaluation(EvalHook):  # type: ignore[misc]

@@ -9,13 +9,11 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
 from torch import nn
 
+from hiera_det.engine.optimizer import POSITIONS, layer_of
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import HieraBase
 
 __all__ = ["build_optimizer", "param_groups"]
-
-#: Own names, the last part, of the parameters of position embeddings: detectron2 matches these exactly.
-POSITIONS = ("pos_embed", "pos_embed_window", "pos_embed_spatial", "pos_embed_temporal")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -25,11 +25,20 @@ from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.train_loader import train_loader_from_config
+from hiera_det.d2.model.classes import same_classes_order
 from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, with_tta
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
-from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint
-from hiera_det.d2.train.hooks import Checkpointing, EMAHook, Evaluation, Events, StoppableEvaluator, Stopping
+from hiera_det.d2.train.checkpoint import HieraCheckpointer
+from hiera_det.d2.train.hooks import (
+    BadImageCount,
+    Checkpointing,
+    EMAHook,
+    Evaluation,
+    Events,
+    StoppableEvaluator,
+    Stopping,
+)
 from hiera_det.d2.train.progress import Throughput, build_writers
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
@@ -68,6 +77,7 @@ class Trainer(DefaultTrainer):
         # bfloat16 nor FSDP; what it sets is set here.
         TrainerBase.__init__(self)
         cfg = _resolved(cfg)
+        _check_classes(cfg)
         settings = train_settings(cfg, comm.get_world_size())
         self.stop = stop or Stop()
         self.seed = cfg.SEED if cfg.SEED >= 0 else int(comm.shared_random_seed())
@@ -179,20 +189,37 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
-        """Build the model and evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint.
+        """Build the model and evaluate ``MODEL.WEIGHTS``, or the output folder's last checkpoint; classes go by name.
 
         Raises:
-            InputError: the file is not a trained detector's, or another model's.
+            InputError: the file is not a trained detector's, or another model's, or of other classes than the data.
         """
         model = cls.build_model(cfg)
         checkpointer = HieraCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
-        loaded = checkpointer.resume_or_load("", resume=True) if resume else checkpointer.load_detector(path)
-        names = [category["name"] for category in loaded.get("categories") or ()]
-        results = cls.test(cfg, model, cls._evaluators(cfg, names, path))
+        checkpointer.evaluated = {name: _class_names(dataset_categories(name)) for name in cfg.DATASETS.TEST}
+        if resume:
+            loaded = checkpointer.resume_or_load("", resume=True)
+        else:
+            loaded = checkpointer.load_detector(cfg.MODEL.WEIGHTS)
+        checkpointer.categories = loaded.get("categories", ())
+        facts = [f"{loaded['iteration'] + 1} iterations were done"] if "iteration" in loaded else []
+        results = cls.test(cfg, model, cls._evaluators(cfg, "inference", checkpointer, facts))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
+
+    @classmethod
+    def _evaluators(cls, cfg: CfgNode, folder: str, checkpointer: HieraCheckpointer, facts: Sequence[str]) -> list[Any]:
+        """Evaluators of ``DATASETS.TEST`` that know the model's classes, and what there is to say of its weights."""
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, folder)) for name in cfg.DATASETS.TEST
+        ]
+        for evaluator in evaluators:
+            if isinstance(evaluator, Evaluator):
+                source = checkpointer.report.source if checkpointer.report else "the training"
+                evaluator.take_classes(_class_names(checkpointer.categories), source)
+                evaluator.facts += [checkpointer.origin, *facts]
+        return evaluators
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, seed, hooks, and under ``_trainer`` the optimizer and the scaler of mixed precision."""
@@ -247,6 +274,7 @@ class Trainer(DefaultTrainer):
             *inherited,
             Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH),
             EMAHook(self.ema) if self.ema else None,
+            BadImageCount(self._trainer.data_loader),
             self._checkpointing,
             evaluation,
             Events(self.build_writers() if comm.is_main_process() else [], evaluation),
@@ -272,23 +300,24 @@ class Trainer(DefaultTrainer):
     def _test(self, folder: str) -> Any:
         """Evaluate, open to signals; predictions go to a folder of the output."""
         device = next(self.model.parameters()).device
-        path = os.path.join(self.cfg.OUTPUT_DIR, folder)
-        names = [category["name"] for category in self.checkpointer.categories]
-        evaluators = self._evaluators(self.cfg, names, "the training data", path)
-        for evaluator in evaluators:
-            if isinstance(evaluator, Evaluator):
-                evaluator.facts.append(f"{self.finished_steps} of {self.max_iter} iterations are done")
+        facts = [f"{self.finished_steps} iterations are done"]
+        evaluators = self._evaluators(self.cfg, folder, self.checkpointer, facts)
         stoppable = [StoppableEvaluator(evaluator, self.stop, device) for evaluator in evaluators]
         return self.test(self.cfg, self.model, stoppable)
 
-    @classmethod
-    def _evaluators(cls, cfg: CfgNode, classes: Sequence[str], source: str, folder: str | None = None) -> list[Any]:
-        """An evaluator for each of ``DATASETS.TEST``, which maps the model's classes to the data's by name."""
-        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
-        for evaluator in evaluators:
-            if isinstance(evaluator, Evaluator):
-                evaluator.take_classes(classes, source)
-        return evaluators
+
+def _class_names(categories: Sequence[dict[str, Any]]) -> list[str]:
+    return [category["name"] for category in categories]
+
+
+def _check_classes(cfg: CfgNode) -> None:
+    """Refuse data sets to evaluate on of other classes than those trained on, hours before the first evaluation."""
+    trained = cfg.DATASETS.TRAIN[0]
+    names = _class_names(dataset_categories(trained))
+    for test in cfg.DATASETS.TEST:
+        own = _class_names(dataset_categories(test))
+        if names and own:
+            same_classes_order(names, own, f"data set {trained!r}", f"data set {test!r}")
 
 
 def _resolved(cfg: CfgNode) -> CfgNode:

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +29,8 @@ _SYNONYMS = {
     "mask": "segmentation",
     "polygon": "segmentation",
 }
+#: Combinations of keys that are looked at for misspelt ones; annotations of one tool have a few.
+MAX_KEY_SETS = 100
 #: Most pixels along a side that an image may be said to have.
 MAX_SIDE = 10**6
 
@@ -84,15 +87,13 @@ def check_categories(categories: list[dict[str, Any]], used: set[int], findings:
 def _without_unused_twins(categories: list[dict[str, Any]], used: set[int], findings: Findings) -> list[dict[str, Any]]:
     """Of categories with one name, the one that is used; where none is, not the one that stands above the others."""
     kept = []
-    count = Counter(category["name"] for category in categories)
-    parents = {
-        category.get("supercategory") for category in categories if isinstance(category.get("supercategory"), str)
-    }
+    named = Counter(category["name"] for category in categories)
+    in_use = Counter(category["name"] for category in categories if category["id"] in used)
+    above = {text for category in categories if isinstance(text := category.get("supercategory"), str)}
     for category in categories:
-        twins = [other for other in categories if other["name"] == category["name"] and other is not category]
-        is_root = category["name"] in parents and category.get("supercategory") in (None, "none", "")
-        is_rival = any(twin["id"] in used for twin in twins) or is_root
-        if count[category["name"]] > 1 and category["id"] not in used and is_rival:
+        name = category["name"]
+        is_root = name in above and category.get("supercategory") in (None, "none", "")
+        if named[name] > 1 and category["id"] not in used and (in_use[name] or is_root):
             findings.add(
                 "category-unused-twin",
                 f"category {category['id']} ({short(category['name'])}) has the name of another one and no annotation: "
@@ -159,9 +160,9 @@ def _tell_files_twice(images: Mapping[ImageId, Mapping[str, Any]], findings: Fin
 
 def check_keys(key_sets: Mapping[tuple[str, ...], tuple[int, int]], ids: Any, findings: Findings) -> None:
     """Tell of keys of annotations that are nearly one that COCO has."""
-    for keys, (count, first) in key_sets.items():
+    for keys, (count, first) in islice(key_sets.items(), MAX_KEY_SETS):
         for key in keys:
-            if meant := meant_key(key, keys):
+            if meant := meant_key(key[:40], keys):
                 said = f"{count} annotations have {short(key)} where COCO has '{meant}', first: annotation {ids[first]}"
                 findings.add("annotation-misspelt", said, annotation_id=int(ids[first]), count=count)
 

@@ -51,8 +51,12 @@ def polygon_areas(annotations: Annotations) -> Floats:
         before: Ints = np.arange(len(x)) - 1
         before[begins] = np.append(begins[1:], len(x)) - 1
         per_polygon[first:last] = np.abs(np.add.reduceat(x[before] * y - x * y[before], begins)) / 2
-    sums = np.concatenate(([0.0], np.cumsum(per_polygon)))
-    return np.asarray(sums[annotations.polygon_starts[1:]] - sums[annotations.polygon_starts[:-1]])
+    areas = np.zeros(len(annotations))
+    starts = annotations.polygon_starts
+    having = np.flatnonzero(starts[1:] > starts[:-1])
+    if having.size:
+        areas[having] = np.add.reduceat(per_polygon, starts[having])
+    return areas
 
 
 def mask_extents(annotations: Annotations) -> Floats:

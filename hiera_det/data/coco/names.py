@@ -23,6 +23,10 @@ __all__ = ["Folder", "Located", "leads_outside", "locate", "missing_files"]
 ENDINGS = frozenset((".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
+#: Letters and folders of a file name that is looked for; no system has longer paths, and few are deeper.
+MAX_NAME, MAX_PARTS = 4096, 32
+
+
 def leads_outside(name: str) -> bool:
     """Whether a file name is absolute or goes up out of the folder."""
     return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
@@ -161,7 +165,7 @@ def _below(name: str, folder: Folder) -> str | None:
 def _around(root: str, name: str) -> Iterator[str]:
     """The folders above that the name has parts for, and those within."""
     parents = Path(os.path.abspath(root)).parents
-    for parent in list(parents)[: _slashed(name).count("/")]:
+    for parent in list(parents)[: min(_slashed(name).count("/"), MAX_PARTS)]:
         yield str(parent)
     for sub in Folder(root).subfolders():
         yield os.path.join(root, sub)
@@ -178,8 +182,8 @@ def _meant(name: str, folder: Folder, whole: bool | None) -> str | None:
     if whole is None:
         return name if not leads_outside(name) and folder.has(name) else None
     slashed = _slashed(name)
-    for form in dict.fromkeys((slashed, unquote(slashed))):
-        parts = [part for part in form.split("/") if part not in ("", ".", "..")]
+    for form in dict.fromkeys((slashed, unquote(slashed))) if len(name) < MAX_NAME else ():
+        parts = [part for part in form.split("/") if part not in ("", ".", "..")][-MAX_PARTS:]
         for dropped in range(1 if whole else len(parts)):
             if found := folder.resolve("/".join(parts[dropped:])):
                 return found

@@ -183,7 +183,10 @@ def _is_absurd(values: list[float], sides: tuple[Any, ...]) -> bool:
 
 
 def _mend_values(annotation: dict[str, Any], mostly_masks: bool, done: Counter[str]) -> None:
-    """Boxes and areas of masks, masks of crowd regions."""
+    """Boxes and areas of masks, masks of crowd regions, and what pycocotools cannot do without."""
+    if "iscrowd" not in annotation:
+        annotation["iscrowd"] = 0
+        done["iscrowd written"] += 1
     box, mask = annotation.get("bbox"), annotation.get("segmentation")
     if not isinstance(box, list) or len(box) != 4 or not all_finite(box):
         return

@@ -16,6 +16,7 @@ from hiera_det.data.image_folder import SUFFIXES, find_class_folders, find_files
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.data.video import VIDEO_SUFFIXES, read_views
 from hiera_det.errors import InputError, printable
+from hiera_det.files import StrPath
 from hiera_det.tasks.batches import eval_loader, samples_of
 from hiera_det.tasks.classify.loss import Accuracy, evaluate
 from hiera_det.tasks.transforms import check_image_size, eval_reader
@@ -85,7 +86,7 @@ class Classifier:
 
     def __init__(
         self,
-        weights: str,
+        weights: StrPath,
         device: str = "cpu",
         image_size: int = 0,
         classes: Sequence[str] = (),
