@@ -38,7 +38,7 @@ def printable(text: str) -> str:
 
 
 def run_tool(main: Callable[[], object]) -> None:
-    """Run a tool's ``main`` and exit: 0 on success, 2 with one line on stderr for an `InputError`.
+    """Run a tool's ``main`` and exit: 0 on success, 2 with one line on stderr for an `InputError` or a missing package.
 
     Any other exception is a defect of ours and keeps its traceback.
     """
@@ -46,4 +46,9 @@ def run_tool(main: Callable[[], object]) -> None:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] == __package__:
+            raise
+        print(f"error: {error.name} is not installed: hiera-det doctor has the command that gets it", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)

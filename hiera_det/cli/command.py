@@ -38,8 +38,11 @@ def need_detectron2() -> None:
 
     Raises:
         InputError: it is not installed, or cannot be imported; the line says how to get it.
+        ModuleNotFoundError: something else is not installed, that it needs.
     """
     try:
         import hiera_det.d2  # noqa: F401
+    except ModuleNotFoundError:
+        raise
     except ImportError as error:
         raise InputError(str(error)) from None

@@ -33,14 +33,14 @@ SCRIPTS = {
 }
 #: What no help needs, and what takes longer to import than a user waits for one.
 HEAVY = ("torch", "detectron2", "numpy", "PIL", "matplotlib")
-#: As `python -c` code: refuse to import these packages, then run a command.
+#: As `python -c` code: find none of these packages, then run a command.
 BLOCKED = """
-import importlib.util, sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
-sys.meta_path.insert(0, Blocker())
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_others(name, path=None, target=None):
+    return None if name.split(".")[0] in {blocked} else find(name, path, target)
+PathFinder.find_spec = find_others
 sys.argv = {words}
 from hiera_det.cli.main import main
 try:
@@ -124,6 +124,31 @@ def test_without_detectron2_one_line_says_how_to_get_it(word: str, words: list[s
     assert "needs detectron2" in line
     assert "pip install" in line
     assert "Traceback" not in done.stderr
+
+
+NEEDS = [
+    ("train-classifier", ["--train", ".", "--val", ".", "--output", "out"], "torchvision"),
+    ("pretrain", ["--images", ".", "--output", "out"], "matplotlib"),
+    ("classify", ["any.jpg", "--weights", "any.pth"], "PIL"),
+    ("make-shapes", ["out"], "numpy"),
+    ("draw-positions", ["out.png"], "torch"),
+    ("check", ["any.json", "any"], "PIL"),
+    ("predict", DETECTOR_COMMANDS["predict"], "pycocotools"),
+    ("predict", DETECTOR_COMMANDS["predict"], "tqdm"),
+    ("benchmark", [], "torch"),
+]
+
+
+@pytest.mark.parametrize(("word", "words", "package"), NEEDS)
+def test_without_a_package_one_line_names_it(
+    word: str, words: list[str], package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(word, *words, blocked=(package,))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    *_, line, _ = done.stderr.splitlines()
+    assert re.match(rf"error: .*\b{package}\b.*(pip install|hiera-det doctor)", line), done.stderr
 
 
 @pytest.mark.parametrize(
