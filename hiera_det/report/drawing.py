@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from hiera_det.errors import printable
-from hiera_det.report.fonts import font_for
+from hiera_det.report.labels import Labels
 
 __all__ = ["PALETTE", "Color", "Mask", "Objects", "class_name", "draw_objects", "matching_colors"]
 
@@ -71,7 +71,7 @@ def draw_objects(image: npt.NDArray[np.uint8], objects: Objects, colors: Sequenc
 
     Args:
         image: is not changed.
-        objects: the large ones are drawn first, so that none hides another.
+        objects: the large ones are drawn first, so that none hides another; the first ones' labels lie best.
         colors: N colours; empty for those of the palette in turn.
     """
     colors = colors or [PALETTE[index % len(PALETTE)] for index in range(len(objects.labels))]
@@ -85,9 +85,10 @@ def draw_objects(image: npt.NDArray[np.uint8], objects: Objects, colors: Sequenc
     line = max(1, round(1.5 * _scale(picture.size)))
     for index in order:
         draw.rectangle(_corners(objects.boxes[index], picture.size), outline=_rgb(colors[index]), width=line)
-    for index in order:  # above all boxes
-        if objects.labels[index]:
-            _draw_label(draw, picture.size, objects.boxes[index], objects.labels[index], colors[index])
+    labels = Labels(draw, picture.size, _scale(picture.size))
+    for box, label, color in zip(objects.boxes.tolist(), objects.labels, colors, strict=False):  # above all boxes
+        if label:
+            labels.add(box, label, _readable(color))
     return picture
 
 
@@ -140,27 +141,10 @@ def _binary(mask: Mask, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     return np.asarray(picture)
 
 
-def _draw_label(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: npt.NDArray[np.float64], label: str, color: Color
-) -> None:
-    """A label on dark ground: above the box, or inside where it would leave the picture (width, height).
-
-    None on a picture that has no room for it.
-    """
-    x0, y0, x1, y1 = box.tolist()
-    scale = _scale(size)
-    font = font_for(label, round(scale * (13 if min(x1 - x0, y1 - y0) >= 48 * scale else 10)))
-    left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-    margin = round(2 * scale)
-    width, height = right - left + 2 * margin, bottom - top + 2 * margin
-    if width > size[0] or 2 * height > size[1]:  # it would hide the picture
-        return
-    x = min(max(x0, 0), size[0] - width)
-    y = y0 - height if y0 >= height else min(max(y0, 0), size[1] - height)
-    draw.rectangle((x, y, x + width, y + height), fill=(24, 24, 24))
-    # As bright as the palette's brightest, so that it can be read on the dark ground.
-    text = _rgb((0.3 + 0.7 * color[0], 0.3 + 0.7 * color[1], 0.3 + 0.7 * color[2]))
-    draw.text((x + margin - left, y + margin - top), label, fill=text, font=font)
+def _readable(color: Color) -> tuple[int, int, int]:
+    """A colour as bright as the palette's brightest, to be read on a dark ground."""
+    red, green, blue = (0.3 + 0.7 * part for part in color)
+    return _rgb((red, green, blue))
 
 
 def matching_colors(truth: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> list[Color]:

@@ -7,10 +7,11 @@ import logging
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from hiera_det.report import fonts
 from hiera_det.report.drawing import PALETTE, Mask, Objects, class_name, draw_objects, matching_colors
+from hiera_det.report.labels import Labels
 from hiera_det.report.sheet import captioned, lay_out
 
 GREY = 100
@@ -129,3 +130,13 @@ def test_a_label_hides_no_picture_that_is_too_small_for_it() -> None:
     for size in ((8, 200), (200, 8), (2, 3000)):
         np.testing.assert_array_equal(drawn(*size, [0, 0, 8, 2], None, "fig 0.98"), drawn(*size, [0, 0, 8, 2], None))
     assert (drawn(60, 200, [5, 30, 50, 50], None, "fig") != drawn(60, 200, [5, 30, 50, 50], None)).any()
+
+
+def test_labels_of_neighbours_do_not_cover_each_other() -> None:
+    picture = Image.new("RGB", (200, 100))
+    labels = Labels(ImageDraw.Draw(picture), picture.size, 1.0)
+    for number in range(3):
+        labels.add([20.0 + number, 40.0 + number, 80.0, 70.0], f"object {number}", (255, 255, 255))
+    first, second, third = labels._taken
+    assert len({first[1], second[1], third[1]}) == 3
+    assert not any(a[1] < b[3] and b[1] < a[3] for a, b in ((first, second), (first, third), (second, third)))

@@ -1,0 +1,63 @@
+"""Names of objects on a picture, on dark ground, where they hide neither the picture nor each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from PIL import ImageDraw
+
+from hiera_det.report.fonts import font_for
+
+__all__ = ["Labels"]
+
+#: Letters of a small and of a large object in pixels, and the side from which on an object is large.
+SMALL, LARGE, LARGE_SIDE = 10, 13, 48
+GROUND = (24, 24, 24)
+
+
+class Labels:
+    """Draws labels, the first where it belongs and later ones beside those that are there.
+
+    Args:
+        draw: on the picture.
+        size: the picture's width and height.
+        scale: of letters, 1 on a picture of usual size.
+    """
+
+    def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int], scale: float) -> None:
+        self.draw, self.size, self.scale = draw, size, scale
+        self._taken: list[tuple[float, float, float, float]] = []
+
+    def add(self, box: Sequence[float], label: str, color: tuple[int, int, int]) -> None:
+        """Draw one object's label; none on a picture that has no room for it.
+
+        Args:
+            box: the object's, XYXY.
+            label: one line.
+            color: of the letters, RGB.
+        """
+        is_large = min(box[2] - box[0], box[3] - box[1]) >= LARGE_SIDE * self.scale
+        font = font_for(label, round(self.scale * (LARGE if is_large else SMALL)))
+        left, top, right, bottom = self.draw.textbbox((0, 0), label, font=font)
+        margin = round(2 * self.scale)
+        width, height = right - left + 2 * margin, bottom - top + 2 * margin
+        if width > self.size[0] or 2 * height > self.size[1]:  # it would hide the picture
+            return
+        places = list(self._places(box, width, height))
+        place = next((place for place in places if not any(_meet(place, other) for other in self._taken)), places[0])
+        self._taken.append(place)
+        self.draw.rectangle(place, fill=GROUND)
+        self.draw.text((place[0] + margin - left, place[1] + margin - top), label, fill=color, font=font)
+
+    def _places(self, box: Sequence[float], width: float, height: float) -> Iterator[tuple[float, float, float, float]]:
+        """Places for a label inside the picture, the best first: above the box, inside it at the top, below it."""
+        x0, y0, _, y1 = box
+        x = min(max(x0, 0.0), self.size[0] - width)
+        for y in (y0 - height if y0 >= height else y0, y0, y1, y1 - height, y0 - 2 * height, y1 + height):
+            top = min(max(y, 0.0), self.size[1] - height)
+            yield x, top, x + width, top + height
+
+
+def _meet(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes, XYXY, have pixels in common."""
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
