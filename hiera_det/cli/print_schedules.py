@@ -27,6 +27,6 @@ def main() -> None:
     if images < 1:
         raise InputError(f"--images {images}: give 1 or more")
     need_detectron2()
-    from hiera_det.d2.lazy.table import schedule_table
+    from hiera_det.d2.train.schedule_table import schedule_table
 
     print(schedule_table(images))

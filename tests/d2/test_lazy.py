@@ -20,7 +20,7 @@ from torch import nn
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
 from hiera_det.d2.data.mapper import build_train_mapper
-from hiera_det.d2.lazy.nodes import build_fpn_backbone, warmup_length
+from hiera_det.d2.lazy import build_fpn_backbone, warmup_length
 from hiera_det.d2.model.heads import HieraBoxHead, HieraMaskHead
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.errors import InputError

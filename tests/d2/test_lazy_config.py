@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from detectron2.config import instantiate
+from omegaconf import OmegaConf
 
-from hiera_det.d2.lazy.files import load_lazy_config, select, walk
+from hiera_det.d2.lazy.files import load_lazy_config, walk
 from hiera_det.errors import InputError
 
 LEAF = str(Path(__file__).parents[2] / "configs" / "lazy" / "cascade_mask_rcnn_hiera_b_100ep.py")
@@ -39,7 +40,7 @@ LEAF = str(Path(__file__).parents[2] / "configs" / "lazy" / "cascade_mask_rcnn_h
     ],
 )
 def test_a_pair_sets_a_node_and_what_refers_to_it(override: str, key: str, value: Any) -> None:
-    assert select(load_lazy_config(LEAF, [override]), key) == value
+    assert OmegaConf.select(load_lazy_config(LEAF, [override]), key) == value
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,6 @@ def test_a_pair_sets_a_node_and_what_refers_to_it(override: str, key: str, value
         ("model.backbone.trunk.drop_path=0.3", "did you mean model.backbone.trunk.drop_path_rate?"),
         ("dataloader.train.mapper.augmentations.7.max_scale=1", "unknown config key"),
         ("colour=red", "unknown config key colour"),
-        ("optimizer.betas=0.9", "optimizer.betas=0.9: give a list"),
-        ("optimizer.lr=true", "optimizer.lr=true: give a number"),
-        ("train.max_iter=2.5", "give a whole number"),
-        ("train.output_dir=3", "train.output_dir=3: give text"),
         ("~optimizer.lr", "give key=value"),
         ("optimizer.lr.deeper=1", "optimizer.lr.deeper"),
     ],
@@ -64,10 +61,8 @@ def test_a_pair_that_cannot_be_meant_is_refused(override: str, says: str) -> Non
 
 
 def test_a_reference_that_leads_nowhere_is_named() -> None:
-    cfg = load_lazy_config(LEAF)
-    del cfg.dataloader.train.mapper.image_format
-    with pytest.raises(InputError, match=r"config node dataloader\.test\.mapper\.image_format"):
-        select(cfg, "dataloader.test.mapper.image_format")
+    with pytest.raises(InputError, match=r"config node model\.roi_heads\.mask_pooler\.output_size: .*absent"):
+        load_lazy_config(LEAF, ["model.roi_heads.mask_pooler.output_size='${model.absent}'"])
 
 
 def test_two_loads_share_nothing() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
+from omegaconf import OmegaConf
 from PIL import Image
 
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.lazy.files import load_lazy_config, select
-from hiera_det.d2.lazy.setup import setup_lazy_config
+from hiera_det.d2.lazy.files import load_lazy_config
+from hiera_det.d2.lazy.run import setup_lazy_config
 from hiera_det.d2.lazy.translate import NODES, naming_nodes, to_keys
 from hiera_det.errors import InputError
 
@@ -67,7 +68,7 @@ def test_every_shared_setting_is_the_yaml_twins(leaf: Path) -> None:
 
 def test_every_node_that_is_shared_is_there() -> None:
     cfg = load_lazy_config(str(CASCADE))
-    assert [node for node in NODES.values() if select(cfg, node) is None] == []
+    assert [node for node in NODES.values() if OmegaConf.select(cfg, node) is None] == []
 
 
 def test_own_data_decide_names_classes_and_mask_format(own: dict[str, str], tmp_path: Path) -> None:
@@ -100,11 +101,26 @@ def test_settings_that_nothing_reads_are_named(
         setup_lazy_config(arguments(CASCADE, *given, "+train.ddp.fp16_compression=true", **own))
 
 
-def test_a_value_of_another_kind_in_the_program_is_named() -> None:
-    cfg = load_lazy_config(str(CASCADE))
-    cfg.train.max_iter = "long"
-    with pytest.raises(InputError, match=r"train\.max_iter 'long': give a whole number"):
-        to_keys(cfg)
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.max_iter=long", "train.max_iter long: give a whole number"),
+        ("train.max_iter=2.5", "train.max_iter 2.5: give a whole number"),
+        ("train.max_iter=0", "train.max_iter 0: give a whole number of at least 1"),
+        ("optimizer.lr=true", "optimizer.lr True: give a number above 0"),
+        ("optimizer.lr=-1", "optimizer.lr -1"),
+        ("optimizer.lr=nan", "optimizer.lr nan"),
+        ("optimizer.weight_decay=x", "optimizer.weight_decay x: give a number"),
+        ("train.output_dir=3", "train.output_dir 3: give text"),
+        ("train.amp.enabled=maybe", "train.amp.enabled maybe: give True or False"),
+        ("train.parallel=both", "train.parallel 'both': choose ddp or fsdp"),
+        ("train.checkpointer.period=0", "train.checkpointer.period 0: give a whole number of at least 1"),
+    ],
+)
+def test_a_value_that_its_key_does_not_take_is_named_by_its_node(override: str, says: str) -> None:
+    with pytest.raises(InputError) as raised:
+        to_keys(load_lazy_config(str(CASCADE), [override]))
+    assert says in str(raised.value)
 
 
 def test_a_key_of_a_check_becomes_the_node_that_the_user_can_set() -> None:

@@ -1,4 +1,4 @@
-"""The five nodes of a leaf: detector, data, optimizer, schedule and training as in the files beside this one."""
+"""The nodes of a leaf: detector, data, optimizer, schedule and training of the files beside this one."""
 
 from .data import dataloader
 from .model import model

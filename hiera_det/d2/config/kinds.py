@@ -54,8 +54,9 @@ SWITCH = Kind("True or False", lambda value: isinstance(value, bool))
 
 def whole(low: int = 0, high: int = MOST) -> Kind:
     """Whole numbers of at least ``low`` and at most ``high``."""
+    start = "" if low == -MOST else f" of at least {low}"
     end = "" if high == MOST else f" and at most {high}"
-    return Kind(f"a whole number of at least {low}{end}", lambda value: type(value) is int and low <= value <= high)
+    return Kind(f"a whole number{start}{end}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float = 0.0, high: float = math.inf, *, above: bool = False, below: bool = False) -> Kind:

@@ -1,7 +1,27 @@
-"""LazyConfigs: translation only. What the files in ``configs/lazy`` call is named here."""
+"""LazyConfigs: translation only. What the files in ``configs/lazy`` call beside detectron2 and our classes is here."""
 
 from __future__ import annotations
 
-from hiera_det.d2.lazy.nodes import build_fpn_backbone, warmup_length
+from hiera_det.d2.model.backbone import HieraBackbone
+from hiera_det.d2.model.backbone import freeze_at as freeze
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.pyramid import FPN
 
 __all__ = ["build_fpn_backbone", "warmup_length"]
+
+
+def build_fpn_backbone(
+    trunk: Hiera, out_channels: int = 256, norm: str = "LN", square_pad: int = 0, freeze_at: int = 0
+) -> HieraBackbone:
+    """Trunk and feature pyramid, ``p2`` ... ``p6``; the pyramid takes channels and strides from the trunk.
+
+    The arguments after ``trunk`` are ``MODEL.FPN.OUT_CHANNELS`` and ``NORM``, ``MODEL.HIERA.SQUARE_PAD`` and
+    ``MODEL.BACKBONE.FREEZE_AT`` of the YAML configs.
+    """
+    freeze(trunk, freeze_at)
+    return HieraBackbone(trunk, FPN(trunk.feature_info, out_channels, norm), square_pad)
+
+
+def warmup_length(iterations: int, max_iter: int) -> float:
+    """The part of a training, at most all of it, that so many iterations of warm-up are."""
+    return min(iterations / max_iter, 1.0)

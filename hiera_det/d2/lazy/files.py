@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hiera_det.d2.config.files import find_config, listed_configs
 from hiera_det.errors import InputError
 
-__all__ = ["fits", "kind", "load_lazy_config", "select", "walk"]
+__all__ = ["load_lazy_config", "walk"]
 
 #: What training and evaluation read.
 REQUIRED = (
@@ -46,10 +46,14 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
     except Exception as error:  # whatever the user's program raises
         raise InputError(f"{_place(error, config_file)}: {type(error).__name__}: {_one_line(error)}") from error
     for node in REQUIRED:
-        if select(cfg, node) is None:
+        if OmegaConf.select(cfg, node, throw_on_resolution_failure=False) is None:
             raise InputError(f"{config_file}: defines no {node}, which is needed")
     for override in overrides:
         _override(cfg, override)
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"config node {error.full_key}: {_one_line(error)}") from None
     return cfg
 
 
@@ -70,57 +74,37 @@ def _one_line(error: BaseException) -> str:
 
 def _override(cfg: DictConfig, override: str) -> None:
     """Set one node, in place."""
-    if override.startswith("-"):
-        raise InputError(f"flag {override} stands after the key=value pairs: put flags before them")
-    name, equals, value = override.partition("=")
+    name, equals, _ = override.partition("=")
     key = name.lstrip("+")
+    if name.startswith("-"):
+        raise InputError(f"flag {override} stands after the key=value pairs: put flags before them")
     if not equals or not key:
         raise InputError(f"{override}: give key=value, such as optimizer.lr=1e-4")
     try:
-        before = select(cfg, key)
         if not name.startswith("+"):
             _check_known(cfg, key)
         LazyConfig.apply_overrides(cfg, [override])
-        after = select(cfg, key)
     except InputError:
         raise
     except Exception as error:  # Hydra's and OmegaConf's own errors are of many kinds
         raise InputError(f"{override}: {_one_line(error)}") from None
-    if not name.startswith("+") and not fits(before, after):
-        raise InputError(f"{key}={value}: give {kind(before)}")
-
-
-def select(cfg: DictConfig, key: str) -> Any:
-    """The value of a full name, None where there is none.
-
-    Raises:
-        InputError: it refers to a node that is not there.
-    """
-    try:
-        return OmegaConf.select(cfg, key)
-    except OmegaConfBaseException as error:
-        raise InputError(f"config node {key}: {_one_line(error)}") from None
 
 
 def _check_known(cfg: DictConfig, key: str) -> None:
+    """Refuse a key that is neither there nor an argument of the callable whose node it would be put into."""
     parent_key, _, leaf = key.replace("[", ".").replace("]", "").rpartition(".")
-    parent = select(cfg, parent_key) if parent_key else cfg
-    if isinstance(parent, DictConfig) and (leaf in parent or leaf in _arguments(parent)):
-        return
+    parent = OmegaConf.select(cfg, parent_key) if parent_key else cfg
+    if isinstance(parent, DictConfig):
+        target = parent.get("_target_")
+        target = locate(target) if isinstance(target, str) else target
+        if leaf in parent or (callable(target) and leaf in inspect.signature(target).parameters):
+            return
     if isinstance(parent, ListConfig) and leaf.isdigit() and int(leaf) < len(parent):
         return
     names = [name for name, _ in walk(OmegaConf.to_container(cfg, resolve=False))]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise InputError(f"unknown config key {key}{hint} (+{key}=... sets it all the same)")
-
-
-def _arguments(node: DictConfig) -> Sequence[str]:
-    """Names of the arguments that the callable of a node takes."""
-    target = node.get("_target_")
-    if isinstance(target, str):
-        target = locate(target)
-    return list(inspect.signature(target).parameters) if callable(target) else ()
 
 
 def walk(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -130,28 +114,3 @@ def walk(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if key != "_target_":
             yield f"{prefix}{key}", child
             yield from walk(child, f"{prefix}{key}.")
-
-
-def fits(before: Any, after: Any) -> bool:
-    """Whether a value can stand in another's place, as far as its kind goes."""
-    if before is None or after is None:
-        return True
-    if isinstance(before, str):
-        return isinstance(after, str | ListConfig)  # one data set, or several
-    if isinstance(before, bool):
-        return isinstance(after, bool | ListConfig)  # the trunk's use_checkpoint takes stages too
-    if isinstance(before, int | float):
-        return type(after) is int or (type(after) is float and isinstance(before, float))
-    return not isinstance(before, DictConfig | ListConfig) or isinstance(after, type(before))
-
-
-def kind(value: Any) -> str:
-    """What `fits` takes in the place of a value, in words."""
-    words = {
-        str: "text",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        ListConfig: "a list, [..,..]",
-    }
-    return words.get(type(value), "the arguments one by one")

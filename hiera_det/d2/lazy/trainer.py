@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from typing import Any
 
@@ -12,7 +11,6 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.data import build_detection_train_loader
 from detectron2.solver import LRMultiplier
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from hiera_det.d2.train.trainer import Trainer
@@ -23,11 +21,9 @@ __all__ = ["trainer_class"]
 #: detectron2's loader, whose order can be taken up in its middle.
 LOADER = "hiera_det.d2.data.train_loader.build_train_loader"
 
-logger = logging.getLogger("hiera_det.trainer")
-
 
 def trainer_class(lazy: DictConfig) -> type[Trainer]:
-    """A `Trainer` for one LazyConfig, to be built with the settings of `hiera_det.d2.lazy.setup.setup_lazy_config`.
+    """A `Trainer` for one LazyConfig, to be built with the settings of `hiera_det.d2.lazy.run.setup_lazy_config`.
 
     Args:
         lazy: ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``; it is not changed.
@@ -37,7 +33,6 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
             model: nn.Module = _build(lazy, "model").to(torch.device(cfg.MODEL.DEVICE))
-            logger.info("Model:\n%s", model)
             return model
 
         @classmethod
@@ -77,18 +72,16 @@ def _build(lazy: DictConfig, name: str, values: dict[str, Any] | None = None) ->
     """Instantiate a node, with some of its values set.
 
     Raises:
-        InputError: the node refers to one that is not there, or has an argument that its callable does not take.
+        InputError: the node refers to one that is not there, or its callable does not take what is in it.
     """
     node = copy.deepcopy(OmegaConf.select(lazy, name))  # its parent stays, to which its references lead
     for key, value in (values or {}).items():
-        *parents, leaf = key.split(".")
-        inner = OmegaConf.select(node, ".".join(parents)) if parents else node
-        inner[leaf] = value
+        parents, _, leaf = key.rpartition(".")
+        (OmegaConf.select(node, parents) if parents else node)[leaf] = value
     try:
         return instantiate(node)
-    except OmegaConfBaseException as error:
-        raise InputError(f"config node {name}: {' '.join(str(error).split())}") from None
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise InputError(f"config node {name}: {error}; remove it, or correct its name") from None
+    except InputError:
+        raise
+    except Exception as error:  # what the user's nodes raise, which may be anything
+        reason = " ".join(str(error).split())
+        raise InputError(f"config node {name}: {reason or type(error).__name__}; correct it or leave it out") from error

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from detectron2.config import CfgNode
+from omegaconf import DictConfig, OmegaConf
 
-from hiera_det.d2.config.keys import add_hiera_config
+from hiera_det.d2.config.kinds import as_given
 from hiera_det.d2.config.layers import get_value, set_value
+from hiera_det.d2.config.load import default_config
+from hiera_det.d2.config.unread import kind_of
 from hiera_det.d2.config.words import renamed
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
-from hiera_det.d2.lazy.files import fits, kind, select, walk
+from hiera_det.d2.lazy.files import walk
 from hiera_det.errors import InputError
 
 __all__ = ["NODES", "given_keys", "naming_nodes", "to_keys", "to_nodes"]
@@ -68,44 +69,41 @@ def to_keys(lazy: DictConfig) -> CfgNode:
     """The settings of a LazyConfig under the keys of `NODES`; what it does not say has the keys' defaults.
 
     Raises:
-        InputError: a node has a value of another kind than its key.
+        InputError: a node has a value that its key does not take.
     """
-    keys = get_cfg()
-    add_hiera_config(keys)
+    keys = default_config()
     keys.SOLVER.STEPS = ()  # the schedule is the LazyConfig's own
     for key, node in NODES.items():
-        value, default = select(lazy, node), get_value(keys, key)
+        value, default = OmegaConf.select(lazy, node), get_value(keys, key)
         if value is None:
             continue
         if key.startswith("DATASETS."):
             value = (value,) if isinstance(value, str) else tuple(value)
-        elif isinstance(value, ListConfig | DictConfig) or not fits(default, value):
-            raise InputError(f"{node} {value!r}: give {kind(default)}")
+        value = as_given(default, value)
+        if not kind_of(key, default).accepts(value):
+            raise InputError(kind_of(key, default).refusal(node, value))
         set_value(keys, key, value)
-    _read_jitter(select(lazy, "dataloader.train.mapper.augmentations") or (), keys)
-    _read_test_size(select(lazy, "dataloader.test.mapper.augmentations") or (), keys)
+    _read_images(lazy, keys)
     return keys
 
 
-def _read_jitter(augmentations: Sequence[Any], keys: CfgNode) -> None:
-    """Large-scale jitter, for its checks."""
-    for augmentation in augmentations:
-        target = augmentation.get("_target_") if isinstance(augmentation, DictConfig) else None
+def _read_images(lazy: DictConfig, keys: CfgNode) -> None:
+    """Large-scale jitter, for its checks, and the size of test images; no pictures are drawn where it is no resize."""
+    train, test = (
+        list(OmegaConf.select(lazy, f"dataloader.{part}.mapper.augmentations") or ()) for part in ("train", "test")
+    )
+    for node in train:
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
         if target is FixedSizeCrop:
-            keys.INPUT.LSJ.ENABLED, keys.INPUT.LSJ.SIZE = True, max(augmentation.crop_size)
+            keys.INPUT.LSJ.ENABLED, keys.INPUT.LSJ.SIZE = True, max(node.crop_size)
         if target is ResizeScale:
-            keys.INPUT.LSJ.SCALE = [augmentation.min_scale, augmentation.max_scale]
-
-
-def _read_test_size(augmentations: Sequence[Any], keys: CfgNode) -> None:
-    """The size of test images, for the pictures at the end of training; none are drawn where it is not a resize."""
-    resize = augmentations[0] if len(augmentations) == 1 else None
-    if not isinstance(resize, DictConfig) or "short_edge_length" not in resize:
+            keys.INPUT.LSJ.SCALE = [node.min_scale, node.max_scale]
+    if len(test) != 1 or not isinstance(test[0], DictConfig) or "short_edge_length" not in test[0]:
         keys.TEST.PICTURES = 0
         return
-    edge = resize.short_edge_length
+    edge = test[0].short_edge_length
     keys.INPUT.MIN_SIZE_TEST = edge if isinstance(edge, int) else edge[0]
-    keys.INPUT.MAX_SIZE_TEST = resize.get("max_size", keys.INPUT.MAX_SIZE_TEST)
+    keys.INPUT.MAX_SIZE_TEST = test[0].get("max_size", keys.INPUT.MAX_SIZE_TEST)
 
 
 def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
