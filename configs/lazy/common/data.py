@@ -2,11 +2,7 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.evaluation import COCOEvaluator
 
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale

@@ -13,11 +13,7 @@ __all__ = ["build_fpn_backbone", "warmup_length"]
 def build_fpn_backbone(
     trunk: Hiera, out_channels: int = 256, norm: str = "LN", square_pad: int = 0, freeze_at: int = 0
 ) -> HieraBackbone:
-    """Trunk and feature pyramid, ``p2`` ... ``p6``; the pyramid takes channels and strides from the trunk.
-
-    The arguments after ``trunk`` are ``MODEL.FPN.OUT_CHANNELS`` and ``NORM``, ``MODEL.HIERA.SQUARE_PAD`` and
-    ``MODEL.BACKBONE.FREEZE_AT`` of the YAML configs.
-    """
+    """Trunk and feature pyramid, ``p2`` ... ``p6``; the arguments are the YAML configs' keys of the same names."""
     freeze(trunk, freeze_at)
     return HieraBackbone(trunk, FPN(trunk.feature_info, out_channels, norm), square_pad)
 

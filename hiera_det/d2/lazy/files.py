@@ -59,8 +59,7 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
 
 def _place(error: BaseException, config_file: str) -> str:
     """File and line in which a program failed."""
-    if isinstance(error.__cause__, SyntaxError):
-        error = error.__cause__
+    error = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{config_file} line {error.lineno}"
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -32,8 +32,7 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
     class LazyTrainer(Trainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
-            model: nn.Module = _build(lazy, "model").to(torch.device(cfg.MODEL.DEVICE))
-            return model
+            return _build(lazy, "model").to(torch.device(cfg.MODEL.DEVICE))  # type: ignore[no-any-return]
 
         @classmethod
         def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

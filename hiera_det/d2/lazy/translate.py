@@ -1,8 +1,4 @@
-"""A LazyConfig's settings under the YAML configs' keys, and back: one table, and nothing but translation.
-
-What both kinds of config have in common goes through the same checks and the same trainer, under the keys; what the
-checks settle goes back into the nodes, and an error names the node that the user can set.
-"""
+"""A LazyConfig's settings under the YAML configs' keys, where they are checked, and back into its nodes: one table."""
 
 from __future__ import annotations
 
@@ -66,11 +62,7 @@ PHRASES = {
 
 
 def to_keys(lazy: DictConfig) -> CfgNode:
-    """The settings of a LazyConfig under the keys of `NODES`; what it does not say has the keys' defaults.
-
-    Raises:
-        InputError: a node has a value that its key does not take.
-    """
+    """The settings of a LazyConfig under the keys of `NODES`; what it does not say has the keys' defaults."""
     keys = default_config()
     keys.SOLVER.STEPS = ()  # the schedule is the LazyConfig's own
     for key, node in NODES.items():
