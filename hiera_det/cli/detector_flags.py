@@ -34,6 +34,9 @@ def training_parser(
         action="store_true",
         help=f"resume from {output_dir}'s last checkpoint, or start where there is none: for jobs that are requeued",
     )
+    parser.add_argument(
+        "--allow-changed", action="append", default=[], metavar="KEY", help="go on although this key has changed"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, and train nothing")
     data = parser.add_argument_group("your own data, in COCO format")
     data.add_argument("--train-json", metavar="FILE", help="annotations to train on; classes are taken from it")

@@ -303,4 +303,6 @@ def check_unchanged(
 
 def _plain(word: str) -> str:
     """A setting's name as it can be typed: ``--batch-size`` and ``batch_size`` are ``batch-size``."""
+    if word == word.upper():  # a config key
+        return word
     return word.removeprefix("--").removeprefix("the ").replace("_", "-").replace(" ", "-")

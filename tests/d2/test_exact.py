@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,10 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folder / place) for name, place in split.items()}
 
 
-def run(request: RunRequest) -> None:
+def run(request: RunRequest, log: Path | None) -> None:
     """A training in a group of processes of its own."""
+    if log:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
     from hiera_det.d2.lazy.run import train_by_lazy_config
     from hiera_det.d2.train.run import train_by_yaml
     from hiera_det.errors import run_tool
@@ -97,13 +100,13 @@ def run(request: RunRequest) -> None:
 
 
 @pytest.fixture(scope="module")
-def start() -> Callable[[RunRequest], BaseProcess]:
+def start() -> Callable[..., BaseProcess]:
     """Starts a training in a fresh process, which has imported what takes time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hiera_det.d2.lazy.run", "hiera_det.d2.train.run"])
 
-    def start(request: RunRequest) -> BaseProcess:
-        process = context.Process(target=run, args=(request,))
+    def start(request: RunRequest, log: Path | None = None) -> BaseProcess:
+        process = context.Process(target=run, args=(request, log))
         process.start()
         return process
 
@@ -131,7 +134,7 @@ def request_for(
 @pytest.fixture(scope="module")
 def straight(
     request_for: Callable[..., RunRequest],
-    start: Callable[[RunRequest], BaseProcess],
+    start: Callable[..., BaseProcess],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The output of a training that nobody interrupted."""
@@ -186,7 +189,7 @@ def test_a_training_that_was_interrupted_and_resumed_equals_one_that_was_not(
     number: signal.Signals,
     straight: Path,
     request_for: Callable[..., RunRequest],
-    start: Callable[[RunRequest], BaseProcess],
+    start: Callable[..., BaseProcess],
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
@@ -203,3 +206,23 @@ def test_a_training_that_was_interrupted_and_resumed_equals_one_that_was_not(
     assert metrics(out) == metrics(straight)
     assert {STEPS, EVALUATION - 1} <= {line["iteration"] for line in metrics(out) if "bbox/AP" in line}
     assert not list(out.glob(".*.partial"))
+
+
+def test_going_on_as_another_training_is_refused_unless_allowed(
+    straight: Path,
+    request_for: Callable[..., RunRequest],
+    start: Callable[..., BaseProcess],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(straight, tmp_path / "out")
+    request = request_for(tmp_path / "out", resume=True)
+    is_yaml = not request.config_file.endswith(".py")
+    lr = ("SOLVER.BASE_LR", "0.5") if is_yaml else ("optimizer.lr=0.5",)
+    before = (straight / "config.yaml").read_bytes()
+    other = replace(request, opts=(*request.opts, *lr))
+    finish(start(other, tmp_path / "said"), 2)
+    said = (tmp_path / "said").read_text()
+    assert f"was made with {'SOLVER.BASE_LR' if is_yaml else 'optimizer.lr'} " in said
+    assert "Traceback" not in said
+    assert (tmp_path / "out" / "config.yaml").read_bytes() == before
+    finish(start(replace(other, allow_changed=("SOLVER.BASE_LR",))))

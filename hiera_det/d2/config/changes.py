@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import yaml
+from detectron2.config import CfgNode
+
 from hiera_det.d2.config.kinds import same
 
-__all__ = ["changed_settings"]
+__all__ = ["changed_settings", "settings_of"]
 
 #: Keys that make no other training: places, machines, tests, what is kept and shown.
 WITHOUT_WEIGHT = re.compile(
@@ -17,6 +20,17 @@ WITHOUT_WEIGHT = re.compile(
     r"|INPUT\.(.*_TEST|MAX_PIXELS|ON_BAD_IMAGE)|DATALOADER\.NUM_WORKERS"
     r"|SOLVER\.(CHECKPOINT_.*|KEEP_CHECKPOINTS|SKIP_NONFINITE|PARALLEL|IMAGES_PER_EPOCH|REFERENCE_WORLD_SIZE|SCALING)"
 )
+
+
+def settings_of(cfg: CfgNode, processes: int) -> dict[str, Any]:
+    """What a checkpoint keeps of its training's config: plain values by full names, and no paths of this machine.
+
+    Args:
+        cfg: of the training.
+        processes: of all machines; under the name ``processes``.
+    """
+    kept = {key: value for key, value in _flat(yaml.safe_load(cfg.dump())) if not WITHOUT_WEIGHT.fullmatch(key)}
+    return kept | {"processes": processes}
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

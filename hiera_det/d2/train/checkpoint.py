@@ -113,6 +113,8 @@ class HieraCheckpointer(DetectionCheckpointer):
     categories: Sequence[dict[str, Any]] = ()
     #: The average of the weights, saved in a file of its own.
     ema: EMA | None = None
+    #: What a training that goes on must agree in, saved with the model.
+    settings: Mapping[str, Any] = MappingProxyType({})
     #: How many numbered checkpoints stay; 0 for all.
     keep = 0
     #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
@@ -191,6 +193,7 @@ class HieraCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not (self.save_to_disk or is_sharded(self.model)):
             return
         categories = {"categories": list(self.categories)} if self.categories else {}
+        kwargs |= {"settings": dict(self.settings)} if self.settings else {}
         data = {"model": self.model.state_dict()}
         data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = gather(data)  # by all processes, where they share the model

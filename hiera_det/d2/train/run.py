@@ -94,7 +94,9 @@ def run_detector(
     if not request.eval_only:
         resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
     begin_logging(cfg.OUTPUT_DIR)
-    _say_and_write(cfg, request, cfg if written is None else written)
+    logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", request)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     if request.eval_only:
         return kind.evaluate_checkpoint(cfg, resume=request.resume)
@@ -102,18 +104,15 @@ def run_detector(
     if comm.is_main_process():
         Checkpoints(cfg.OUTPUT_DIR).sweep()
     trainer = kind(cfg, stop)
-    trainer.resume_or_load(resume=resume)
+    trainer.resume_or_load(resume, request.allow_changed)
+    _write_config(cfg, cfg if written is None else written)
     return trainer.train()
 
 
-def _say_and_write(cfg: CfgNode, request: RunRequest, written: Any) -> None:
-    """What detectron2 says at the beginning; the config of a training into its folder."""
-    logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
-    logger.info("Environment info:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", request)
+def _write_config(cfg: CfgNode, written: Any) -> None:
+    """The config of a training into its folder; an evaluation there leaves it alone, for predictions go by it."""
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    # An evaluation leaves the config of the training in its folder alone: predictions go by it.
-    if not comm.is_main_process() or (request.eval_only and path.is_file()):
+    if not comm.is_main_process():
         return
     if isinstance(written, CfgNode):
         logger.info("Running with full config:\n%s", written.dump())

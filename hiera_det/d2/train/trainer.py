@@ -15,10 +15,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import COCOEvaluator, verify_results
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 
+from hiera_det.d2.config.changes import changed_settings, settings_of
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.batches import build_test_loader
@@ -43,9 +45,10 @@ from hiera_det.d2.train.progress import Throughput, build_writers
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
 from hiera_det.engine.best import Best
-from hiera_det.engine.checkpoint import FolderLock
+from hiera_det.engine.checkpoint import FolderLock, check_unchanged
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.failures import explained
+from hiera_det.engine.launch import is_restart
 from hiera_det.engine.order import StreamOrder
 from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
 from hiera_det.engine.stop import Stop, StopRequested
@@ -97,18 +100,41 @@ class Trainer(DefaultTrainer):
         self.checkpointer = HieraCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.categories = dataset_categories(cfg.DATASETS.TRAIN[0])
         self.checkpointer.ema, self.checkpointer.keep = self.ema, settings.keep
+        self.checkpointer.settings = settings_of(cfg, settings.processes)
         self.start_iter = self.finished_steps = 0
         self.max_iter = settings.iterations
         self.cfg, self.settings = cfg, settings
         self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Load ``MODEL.WEIGHTS``, or resume; the average of weights starts from what was loaded."""
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+    def resume_or_load(self, resume: bool = True, allow_changed: Sequence[str] = ()) -> None:
+        """Load ``MODEL.WEIGHTS``, or resume; the average of weights starts from what was loaded.
+
+        Args:
+            resume: go on from the newest good checkpoint.
+            allow_changed: keys that may differ from the checkpoint's.
+
+        Raises:
+            InputError: the file does not fit; or the settings are not those that the training began with.
+        """
+        loaded = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume:
+            self._check_settings(loaded.get("settings", {}), allow_changed)
         self.start_iter = self.finished_steps = self.iter + 1 if resume else 0
         if self.ema and not self.ema.steps:
             self.ema.reset()
+
+    def _check_settings(self, saved: dict[str, Any], allow_changed: Sequence[str]) -> None:
+        """Refuse to go on as another training."""
+        own = dict(self.checkpointer.settings)
+        if unknown := [key for key in allow_changed if key not in own]:
+            raise InputError(f"--allow-changed {unknown[0]}: no key that a checkpoint is compared in")
+        changed = changed_settings(saved, own)
+        if is_restart():  # machines may have come or gone
+            changed = [change for change in changed if change[0] != "processes"]
+        before, now = ({key: pair[place] for key, *pair in changed} for place in (0, 1))
+        allowed = [key for key in allow_changed if key in now]
+        check_unchanged(self.cfg.OUTPUT_DIR, before, now, allowed)
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Run the training, from where it stands to the end.
@@ -246,8 +272,23 @@ class Trainer(DefaultTrainer):
         TrainerBase.load_state_dict(self, state_dict)
         self._take_up_seed(state_dict.get("seed"))
         inner = dict(state_dict["_trainer"])
-        inner["optimizer"] = optimizer_state_like(inner["optimizer"], self._trainer.optimizer)
+        optimizer = self._trainer.optimizer
+        options = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        inner["optimizer"] = optimizer_state_like(inner["optimizer"], optimizer)
         self._trainer.load_state_dict(inner)
+        self._apply_options(options)
+
+    def _apply_options(self, options: list[dict[str, Any]]) -> None:
+        """Have this run's learning rates and the like in force, which are the checkpoint's unless allowed to differ."""
+        groups = self._trainer.optimizer.param_groups
+        for group, own in zip(groups, options, strict=True):
+            group.update(own)
+        if isinstance(self.scheduler, LRMultiplier):
+            self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, lr in zip(groups, self.scheduler.get_lr(), strict=True):
+                group["lr"] = lr
 
     def _take_up_seed(self, seed: int | None) -> None:
         """Go on with the seed that the run began with, unless the config names one."""
