@@ -35,6 +35,7 @@ from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.training_state import check_training_state
 
 __all__ = ["Loop", "Task"]
 
@@ -156,15 +157,10 @@ class Loop:
             InputError: it is damaged, or no checkpoint of a training.
         """
         state = read_weight_file(path)
-        missing = [key for key in ("model_state", "optimizer", "iteration", "settings") if key not in state]
-        if missing:
-            raise InputError(f"{path}: is no checkpoint of a training (no {missing[0]}); give another --output")
+        check_training_state(state, path, ("model_state", "optimizer", "iteration", "settings"))
         if not all(isinstance(state[key], dict) for key in ("model_state", "optimizer", "settings")):
             raise InputError(f"{path}: is no checkpoint of a training; the file is damaged")
         check_iteration(path, state["iteration"])
-        for name, tensor in state["model_state"].items():
-            if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
-                raise InputError(f"{path}: {name} holds values that are not finite; the training had diverged")
         return state
 
     def save(self, name: str = CHECKPOINT) -> None:

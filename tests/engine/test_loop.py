@@ -253,7 +253,7 @@ DAMAGES = {
     "no tensor": (lambda state: state | {"model_state": {"norm.weight": "x"}}, "does not fit this training"),
     "nan": (
         lambda state: state | {"model_state": state["model_state"] | {"norm.weight": torch.full((128,), torch.nan)}},
-        "norm.weight holds values that are not finite; the training had diverged",
+        "has NaN or infinite values in model_state.norm.weight: the training had diverged",
     ),
     "lr": (lambda state: state | {"settings": {"--lr": 0.1}}, "was made with --lr 0.1, now it is 0.001"),
 }

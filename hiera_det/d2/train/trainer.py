@@ -50,6 +50,7 @@ from hiera_det.engine.order import StreamOrder
 from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
+from hiera_det.weights.training_state import check_optimizer_state
 
 __all__ = ["Trainer"]
 
@@ -246,6 +247,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.load_state_dict(self, state_dict)
         self._take_up_seed(state_dict.get("seed"))
         inner = dict(state_dict["_trainer"])
+        check_optimizer_state(inner["optimizer"], self._trainer.optimizer, "--resume: the checkpoint")
         inner["optimizer"] = optimizer_state_like(inner["optimizer"], self._trainer.optimizer)
         self._trainer.load_state_dict(inner)
 
