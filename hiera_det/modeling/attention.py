@@ -107,6 +107,6 @@ class MaskUnitAttention(nn.Module):
         if self.q_stride > 1:
             q = pool_tokens(q.flatten(2), self.unit_tokens, self.q_stride)
             q = q.view(windows, span // self.q_stride, self.num_heads, head_dim)
-        # Unbound before they are transposed, and once: the backward pass then puts the three gradients into place in one
-        # copy, where it would add two gradients of all of qkv.
+        # Unbound once, before they are transposed: the backward pass puts three gradients into place in one copy, and
+        # does not add two gradients of all of qkv.
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

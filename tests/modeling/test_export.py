@@ -1,4 +1,4 @@
-"""Graphs that leave PyTorch: the windowed trunk, whose windows do not divide the image, at other sizes than exported."""
+"""Graphs that leave PyTorch: the windowed trunk, whose windows do not divide the image, at other sizes."""
 
 from __future__ import annotations
 
