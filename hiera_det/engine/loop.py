@@ -34,6 +34,7 @@ from hiera_det.engine.sharding import gather, like, whole, wrap
 from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
+from hiera_det.files import require_space
 from hiera_det.weights.sources import read_weight_file
 from hiera_det.weights.training_state import check_training_state
 
@@ -199,6 +200,7 @@ class Loop:
         with self.stop, self.stop.shielded():
             if is_main_process():
                 output = self.settings.output
+                require_space(output, self._room())
                 self._writers = [MetricsFile(output, self.iteration), TensorBoard(output, self.iteration)]
             sent = 0
             try:
@@ -215,6 +217,11 @@ class Loop:
                 logger.info("stopped by signal %d at iteration %d; --resume goes on", sent, self.iteration)
                 return sent
             return 0
+
+    def _room(self) -> int:
+        """Bytes that checkpoints need: weights, two moments, the average; the last, the one before and a new one."""
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        return weights * (4 if self.ema else 3) * (1 if self.iteration else 3)
 
     def _is_epochs_end(self) -> bool:
         """Whether an epoch's evaluation is due; a run that was stopped before it owes it when it goes on."""
