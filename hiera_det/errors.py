@@ -14,6 +14,8 @@ __all__ = ["InputError", "printable", "run_tool"]
 
 #: Exit status of a tool that refuses its input; argparse uses the same for a wrong flag.
 EXIT_BAD_INPUT = 2
+#: And of one that SIGINT has ended, as shells have it.
+EXIT_INTERRUPTED = 130
 
 
 class InputError(ValueError):
@@ -37,18 +39,27 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def run_tool(main: Callable[[], object]) -> None:
-    """Run a tool's ``main`` and exit: 0 on success, 2 with one line on stderr for an `InputError` or a missing package.
+def run_tool(main: Callable[[], object], say: Callable[[str], object] | None = None) -> None:
+    """Run a tool's ``main`` and exit: 0 on success, 2 with one line for an `InputError` or a package that is missing.
 
-    Any other exception is a defect of ours and keeps its traceback.
+    Ctrl-C ends in a line too, with 130, where no training listens to it. Any other exception is a defect of ours and
+    keeps its traceback.
+
+    Args:
+        main: the tool.
+        say: takes the line; else it goes to stderr.
     """
+    say = say or (lambda line: print(line, file=sys.stderr))
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(EXIT_BAD_INPUT)
     except ModuleNotFoundError as error:
         if not error.name or error.name.split(".")[0] == __package__:
             raise
-        print(f"error: {error.name} is not installed: hiera-det doctor has the command that gets it", file=sys.stderr)
+        say(f"error: {error.name} is not installed: hiera-det doctor has the command that gets it")
         sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        say("stopped by SIGINT")
+        sys.exit(EXIT_INTERRUPTED)

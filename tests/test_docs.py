@@ -19,7 +19,7 @@ def test_the_examples_of_the_family_run_and_give_the_shapes_they_say(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", FAMILY.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "docs/family.md", "exec"), names)  # the next block goes on where this one ended
@@ -31,6 +31,11 @@ def test_the_examples_of_the_family_run_and_give_the_shapes_they_say(
     assert names["units"]["stage4"].shape == (2, 25, 768, 1, 1)
     assert names["inside"].hidden_states[0].shape == (2, 96, 56, 56)
     assert names["inside"].attentions[0].shape == (2, 49, 1, 64, 64)
+    assert {name: tuple(map_.shape) for name, map_ in names["maps"].items()} == {
+        "stage2": (1, 192, 8, 8),
+        "stage4": (1, 768, 2, 2),
+    }
+    assert names["trunk"].frozen == ("stem", "positions", "stage1", "stage2")
     pretrained, classifier = torch.load("mine.pth"), names["classifier"].state_dict()
     assert all(torch.equal(classifier[name], tensor) for name, tensor in pretrained.items() if name in classifier)
 

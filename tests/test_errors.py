@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hiera_det.errors import InputError, printable
+from hiera_det.errors import InputError, printable, run_tool
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,24 @@ def test_what_a_terminal_would_act_on_is_shown_by_its_code(text: str, shown: str
     assert printable(text) == shown
     assert str(InputError(f"{text}: no such file")) == f"{shown}: no such file"
     shown.encode()  # can be printed
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [(InputError("no such file"), 2, "error: no such file\n"), (KeyboardInterrupt(), 130, "stopped by SIGINT\n")],
+)
+def test_a_tool_ends_in_a_line_and_a_status(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_tool(main)
+    assert ended.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_tool(lambda: 1 / 0)

@@ -65,20 +65,24 @@ def main() -> None:
     for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):
         need(package, "hiera-det classify", pip)
     from hiera_det.cli.processes import chosen_device
+    from hiera_det.data.bad_images import BadImages
     from hiera_det.tasks.classify.predict import Classifier, read_class_names
 
     device = chosen_device(args.device)
     if args.json:
         make_folder(os.path.dirname(args.json) or ".", "--json")
     names = read_class_names(args.classes) if args.classes else ()
+    bad_images = BadImages(args.on_bad_image, "--on-bad-image")
     classifier = Classifier(
-        *(args.weights, device, args.image_size, names, args.stride, tuple(args.views), args.max_pixels)
+        *(args.weights, device, args.image_size, names, args.stride, tuple(args.views), args.max_pixels, bad_images)
     )
     if args.evaluate:
         accuracy = classifier.evaluate(args.evaluate, args.batch_size, args.workers)
         print(accuracy)
         scores = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss, "images": accuracy.images}
         write_json(args.json, scores)
+        if bad_images.count:
+            sys.exit(f"error: {bad_images.count} images could not be read and are left out")
         return
     results: list[dict[str, Any]] = []
     try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.flags import add_model_flags, add_training_flags, training_parser
+from hiera_det.cli.flags import add_image_flags, add_model_flags, add_training_flags, training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -33,6 +33,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder-depth", type=int, help="its blocks (default: 8)")
     parser.add_argument("--decoder-num-heads", type=int, help="its attention heads (default: 16)")
     add_training_flags(parser)
+    add_image_flags(parser, "fail", "another, which the seed decides, takes its place")
     return parser
 
 

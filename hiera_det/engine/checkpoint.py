@@ -203,12 +203,27 @@ class FolderLock:
         Raises:
             InputError: another process holds it.
         """
+        while self._file is None or not self._is_in_place():  # the run before may just have removed it
+            self._file = open(self.path, "a+", encoding="utf-8")  # held as long as the run
+            if not self._lock():
+                return self
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+        return self
+
+    def _is_in_place(self) -> bool:
+        return self.path.exists() and os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+
+    def _lock(self) -> bool:
+        """Lock the file; False where there are no locks.
+
+        Raises:
+            InputError: another process has it.
+        """
         try:
             import fcntl
-        except ImportError:  # Windows has no such locks
-            return self
-        self._file = open(self.path, "a+", encoding="utf-8")  # held as long as the run
-        try:
+
             # A record lock: forked loader workers, which may outlive a killed run, do not inherit it.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -217,13 +232,12 @@ class FolderLock:
             self._file.close()
             folder = self.path.parent
             raise InputError(f"{self.word} {folder}: a training runs there ({holder}); give another folder") from None
-        except OSError as error:  # a network file system without locks
+        except ImportError:  # Windows
+            return False
+        except OSError as error:  # a network file system
             logger.warning("%s: cannot be locked (%s); start no second run there", self.path, error.strerror)
-            return self
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
-        return self
+            return False
+        return True
 
     def __exit__(self, *error: object) -> None:
         if self._file:

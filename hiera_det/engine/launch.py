@@ -10,6 +10,7 @@ gloo serves CPUs and NCCL serves GPUs, and three ways lead to the same group of 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -26,9 +27,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from hiera_det.engine.stop import SIGNALS, exit_status
+from hiera_det.engine.stop import SIGNALS, exit_status, leave
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
@@ -188,28 +189,39 @@ def _limit_threads(num_processes: int, device: str) -> None:
 
 def _spawn(num_processes: int, args: tuple[Any, ...]) -> None:
     """Start processes and wait; where one ends with a user's mistake or by a signal, so does this."""
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
+    sent: list[int] = []
     try:
-        with _signals_to_children():
+        with _signals_to_children(sent):
             start: Callable[..., object] = spawn
-            start(_worker, args, nprocs=num_processes)
-    except ProcessExitedException as error:
+            start(_worker, (*args, multiprocessing.get_context("spawn").Lock()), nprocs=num_processes)
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        status = getattr(error, "exit_code", 1)
+        if sent and status != EXIT_BAD_INPUT:
+            sys.exit(exit_status(sent[0]))
         # 2: it has said why. 143 and 130: stopped, after a checkpoint.
-        if error.exit_code in (EXIT_BAD_INPUT, *map(exit_status, SIGNALS)):
-            sys.exit(error.exit_code)
+        if status in (EXIT_BAD_INPUT, *map(exit_status, SIGNALS)):
+            sys.exit(status)
+        if isinstance(error, ProcessRaisedException):
+            raise
         raise InputError(
             f"{error}, and with it the others; was it killed for its memory? --resume goes on from the last checkpoint"
         ) from None
 
 
 @contextmanager
-def _signals_to_children() -> Iterator[None]:
+def _signals_to_children(sent: list[int]) -> Iterator[None]:
     """Pass signals on to the processes that this one starts, and wait for them to save.
 
     Ctrl-C and SLURM send theirs to all of them as well; what comes twice within a moment counts once
     (`hiera_det.engine.stop.Stop`).
+
+    Args:
+        sent: gets the numbers of those that come.
     """
 
     def forward(number: int, frame: FrameType | None) -> None:
+        sent.append(number)
         children = [child.pid for child in multiprocessing.active_children() if child.pid]
         if not children:
             sys.exit(exit_status(number))
@@ -234,10 +246,19 @@ def _worker(
     args: tuple[Any, ...],
     device: str,
     on_join: Callable[[Place], object] | None,
+    said: Any,
 ) -> None:
+    """A process of this machine; ``said`` is a lock that the first to say why it ends does not give back."""
+    for number in SIGNALS:
+        signal.signal(number, leave)
     rank, world_size = machine_rank * num_processes + local_rank, num_machines * num_processes
     place = Place(rank, world_size, local_rank, num_processes, address)
-    run_tool(lambda: _run(place, main, args, device, on_join))
+
+    def say_once(line: str) -> None:
+        if said.acquire(block=False):
+            print(line, file=sys.stderr)
+
+    run_tool(lambda: _run(place, main, args, device, on_join), say_once)
 
 
 def _run(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing.util
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ __all__ = ["Refused", "Seeded", "end_workers", "keyed_loader", "unwrap"]
 
 #: Images tried in place of one that has nothing to train on.
 REPLACEMENTS = 100
+#: How workers are started: also in a process that was not forked itself, so that they are there in a moment and are
+#: never without an ear for signals. Elsewhere than on Linux as Python does.
+FORK = "fork" if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,21 @@ def keyed_loader(
         persistent_workers=stay and workers > 0,
         pin_memory=pin,
         collate_fn=collate,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=_begin_worker,
+        multiprocessing_context=FORK if workers else None,
         generator=torch.Generator(),  # of a number that nobody needs, which is else drawn from the training's
     )
+
+
+def _begin_worker(number: int) -> None:
+    """Leave signals to the training, and be silent where one of them makes it break off taking a batch over."""
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, OSError | EOFError | multiprocessing.AuthenticationError):
+            sys.__excepthook__(kind, error, trace)
+
+    ignore_signals()
+    sys.excepthook = say
 
 
 def end_workers(batches: Any) -> None:

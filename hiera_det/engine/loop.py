@@ -34,7 +34,9 @@ from hiera_det.engine.sharding import gather, like, whole, wrap
 from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
+from hiera_det.files import require_space
 from hiera_det.weights.sources import read_weight_file
+from hiera_det.weights.training_state import check_training_state
 
 __all__ = ["Loop", "Task"]
 
@@ -156,15 +158,10 @@ class Loop:
             InputError: it is damaged, or no checkpoint of a training.
         """
         state = read_weight_file(path)
-        missing = [key for key in ("model_state", "optimizer", "iteration", "settings") if key not in state]
-        if missing:
-            raise InputError(f"{path}: is no checkpoint of a training (no {missing[0]}); give another --output")
+        check_training_state(state, path, ("model_state", "optimizer", "iteration", "settings"))
         if not all(isinstance(state[key], dict) for key in ("model_state", "optimizer", "settings")):
             raise InputError(f"{path}: is no checkpoint of a training; the file is damaged")
         check_iteration(path, state["iteration"])
-        for name, tensor in state["model_state"].items():
-            if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
-                raise InputError(f"{path}: {name} holds values that are not finite; the training had diverged")
         return state
 
     def save(self, name: str = CHECKPOINT) -> None:
@@ -203,6 +200,7 @@ class Loop:
         with self.stop, self.stop.shielded():
             if is_main_process():
                 output = self.settings.output
+                require_space(output, self._room())
                 self._writers = [MetricsFile(output, self.iteration), TensorBoard(output, self.iteration)]
             sent = 0
             try:
@@ -219,6 +217,11 @@ class Loop:
                 logger.info("stopped by signal %d at iteration %d; --resume goes on", sent, self.iteration)
                 return sent
             return 0
+
+    def _room(self) -> int:
+        """Bytes that checkpoints need: weights, two moments, the average; the last, the one before and a new one."""
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        return weights * (4 if self.ema else 3) * (1 if self.iteration else 3)
 
     def _is_epochs_end(self) -> bool:
         """Whether an epoch's evaluation is due; a run that was stopped before it owes it when it goes on."""

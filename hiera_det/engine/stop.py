@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from hiera_det.engine.processes import process_count
 
-__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "ignore_signals", "stoppable"]
+__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "ignore_signals", "leave", "stoppable"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -59,6 +59,11 @@ def ignore_signals(worker: int = 0) -> None:
     """Make a loader worker deaf to what the training is stopped by; a ``worker_init_fn``."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """A handler for where nothing has begun yet; `Stop` takes its place and does not call it."""
+    sys.exit(exit_status(number))
 
 
 class Stop:
@@ -101,7 +106,7 @@ class Stop:
             return
         self.requested, self._since = number, now
         before = self._before.get(number)
-        if callable(before) and before is not signal.default_int_handler:
+        if callable(before) and before not in (signal.default_int_handler, leave):
             before(number, frame)
         if self._raises:
             raise StopRequested(number)
@@ -140,8 +145,11 @@ class Stop:
 
     def cut(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches of an evaluation, until a signal; `settle` must follow, in all processes."""
-        for batch in batches:
-            if self.requested:
+        waiting, end = iter(batches), object()
+        while not self.requested:
+            with self.interruptible():
+                batch = next(waiting, end)
+            if batch is end:
                 return
             yield batch
 

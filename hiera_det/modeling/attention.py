@@ -103,9 +103,10 @@ class MaskUnitAttention(nn.Module):
         """Queries ``[W, heads, n, d]``, keys and values ``[W, heads, m, d]`` of each ``span`` tokens in a row."""
         head_dim = self.dim_out // self.num_heads
         windows = x.shape[0] * (x.shape[1] // span)
-        qkv = linear(self.qkv, x).reshape(windows, span, 3, self.num_heads, head_dim)
-        q, k, v = qkv.transpose(1, 3).unbind(2)
+        q, k, v = linear(self.qkv, x).reshape(windows, span, 3, self.num_heads, head_dim).unbind(2)
         if self.q_stride > 1:
-            pooled = pool_tokens(qkv[:, :, 0].flatten(2), self.unit_tokens, self.q_stride)
-            q = pooled.view(windows, span // self.q_stride, self.num_heads, head_dim).transpose(1, 2)
-        return q, k, v
+            q = pool_tokens(q.flatten(2), self.unit_tokens, self.q_stride)
+            q = q.view(windows, span // self.q_stride, self.num_heads, head_dim)
+        # Unbound once, before they are transposed: the backward pass puts three gradients into place in one copy, and
+        # does not add two gradients of all of qkv.
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

@@ -44,26 +44,39 @@ class Batch(NamedTuple):
         return Batch(self.inputs.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.files)
 
 
+class LeftOut(NamedTuple):
+    """In the place of a file that cannot be read and has no stand-in."""
+
+    file: str
+
+
 class _Reading:
     """Reads a file and keeps its label; an object and no closure, so that worker processes can be sent it."""
 
-    def __init__(self, read: Callable[[str], Tensor]) -> None:
-        self.read = read
+    def __init__(self, read: Callable[[str], Any], replace: bool) -> None:
+        self.read, self.replace = read, replace
 
-    def __call__(self, record: tuple[str, int]) -> Sample:
+    def __call__(self, record: tuple[str, int]) -> Sample | LeftOut | None:
         file, label = record
-        return Sample(self.read(file), label, file)
+        tensor = self.read(file)
+        if tensor is None:
+            return None if self.replace else LeftOut(file)
+        return Sample(tensor, label, file)
 
 
-def samples_of(files: Sequence[str], read: Callable[[str], Tensor], labels: Sequence[int] = ()) -> Seeded:
+def samples_of(
+    files: Sequence[str], read: Callable[[str], Any], labels: Sequence[int] = (), *, replace: bool = True
+) -> Seeded:
     """Files as samples.
 
     Args:
         files: their paths.
-        read: a path to a tensor; random parts are drawn from PyTorch's, NumPy's or Python's generators.
+        read: a path to a tensor, or to None where it cannot be read and that is no reason to stop; random parts are
+            drawn from PyTorch's, NumPy's or Python's generators.
         labels: a class index for each; none where there are no classes.
+        replace: give another file's sample in the place of None, as for training; otherwise leave it out.
     """
-    return Seeded(list(zip(files, labels or itertools.repeat(-1), strict=False)), _Reading(read))
+    return Seeded(list(zip(files, labels or itertools.repeat(-1), strict=False)), _Reading(read, replace))
 
 
 def order_of(settings: TaskSettings, files: Sequence[str]) -> EpochOrder:
@@ -89,10 +102,13 @@ def eval_loader(samples: Seeded, batch_size: int, workers: int, pin: bool) -> Da
     return keyed_loader(samples, batches, workers, pin, collate, stay=False)
 
 
-def collate(samples: list[Sample | Refused]) -> Batch | Refused:
-    """Samples to a batch, or to the first of them that cannot be read."""
+def collate(samples: list[Sample | LeftOut | Refused]) -> Batch | Refused | None:
+    """Samples to a batch, to the first of them that is refused, or to None where all are left out."""
     refused = next((sample for sample in samples if isinstance(sample, Refused)), None)
     if refused:
         return refused
-    tensors, labels, files = zip(*samples, strict=True)
+    there = [sample for sample in samples if isinstance(sample, Sample)]
+    if not there:
+        return None
+    tensors, labels, files = zip(*there, strict=True)
     return Batch(torch.stack(tensors), torch.tensor(labels), list(files))

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from hiera_det.data.bad_images import BadImages
+from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.engine.processes import check_device, default_device, process_count
 from hiera_det.engine.settings import TrainSettings, Worded
 from hiera_det.errors import InputError
@@ -79,6 +81,10 @@ class TaskSettings(Worded):
         device: ``cuda`` or ``cpu``.
         seed: of all that is random.
         workers: processes that read images, for each that trains.
+        max_pixels: largest image, see `hiera_det.data.images`.
+        on_bad_image: what becomes of files that cannot be read, see `hiera_det.data.bad_images`: ``fail`` ends the run;
+            with ``skip`` another file, which the seed decides, takes the place of one in training, and an evaluation
+            leaves it out.
         log_period: steps from a line of the log to the next.
         checkpoint_epochs: epochs from a checkpoint to the next.
         resume: go on from the checkpoint in ``output``.
@@ -113,6 +119,8 @@ class TaskSettings(Worded):
     device: str = field(default_factory=default_device)
     seed: int = 0
     workers: int = 4
+    max_pixels: int = MAX_PIXELS
+    on_bad_image: str = "fail"
     log_period: int = 20
     checkpoint_epochs: int = 1
     resume: bool = False
@@ -129,12 +137,21 @@ class TaskSettings(Worded):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise self.refusal(name, "must be a number of at least 0")
-        self._check_counts("checkpoint_epochs", *(("epochs",) if self.epochs is not None else ()))
+        self.bad_images()
+        self._check_counts("checkpoint_epochs", "max_pixels", *(("epochs",) if self.epochs is not None else ()))
         if self.drop_path is not None:
             self._check_share("drop_path")
         if self.allow_changed and not (self.resume or self.auto_resume):
             raise self.refusal("allow_changed", f"is for {self.word('resume')}, which is not given")
         self.train_settings(Schedule(1, 0.0, 0.0), 1)  # which checks the settings of the engine
+
+    def bad_images(self) -> BadImages:
+        """What takes the files that cannot be read.
+
+        Raises:
+            InputError: ``on_bad_image`` is unknown.
+        """
+        return BadImages(self.on_bad_image, self.word("on_bad_image"))
 
     def _check_counts(self, *names: str, least: int = 1) -> None:
         """Refuse what is no whole number of at least ``least``."""

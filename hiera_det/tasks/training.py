@@ -104,9 +104,18 @@ def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -
         if resumed:
             loop.resume()
         stopped = loop.run()
+    _say_bad_files(parts.samples, settings)
     if not stopped:
         leave_results(loop, parts.fields, parts.classes)
     return stopped
+
+
+def _say_bad_files(samples: Seeded, settings: TaskSettings) -> None:
+    """How often another file took the place of one that cannot be read."""
+    bad_images = getattr(getattr(samples.read, "read", None), "bad_images", None)
+    if bad_images and bad_images.count:
+        told = "%d times another file took the place of one that cannot be read (%s skip)"
+        logger.warning(told, bad_images.count, settings.word("on_bad_image"))
 
 
 def list_hash(root: str, files: Sequence[str], labels: Sequence[int] = ()) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import re
@@ -9,11 +10,12 @@ import shlex
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from hiera_det.errors import InputError
+from hiera_det.weights.tensors import shown
 
 __all__ = [
     "LEGACY_MAGIC",
@@ -34,6 +36,15 @@ _LEGACY_PICKLES = 5
 NAMES_LIMIT = 32 << 20
 #: What a compressed file may unpack to: as many times its size, or this many bytes.
 _UNPACKED_TIMES, _UNPACKED_LIMIT = 20, 1 << 30
+#: What builds tensors that are no plain arrays. torch keeps those that it could not finish, and looks at them again
+#: when it reads the next file, so that they are refused before it sees them.
+_ODD = {
+    "_rebuild_sparse_tensor": "a sparse tensor",
+    "_rebuild_qtensor": "a quantised tensor",
+    "_rebuild_nested_tensor": "a nested tensor",
+    "_rebuild_meta_tensor_no_storage": "a tensor without values (device meta)",
+    "_rebuild_wrapper_subclass": "a tensor of a class of its own",
+}
 _AGAIN = "copy or download it again"
 #: Reads as it is told, keeps the dicts and tensors and saves them; for the user to run, where the file is trusted.
 _CONVERT = (
@@ -52,6 +63,9 @@ def read_zip(path: Path) -> Any:
         InputError: see `verify_zip`; or it needs code to be read.
     """
     entries = verify_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        structure = next(entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl")
+        _check_pickles(path, io.BytesIO(archive.read(structure)), 1)
     # Mapped tensors take memory only as they are read, but compressed ones would be taken for the values.
     return _load(path, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
 
@@ -69,8 +83,10 @@ def verify_zip(path: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             _check_records(path, entries)
-            # Where torch was told to write none, all are 0.
-            damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
+            if not any(entry.CRC for entry in entries):  # torch was told to write none
+                for entry in entries:
+                    del entry.CRC  # what is not there, zipfile does not compare
+            damaged = archive.testzip()
     except InputError:
         raise
     except zipfile.BadZipFile:
@@ -85,7 +101,7 @@ def verify_zip(path: Path) -> list[zipfile.ZipInfo]:
 def _check_records(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     """Refuse archives of others, and what would grow without bound when it is read."""
     sizes = {entry.filename.rpartition("/")[2]: entry.file_size for entry in entries}
-    if "data.pkl" not in sizes:
+    if [entry.filename.rpartition("/")[2] for entry in entries].count("data.pkl") != 1:
         raise InputError(f"weight file {path} is a zip archive that torch.save did not write: unpack it first")
     if "constants.pkl" in sizes:
         raise _refusal(path, "it is a TorchScript program", _READ_TORCH)
@@ -103,16 +119,31 @@ def read_legacy(path: Path) -> Any:
         InputError: it is cut off, or needs code to be read.
     """
     with open(path, "rb") as file:
-        try:
-            for _ in range(_LEGACY_PICKLES):
-                for _, _, place in pickletools.genops(file):
-                    if place is not None and place > NAMES_LIMIT:
-                        raise InputError(f"weight file {path} has more names and shapes than any model")
-        except InputError:
-            raise
-        except Exception:  # torch would take a name that is cut off for a forbidden one
-            raise InputError(f"weight file {path} is truncated or damaged: {_AGAIN}") from None
+        _check_pickles(path, file, _LEGACY_PICKLES)
     return _load(path, mmap=False)
+
+
+def _check_pickles(path: Path, file: IO[bytes], count: int) -> None:
+    """Look at a file's structure without building anything of it.
+
+    Raises:
+        InputError: it is cut off, has no end, or has tensors that are no plain arrays.
+    """
+    last = ""
+    try:
+        for _ in range(count):
+            for _, argument, place in pickletools.genops(file):
+                if place is not None and place > NAMES_LIMIT:
+                    raise InputError(f"weight file {path} has more names and shapes than any model")
+                if isinstance(argument, str):
+                    if odd := _ODD.get(argument.rpartition(" ")[2]):
+                        near = f" (near {shown(last)})" if last else ""
+                        raise InputError(f"weight file {path} holds {odd}{near}: save plain tensors")
+                    last = argument
+    except InputError:
+        raise
+    except Exception:  # torch would take a name that is cut off for a forbidden one
+        raise InputError(f"weight file {path} is truncated or damaged: {_AGAIN}") from None
 
 
 def _load(path: Path, *, mmap: bool) -> Any:

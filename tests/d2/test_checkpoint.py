@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -292,6 +293,28 @@ def test_resuming_with_other_classes_is_refused(names: tuple[str, ...], tmp_path
     says = r"--resume: .*model_final\.pth is of the classes \['box', 'tri', 'disc'\], and the data has \['"
     with pytest.raises(InputError, match=says):
         checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("part", ["optimizer", "weights"])
+def test_a_checkpoint_that_has_diverged_is_passed_over_for_the_one_before(
+    model: nn.Module, part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    checkpointer = HieraCheckpointer(model, str(tmp_path), optimizer=optimizer)
+    checkpointer.save("model_0000003", iteration=3)
+    weight = model.roi_heads.box_predictor.cls_score.weight
+    broken = optimizer.state[weight]["exp_avg"] if part == "optimizer" else weight.data
+    broken[0, 0] = torch.nan
+    checkpointer.save("model_0000007", iteration=7)
+    fresh = build_model(load_config(BASE, OPTS))
+    again = HieraCheckpointer(fresh, str(tmp_path), optimizer=torch.optim.AdamW(fresh.parameters()))
+    assert again.resume_or_load("", resume=True)["iteration"] == 3
+    where = r"model_0000007\.pth: has NaN or infinite values in "
+    where += "optimizer.state" if part == "optimizer" else r"model\.roi_heads\.box_predictor\.cls_score\.weight"
+    assert re.search(where, caplog.text)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])

@@ -27,6 +27,7 @@ from pycocotools import mask as coco_mask
 from hiera_det.d2 import add_hiera_config
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.data.datasets import own_data_config, register_json
+from hiera_det.d2.data.records import compact_records
 from hiera_det.d2.data.registered import check_registered
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.repair import repair_coco_json
@@ -120,6 +121,42 @@ def test_records_are_those_of_detectron2s_own_loader(own: dict[str, str]) -> Non
     cfg = mask_config()
     own_data_config(cfg, **only(own, "train"))
     assert DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) == load_coco_json(own["train_json"], own["train_images"], "theirs")
+
+
+@pytest.mark.parametrize("filter_empty", [False, True])
+@pytest.mark.parametrize("min_keypoints", [0, 1, 2])
+def test_compact_records_are_those_of_the_list_and_filtered_as_detectron2_does(
+    own: dict[str, str], filter_empty: bool, min_keypoints: int
+) -> None:
+    data = coco(
+        annotations=[
+            instance(1, 7, keypoints=[1, 2, 2, 3, 4, 0]),
+            instance(2, 3, image_id=4, segmentation=RLE, keypoints=[1, 2, 2, 3, 4, 1]),
+            instance(3, 3, image_id=3, iscrowd=1, segmentation=RLE),
+            instance(4, 3, image_id=9, bbox=[0, 0, 0, 0], segmentation=[]),
+            instance(5, 3, image_id=1),
+        ]
+    )
+    data["images"] += [{"id": id_, "file_name": "a.png", "width": WIDTH, "height": HEIGHT} for id_ in (9, 4, 3)]
+    Path(own["train_json"]).write_text(json.dumps(data))
+    cfg = mask_config()
+    own_data_config(cfg, **only(own, "train"))
+    names = cfg.DATASETS.TRAIN
+    compact = compact_records(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+    assert compact is not None
+    expected = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+    assert list(compact) == expected
+    assert compact[-1] == expected[-1]
+    assert compact.sizes.tolist() == [[record["height"], record["width"]] for record in expected]
+    compact[0]["annotations"][0]["bbox"][0] = 99.0
+    assert list(compact) == expected
+
+
+def test_data_sets_of_other_loaders_are_not_compact(own: dict[str, str]) -> None:
+    register_coco_instances("plain", {}, own["train_json"], own["train_images"])
+    assert compact_records(["plain"], filter_empty=False) is None
+    DatasetCatalog.remove("plain")
+    MetadataCatalog.remove("plain")
 
 
 def test_json_is_parsed_once_for_check_loader_and_counting(

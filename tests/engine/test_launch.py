@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from hiera_det.engine.launch import Place, first_host, is_restart, launch, place_from_environment
@@ -84,3 +88,21 @@ def test_one_process_runs_here() -> None:
 def test_flags_that_do_not_fit_are_one_line(flags: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         launch(print, (), device="cpu", **flags)  # type: ignore[arg-type]
+
+
+REFUSED = """
+from hiera_det.engine.launch import launch
+from hiera_det.errors import InputError, run_tool
+
+def main() -> None:
+    raise InputError("x.jpg: cannot be read")
+
+if __name__ == "__main__":
+    run_tool(lambda: launch(main, num_processes=2, device="cpu"))
+"""
+
+
+def test_a_mistake_that_all_processes_meet_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(REFUSED)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: x.jpg: cannot be read\n")

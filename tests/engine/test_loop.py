@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -253,7 +254,7 @@ DAMAGES = {
     "no tensor": (lambda state: state | {"model_state": {"norm.weight": "x"}}, "does not fit this training"),
     "nan": (
         lambda state: state | {"model_state": state["model_state"] | {"norm.weight": torch.full((128,), torch.nan)}},
-        "norm.weight holds values that are not finite; the training had diverged",
+        "has NaN or infinite values in model_state.norm.weight: the training had diverged",
     ),
     "lr": (lambda state: state | {"settings": {"--lr": 0.1}}, "was made with --lr 0.1, now it is 0.001"),
 }
@@ -281,3 +282,14 @@ def test_what_may_change_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert "--epochs was 3 and is now 4: from here on it is another training" in caplog.messages
     assert loop.run() == 0
     assert loop.iteration == 8
+
+
+def test_a_disk_without_room_for_checkpoints_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = build(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(InputError, match="the disk is full: it needs"):
+        loop.run()
+    assert loop.iteration == 0

@@ -192,7 +192,7 @@ def run(model: nn.Module, mode: str) -> dict[str, Tensor]:
 
 def differ(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     assert list(got) == list(expected)
-    return max(float((got[name] - map_).abs().max() / map_.abs().max()) for name, map_ in expected.items())
+    return max(((got[name] - map_).abs().max() / map_.abs().max()).item() for name, map_ in expected.items())
 
 
 MODES = ("with gradients", "without", "masked with gradients", "masked without")
@@ -229,7 +229,7 @@ def test_a_copy_gives_what_the_trunk_gives(kind: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("fast_paths")
-@pytest.mark.parametrize("treatment", ["lora", "dora", "ia3", "hooks", "replaced"])
+@pytest.mark.parametrize("treatment", ["lora", "hooks", "replaced"])
 def test_a_treatment_acts_in_a_compiled_trunk(treatment: str) -> None:
     torch._dynamo.reset()
     model = TREATMENTS[treatment](small(depths=(1, 1, 1, 1), out_features=(3,)))

@@ -16,22 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
-from pycocotools import mask as coco_mask
 
+from hiera_det.d2.data.records import load_records
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.compare import compare_splits, same_classes
 from hiera_det.data.coco.findings import listed
-from hiera_det.data.coco.read import no_garbage_collection, read_coco
-from hiera_det.data.coco.schema import CocoSummary, Contents
+from hiera_det.data.coco.schema import CocoSummary
 from hiera_det.data.coco.write import completed_copy
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
 
-__all__ = ["dataset_categories", "load_records", "own_data_config", "register_json"]
+__all__ = ["dataset_categories", "own_data_config", "register_json"]
 
 logger = logging.getLogger("hiera_det.data")
 
@@ -60,7 +57,7 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
     if summary.gaps:
         source = completed_copy(path)
         logger.info("%s: %s; completed copy used instead: %s", path, ", ".join(summary.gaps), source)
-    DatasetCatalog.register(name, lambda: load_records(path, root))
+    DatasetCatalog.register(name, partial(load_records, path, root))
     MetadataCatalog.get(name).set(
         json_file=source,
         image_root=root,
@@ -69,68 +66,6 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
         thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(summary.category_ids)},
     )
     return name
-
-
-def load_records(json: str, root: str) -> list[dict[str, Any]]:
-    """detectron2's records of a checked JSON, in the order of the image ids, as its own loader has them.
-
-    Boxes and polygons are floats: detectron2 scales them in place, in arrays of the numbers' own type, where whole
-    numbers would be cut off.
-    """
-    if read_coco(json).contents is None:  # the file has changed, or is no longer kept
-        check_coco_json(json, root, require_annotations=False, check_files=False)
-    contents = read_coco(json).contents
-    assert contents is not None
-    with no_garbage_collection():
-        return _records(contents, root)
-
-
-def _records(contents: Contents, root: str) -> list[dict[str, Any]]:
-    instances = _instances(contents)
-    order: Any = np.argsort(contents.rows, kind="stable")
-    bounds: Any = np.searchsorted(contents.rows[order], np.arange(len(contents.images) + 1)).tolist()
-    images = list(contents.images.values())
-    records: list[dict[str, Any]] = []
-    for row in sorted(range(len(images)), key=lambda row: images[row]["id"]):
-        image = images[row]
-        own = [instances[index] for index in order[bounds[row] : bounds[row + 1]].tolist() if instances[index]]
-        records.append(
-            {
-                "file_name": os.path.join(root, image["file_name"]),
-                "height": image["height"],
-                "width": image["width"],
-                "image_id": image["id"],
-                "annotations": own,
-            }
-        )
-    return records
-
-
-def _instances(contents: Contents) -> list[dict[str, Any]]:
-    """detectron2's form of each annotation; empty where there is nothing to find."""
-    columns = contents.annotations
-    indices = {id_: index for index, id_ in enumerate(sorted(contents.names))}
-    rows = zip(columns.boxes.tolist(), columns.category_ids.tolist(), columns.crowd.tolist(), strict=True)
-    found: list[dict[str, Any]] = []
-    for index, (box, category_id, crowd) in enumerate(rows):
-        entry: dict[str, Any] = {
-            "iscrowd": int(crowd),
-            "bbox": box,
-            "category_id": indices[category_id],
-            "bbox_mode": BoxMode.XYWH_ABS,
-        }
-        if mask := [polygon.tolist() for polygon in columns.polygons(index)]:
-            entry["segmentation"] = mask
-        found.append(entry)
-    for index, rle in columns.rles.items():
-        is_list = isinstance(rle["counts"], list)
-        found[index]["segmentation"] = coco_mask.frPyObjects(rle, *rle["size"]) if is_list else rle
-    for index, keypoints in columns.keypoints.items():
-        # Indices of pixels become coordinates of their middles, as in detectron2's loader.
-        found[index]["keypoints"] = [value + 0.5 * (place % 3 != 2) for place, value in enumerate(keypoints)]
-    for index in np.flatnonzero(columns.is_empty).tolist():
-        found[index] = {}
-    return found
 
 
 def own_data_config(

@@ -1,7 +1,7 @@
 """Data sets that are registered with detectron2, by its own names or in a user's code: checked like own JSONs.
 
 A JSON that detectron2's own loader would read is checked as `hiera_det.data.coco.check` does it, and its records are
-made of that one reading (`hiera_det.d2.data.datasets.load_records`): they are those of the loader, sooner.
+made of that one reading (`hiera_det.d2.data.records.load_records`): they are those of the loader, sooner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from hiera_det.d2.data.datasets import load_records
+from hiera_det.d2.data.records import load_records
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.schema import CocoSummary
 from hiera_det.data.images import MAX_PIXELS
@@ -24,6 +24,8 @@ __all__ = ["check_registered"]
 
 #: What ends pycocotools' evaluation, or lets it count a hit as a miss, after hours of training.
 FATAL_GAPS = ("no iscrowd", "no area", "annotation id 0", "crowd without mask")
+
+_taken_over: set[str] = set()
 
 
 def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True, check_files: bool = True) -> None:
@@ -51,11 +53,9 @@ def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True, che
 
 def _is_loaded_by_detectron2(name: str) -> bool:
     """Whether it was registered by ``register_coco_instances``, and its JSON is a file of this machine."""
-    load = DatasetCatalog[name]
+    is_theirs = getattr(DatasetCatalog[name], "__module__", "") == "detectron2.data.datasets.coco"
     json_file = MetadataCatalog.get(name).get("json_file")
-    is_theirs = getattr(load, "__module__", "") == "detectron2.data.datasets.coco"
-    is_taken_over = isinstance(load, partial) and load.func is load_records
-    return (is_theirs or is_taken_over) and bool(json_file) and os.path.isfile(json_file)
+    return (is_theirs or name in _taken_over) and bool(json_file) and os.path.isfile(json_file)
 
 
 def _check_json(cfg: CfgNode, name: str, check_files: bool) -> CocoSummary:
@@ -77,6 +77,7 @@ def _check_json(cfg: CfgNode, name: str, check_files: bool) -> CocoSummary:
         )
     ids = {id_: index for index, id_ in enumerate(summary.category_ids)}
     metadata.set(thing_classes=list(summary.class_names), thing_dataset_id_to_contiguous_id=ids)
+    _taken_over.add(name)
     DatasetCatalog.pop(name)
     DatasetCatalog.register(name, partial(load_records, json_file, image_root))
     return summary

@@ -17,6 +17,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
+from hiera_det.d2.data.records import CocoRecords, compact_records
 from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.order import Indices, StreamOrder, shuffled
 from hiera_det.engine.processes import process_count
@@ -29,7 +30,7 @@ Epoch = Callable[[int], Indices]
 
 
 def build_train_loader(
-    dataset: Sequence[dict[str, Any]],
+    dataset: Sequence[dict[str, Any]] | CocoRecords,
     *,
     mapper: Callable[[dict[str, Any]], Any],
     total_batch_size: int,
@@ -43,7 +44,7 @@ def build_train_loader(
     """Endless batches for training, lists of what ``mapper`` gives; the arguments as of detectron2's function.
 
     Args:
-        dataset: records; kept serialised, so that worker processes share their memory.
+        dataset: records; a list is kept serialised, so that worker processes share its memory.
         mapper: a record to a sample, or None where there is nothing to train on.
         total_batch_size: images of a step over all processes and parts.
         accumulate: parts of a step; a batch is ``total_batch_size / (accumulate * processes)`` images.
@@ -61,12 +62,15 @@ def build_train_loader(
     part = total_batch_size // (accumulate * process_count())
     groups = _aspect_groups(dataset) if aspect_ratio_grouping and part > 1 else ()
     order = StreamOrder(part, accumulate, seed, epoch or shuffled(len(dataset)), groups)
-    records = dataset if isinstance(dataset, torch.utils.data.Dataset) else DatasetFromList(dataset, copy=False)
+    records: Any = dataset if isinstance(dataset, torch.utils.data.Dataset) else DatasetFromList(dataset, copy=False)
     return keyed_loader(Seeded(records, mapper), order, num_workers, pin_memory, trivial_batch_collator, stay=False)
 
 
-def _aspect_groups(records: Sequence[dict[str, Any]]) -> list[int]:
+def _aspect_groups(records: Sequence[dict[str, Any]] | CocoRecords) -> list[int]:
     """0 for wide images and 1 for high ones, as detectron2 has it."""
+    if isinstance(records, CocoRecords):
+        heights, widths = records.sizes.T
+        return (widths <= heights).astype(int).tolist()
     try:
         return [0 if record["width"] > record["height"] else 1 for record in records]
     except KeyError as error:
@@ -82,12 +86,11 @@ def train_loader_from_config(cfg: CfgNode, mapper: Callable[[dict[str, Any]], An
         InputError: ``DATALOADER.SAMPLER_TRAIN`` is unknown; see also `build_train_loader`.
     """
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-    )
+    filters = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": keypoints}
+    proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+    records: Any = None if proposals else compact_records(cfg.DATASETS.TRAIN, **filters)
+    if records is None:
+        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, **filters, proposal_files=proposals)
     return build_train_loader(
         records,
         mapper=mapper,

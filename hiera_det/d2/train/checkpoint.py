@@ -30,6 +30,7 @@ from hiera_det.weights.download import locate
 from hiera_det.weights.load import LoadReport, fit
 from hiera_det.weights.sources import read_weight_file
 from hiera_det.weights.tensors import FLOATS
+from hiera_det.weights.training_state import check_training_state
 
 __all__ = [
     "HieraCheckpointer",
@@ -145,7 +146,8 @@ class HieraCheckpointer(DetectionCheckpointer):
             return self.load_detector(path)
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError) as error:  # parameter groups that differ; a scaler missing
+        # Parameter groups that differ, a scaler missing, or parts of another kind.
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise InputError(f"--resume: {path} does not fit the settings ({error}); resume with its own") from None
 
     def _read_training(self, path: str) -> dict[str, Any]:
@@ -162,6 +164,7 @@ class HieraCheckpointer(DetectionCheckpointer):
                 f"--resume: {path} holds no optimizer state; give it as MODEL.WEIGHTS and leave --resume out"
             )
         check_iteration(path, state.get("iteration", 0))
+        check_training_state(state, path)
         return state
 
     def load_detector(self, path: StrPath) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from hiera_det.engine.order import StreamOrder
 from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
+from hiera_det.weights.training_state import check_optimizer_state
 
 __all__ = ["Trainer"]
 
@@ -273,9 +274,8 @@ class Trainer(DefaultTrainer):
         self._take_up_seed(state_dict.get("seed"))
         inner = dict(state_dict["_trainer"])
         optimizer = self._trainer.optimizer
-        options = [
-            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
-        ]
+        check_optimizer_state(inner["optimizer"], optimizer, "--resume: the checkpoint")
+        options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         inner["optimizer"] = optimizer_state_like(inner["optimizer"], optimizer)
         self._trainer.load_state_dict(inner)
         self._apply_options(options)

@@ -119,16 +119,19 @@ def evaluate(
         the accuracy over the images of all processes.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read, or none can where they are left out.
         StopRequested: a signal came, to whichever process.
     """
     stop = stop or Stop()
     model.eval()
     totals = torch.zeros(4, dtype=torch.float64)
     for batch in stop.cut(_with_bar(loader, progress)):
-        totals += _counts(model, unwrap(batch), device)
+        if batch is not None:
+            totals += _counts(model, unwrap(batch), device)
     stop.settle(device)
     top1, top5, loss, count = sum_over_processes(totals.to(device)).tolist()
+    if not count:
+        raise InputError("none of the images to evaluate on can be read")
     return Accuracy(top1 / count, top5 / count, loss / count, round(count))
 
 

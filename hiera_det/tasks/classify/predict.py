@@ -192,5 +192,5 @@ class Classifier:
                 f"{folder}: has {len(found.classes)} classes, and the model {self.model.num_classes}, whose names are "
                 "not known; give --classes FILE"
             )
-        samples = samples_of(found.files, self._reader, found.labels)
+        samples = samples_of(found.files, self._reader, found.labels, replace=False)
         return evaluate(self.model, eval_loader(samples, batch_size, workers, False), self.device, progress)

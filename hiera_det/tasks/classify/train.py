@@ -89,6 +89,7 @@ def _train(settings: ClassifierSettings, stop: Stop) -> int:
     model.to(process_device(settings.device))
     augmentation = Augmentation(settings.auto_augment, settings.random_erase)
     reader = augmented_reader(settings.image_size, augmentation, settings.word)
+    reader.by(settings.max_pixels, settings.bad_images())
     parts = Parts(
         model=model,
         fields=fields,
@@ -166,7 +167,8 @@ def _evaluation(
 ) -> Callable[[int], Mapping[str, float]]:
     """What measures the accuracy after so many epochs."""
     device = process_device(settings.device)
-    samples = samples_of(val.files, eval_reader(settings.image_size), val.labels)
+    reader = eval_reader(settings.image_size).by(settings.max_pixels, settings.bad_images())
+    samples = samples_of(val.files, reader, val.labels, replace=False)
     loader = eval_loader(samples, settings.eval_batch_size, settings.workers, device.type == "cuda")
 
     def measure(epoch: int) -> dict[str, float]:

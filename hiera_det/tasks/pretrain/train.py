@@ -22,7 +22,7 @@ from hiera_det.tasks.batches import Batch, collate, order_of, samples_of
 from hiera_det.tasks.recipes import PRETRAINING
 from hiera_det.tasks.settings import PretrainSettings
 from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_parts
-from hiera_det.tasks.transforms import clip_reader, cropped_reader, eval_reader
+from hiera_det.tasks.transforms import Reader, clip_reader, cropped_reader, eval_reader
 
 __all__ = ["pretrain", "read_inputs"]
 
@@ -91,10 +91,14 @@ def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
     return run_parts(settings, parts, resumed, stop)
 
 
-def _reader(settings: PretrainSettings) -> Callable[[str], Tensor]:
+def _reader(settings: PretrainSettings, crop: Callable[[int], Reader] = cropped_reader) -> Reader:
+    """What reads a clip, or an image that is cut by ``crop``."""
+    reader: Reader
     if settings.videos:
-        return clip_reader(settings.image_size, settings.clip_frames, settings.stride)
-    return cropped_reader(settings.image_size)
+        reader = clip_reader(settings.image_size, settings.clip_frames, settings.stride)
+    else:
+        reader = crop(settings.image_size)
+    return reader.by(settings.max_pixels, settings.bad_images())
 
 
 def _loss(mask_ratio: float) -> Callable[[nn.Module, Batch], Tensor]:
@@ -116,7 +120,7 @@ def _drawing(
     from hiera_det.tasks.pretrain.pictures import draw_reconstructions
 
     chosen = [files[place * len(files) // settings.pictures] for place in range(min(settings.pictures, len(files)))]
-    samples = samples_of(chosen, _reader(settings) if settings.videos else eval_reader(settings.image_size))
+    samples = samples_of(chosen, _reader(settings, eval_reader))
     batch = unwrap(collate([samples[index, 0] for index in range(len(chosen))]))
     inputs = batch.inputs.to(process_device(settings.device))
 
