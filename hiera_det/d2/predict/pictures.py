@@ -123,8 +123,9 @@ class PictureHook(HookBase):
             with whole(self.trainer.model):
                 if comm.is_main_process():
                     drawn += _attempt("predictions", self._predictions)
-        if not comm.is_main_process():
-            return
+        stop = getattr(self.trainer, "stop", None)  # other trainers have none
+        if not comm.is_main_process() or (stop and stop.requested):
+            return  # who stops a run waits for it to end
         drawn += _attempt("curves", self._curves)
         for path in drawn:
             logger.info("pictures: %s", path)

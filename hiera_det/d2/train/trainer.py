@@ -15,12 +15,11 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import COCOEvaluator, verify_results
-from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 
-from hiera_det.d2.config.changes import changed_settings, settings_of
+from hiera_det.d2.config.changes import settings_of
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.batches import build_test_loader
@@ -42,18 +41,16 @@ from hiera_det.d2.train.hooks import (
     Stopping,
 )
 from hiera_det.d2.train.progress import Throughput, build_writers
+from hiera_det.d2.train.resume import check_settings, check_trainer_state, own_options
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
 from hiera_det.engine.best import Best
-from hiera_det.engine.checkpoint import FolderLock, check_unchanged
+from hiera_det.engine.checkpoint import FolderLock
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.failures import explained
-from hiera_det.engine.launch import is_restart
 from hiera_det.engine.order import StreamOrder
 from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
 from hiera_det.engine.stop import Stop, StopRequested
-from hiera_det.errors import InputError
-from hiera_det.weights.training_state import check_optimizer_state
 
 __all__ = ["Trainer"]
 
@@ -120,22 +117,10 @@ class Trainer(DefaultTrainer):
         """
         loaded = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
-            self._check_settings(loaded.get("settings", {}), allow_changed)
+            check_settings(self.cfg.OUTPUT_DIR, loaded.get("settings", {}), self.checkpointer.settings, allow_changed)
         self.start_iter = self.finished_steps = self.iter + 1 if resume else 0
         if self.ema and not self.ema.steps:
             self.ema.reset()
-
-    def _check_settings(self, saved: dict[str, Any], allow_changed: Sequence[str]) -> None:
-        """Refuse to go on as another training."""
-        own = dict(self.checkpointer.settings)
-        if unknown := [key for key in allow_changed if key not in own]:
-            raise InputError(f"--allow-changed {unknown[0]}: no key that a checkpoint is compared in")
-        changed = changed_settings(saved, own)
-        if is_restart():  # machines may have come or gone
-            changed = [change for change in changed if change[0] != "processes"]
-        before, now = ({key: pair[place] for key, *pair in changed} for place in (0, 1))
-        allowed = [key for key in allow_changed if key in now]
-        check_unchanged(self.cfg.OUTPUT_DIR, before, now, allowed)
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Run the training, from where it stands to the end.
@@ -261,34 +246,15 @@ class Trainer(DefaultTrainer):
         Raises:
             InputError: there is no optimizer in it, or another kind's; or no average of weights where one is kept.
         """
-        if "_trainer" not in state_dict:
-            raise InputError(
-                "--resume: the checkpoint holds no optimizer state; give it as MODEL.WEIGHTS and leave --resume out"
-            )
-        saved, own = (groups[0] for groups in (_groups(state_dict["_trainer"]), _groups(self._trainer.state_dict())))
-        if ("betas" in saved) != ("betas" in own):  # torch would take it, and miss a key at the first step
-            raise InputError("--resume: the checkpoint is of another SOLVER.OPTIMIZER; resume with its own")
-        if self.ema and EMAHook.__qualname__ not in state_dict.get("hooks", {}):
-            raise InputError("--resume: the checkpoint has no averaged weights; resume with SOLVER.EMA_DECAY 0.0")
+        check_trainer_state(state_dict, self._trainer.optimizer, averages=self.ema is not None)
         TrainerBase.load_state_dict(self, state_dict)
         self._take_up_seed(state_dict.get("seed"))
-        inner = dict(state_dict["_trainer"])
         optimizer = self._trainer.optimizer
-        check_optimizer_state(inner["optimizer"], optimizer, "--resume: the checkpoint")
-        options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        inner["optimizer"] = optimizer_state_like(inner["optimizer"], optimizer)
-        self._trainer.load_state_dict(inner)
-        self._apply_options(options)
-
-    def _apply_options(self, options: list[dict[str, Any]]) -> None:
-        """Have this run's learning rates and the like in force, which are the checkpoint's unless allowed to differ."""
-        groups = self._trainer.optimizer.param_groups
-        for group, own in zip(groups, options, strict=True):
-            group.update(own)
-        if isinstance(self.scheduler, LRMultiplier):
-            self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
-            for group, lr in zip(groups, self.scheduler.get_lr(), strict=True):
-                group["lr"] = lr
+        with own_options(optimizer, self.scheduler):
+            state = state_dict["_trainer"]["optimizer"]
+            self._trainer.load_state_dict(
+                state_dict["_trainer"] | {"optimizer": optimizer_state_like(state, optimizer)}
+            )
 
     def _take_up_seed(self, seed: int | None) -> None:
         """Go on with the seed that the run began with, unless the config names one."""
@@ -303,8 +269,9 @@ class Trainer(DefaultTrainer):
         """detectron2's hooks in its order, with the engine's average, checkpoints, evaluation, events and stop."""
         solver, settings = self.cfg.SOLVER, self.settings
         hooks = super().build_hooks()
-        own = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
-        inherited = [hook for hook in hooks if hook is not None and not isinstance(hook, own)]
+        replaced = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
+        inherited = [hook for hook in hooks if hook is not None and not isinstance(hook, replaced)]
+        writers = [writer for hook in hooks if isinstance(hook, PeriodicWriter) for writer in hook._writers]
         self._checkpointing = Checkpointing(self.checkpointer, settings.checkpoint_period)
         best = Best(settings.best)
         averaged = settings.best.startswith("ema/")
@@ -318,7 +285,7 @@ class Trainer(DefaultTrainer):
             BadImageCount(self._trainer.data_loader),
             self._checkpointing,
             evaluation,
-            Events(self.build_writers() if comm.is_main_process() else [], evaluation),
+            Events(writers, evaluation),
             Stopping(self.stop, next(self.model.parameters()).device),
             PictureHook(self.cfg),
         ]
@@ -369,8 +336,3 @@ def _resolved(cfg: CfgNode) -> CfgNode:
     resolve_schedule(cfg)
     cfg.freeze()
     return cfg
-
-
-def _groups(inner: dict[str, Any]) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups in an inner trainer's state."""
-    return inner["optimizer"]["param_groups"]
