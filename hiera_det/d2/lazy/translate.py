@@ -49,6 +49,8 @@ NODES = {
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "dataloader.train.dataset.filter_empty",
     "INPUT.MASK_FORMAT": "dataloader.train.mapper.instance_mask_format",
     "INPUT.FORMAT": "dataloader.test.mapper.image_format",
+    "INPUT.MAX_PIXELS": "dataloader.train.mapper.max_pixels",
+    "INPUT.ON_BAD_IMAGE": "dataloader.train.mapper.on_bad_image",
 }
 #: Phrases of the checks that no node alone says.
 PHRASES = {
