@@ -115,10 +115,10 @@ def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
             OmegaConf.update(lazy.model, name, after.MODEL.ROI_HEADS.NUM_CLASSES)
 
 
-def given_keys(overrides: Sequence[str]) -> list[str]:
+def given_keys(overrides: Sequence[str]) -> tuple[str, ...]:
     """Keys whose nodes the command line sets."""
     nodes = {override.partition("=")[0].lstrip("+") for override in overrides}
-    return [key for key, node in NODES.items() if node in nodes]
+    return tuple(key for key, node in NODES.items() if node in nodes)
 
 
 def naming_nodes() -> contextlib.AbstractContextManager[None]:
