@@ -8,8 +8,7 @@ Examples:
     hiera-det train-lazy --config-file configs/lazy/mask_rcnn_hiera_t_100ep.py \
         --train-json train.json --train-images images/train --val-json val.json --val-images images/val \
         dataloader.train.total_batch_size=4 optimizer.lr=1e-5 train.max_iter=3000 train.output_dir=output/mine
-    hiera-det train-lazy --config-file configs/lazy/mask_rcnn_hiera_b_100ep.py --eval-only \
-        train.init_checkpoint=model_final.pth
+    hiera-det train-lazy --config-file mask_rcnn_hiera_b_100ep --eval-only train.init_checkpoint=model_final.pth
 """
 
 from __future__ import annotations

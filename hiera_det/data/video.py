@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
@@ -189,9 +190,13 @@ def _open(path: str) -> Any:
         container = av.open(f"file:{path}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
     except (OSError, ValueError) as error:  # PyAV's errors are both
         raise _unreadable(path, error) from None
-    if not container.streams.video:
+    video = container.streams.video
+    reason = "" if video else "there is no picture in it"
+    if video and (video[0].width or 0) * (video[0].height or 0) > MAX_PIXELS:
+        reason = f"its frames of {video[0].width}x{video[0].height} have more than {MAX_PIXELS // 10**6} million pixels"
+    if reason:
         container.close()
-        raise InputError(f"{path}: cannot be read as a video (there is no picture in it)")
+        raise InputError(f"{path}: cannot be read as a video ({reason})")
     return container
 
 

@@ -56,8 +56,8 @@ def draw_curves(folder: str | Path) -> Path:
         raise FileNotFoundError(errno.ENOENT, "no metrics to draw", str(metrics))
     # A task of the engine counts in epochs, a detector in iterations.
     unit = "epoch" if any("loss" in line for line in lines) else "iteration"
-    series = _series(lines, unit)
-    scores = _find_scores(series)
+    series = series_of(lines, unit)
+    scores = find_scores(series)
     panels = 1 if unit == "epoch" and not scores else 2
     figure = Figure(figsize=(6.5 * panels, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -74,18 +74,19 @@ def draw_curves(folder: str | Path) -> Path:
     return path
 
 
-def _series(lines: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Series]:
+def series_of(lines: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Series]:
     """Every number of the lines over the iterations or epochs."""
     values: dict[str, dict[float, float]] = defaultdict(dict)
     for line in lines:
         for name, value in line.items():
+            value = math.nan if value is None else value  # as a file of ours has it
             if isinstance(value, int | float) and isinstance(line.get(unit), int | float):
                 values[name][line[unit]] = value if math.isfinite(value) else math.nan
     columns = ((name, np.array(sorted(points.items()), dtype=np.float64)) for name, points in values.items())
     return {name: (points[:, 0], points[:, 1]) for name, points in columns}
 
 
-def _find_scores(series: Mapping[str, Series]) -> list[tuple[str, str, str, Series]]:
+def find_scores(series: Mapping[str, Series]) -> list[tuple[str, str, str, Series]]:
     """Label, colour, line and values of each score that there is."""
     found = []
     for suffix, label, color, style in SCORES:
@@ -99,7 +100,7 @@ def _find_scores(series: Mapping[str, Series]) -> list[tuple[str, str, str, Seri
     return found
 
 
-def _running_median(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def running_median(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Median over a window that grows with the number of values; NaN stays where there is nothing else."""
     half = min(len(values) // 40, 25)
     smooth = values.copy()
@@ -120,7 +121,7 @@ def _draw_losses(axes: Any, series: Mapping[str, Series]) -> None:
         color, width = ("black", 2.5) if name in MAIN_LOSSES else (colors[index % len(colors)], 1.3)
         marker = "o" if len(values) == 1 else None
         axes.plot(places, values, color=color, linewidth=0.8, alpha=0.25)
-        axes.plot(places, _running_median(values), color=color, linewidth=width, marker=marker, label=name)
+        axes.plot(places, running_median(values), color=color, linewidth=width, marker=marker, label=name)
     if names:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(series[name][1]) for name in names)))
         axes.legend(fontsize="small", loc="best")

@@ -22,7 +22,7 @@ PLAIN_LETTERS = frozenset(string.ascii_letters + string.digits + " .()")
 def font_for(text: str, size: int) -> Font:
     """A font for a text, in pixels of height: DejaVu, or the installed one that has most of its letters."""
     letters = frozenset(letter for letter in text if ord(letter) > 127)  # scores come and go, the rest is the class
-    path = _best_font(letters)
+    path = best_font(letters)
     return _load(path, max(size, 6))
 
 
@@ -32,17 +32,17 @@ def _load(path: str, size: int) -> Font:
 
 
 @lru_cache(maxsize=512)
-def _best_font(letters: frozenset[str]) -> str:
+def best_font(letters: frozenset[str]) -> str:
     """The font file for some letters; says in the log, once for each set, which of them no font has."""
-    plain = _plain_font()
-    if not plain or letters <= _letters_of(plain):
+    plain = plain_font()
+    if not plain or letters <= letters_of(plain):
         return plain
     from matplotlib import font_manager
 
     wanted = letters | PLAIN_LETTERS
     fonts = [plain, *sorted(font_manager.findSystemFonts())]
-    best = max(fonts, key=lambda path: len(_letters_of(path) & wanted))  # of equal ones the first
-    if missing := letters - _letters_of(best):
+    best = max(fonts, key=lambda path: len(letters_of(path) & wanted))  # of equal ones the first
+    if missing := letters - letters_of(best):
         logger.warning(
             "no installed font has the letters %s: pictures show squares; install one that does, such as Noto Sans",
             "".join(sorted(missing)),
@@ -51,7 +51,7 @@ def _best_font(letters: frozenset[str]) -> str:
 
 
 @cache
-def _plain_font() -> str:
+def plain_font() -> str:
     """DejaVu, which comes with matplotlib; without that Pillow's own, ""."""
     try:
         from matplotlib import font_manager
@@ -61,7 +61,7 @@ def _plain_font() -> str:
 
 
 @lru_cache(maxsize=512)
-def _letters_of(path: str) -> frozenset[str]:
+def letters_of(path: str) -> frozenset[str]:
     """The letters that a font file has; none where it cannot be read."""
     from matplotlib.ft2font import FT2Font
 

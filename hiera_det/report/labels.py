@@ -22,11 +22,14 @@ class Labels:
         draw: on the picture.
         size: the picture's width and height.
         scale: of letters, 1 on a picture of usual size.
+
+    Attributes:
+        taken: the places of those drawn, XYXY.
     """
 
     def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int], scale: float) -> None:
         self.draw, self.size, self.scale = draw, size, scale
-        self._taken: list[tuple[float, float, float, float]] = []
+        self.taken: list[tuple[float, float, float, float]] = []
 
     def add(self, box: Sequence[float], label: str, color: tuple[int, int, int]) -> None:
         """Draw one object's label; none on a picture that has no room for it.
@@ -44,8 +47,8 @@ class Labels:
         if width > self.size[0] or 2 * height > self.size[1]:  # it would hide the picture
             return
         places = list(self._places(box, width, height))
-        place = next((place for place in places if not any(_meet(place, other) for other in self._taken)), places[0])
-        self._taken.append(place)
+        place = next((place for place in places if not any(_meet(place, other) for other in self.taken)), places[0])
+        self.taken.append(place)
         self.draw.rectangle(place, fill=GROUND)
         self.draw.text((place[0] + margin - left, place[1] + margin - top), label, fill=color, font=font)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hiera_det.d2.config.changes import changed_settings
 from hiera_det.d2.config.load import load_config
+from hiera_det.d2.config.setup import setup_config
+from hiera_det.d2.train.trainer import Trainer
+from hiera_det.data.shapes import write_shapes_dataset
+from hiera_det.errors import InputError
 
 TINY = str(Path(__file__).parents[2] / "configs" / "quick_start.yaml")
 
@@ -47,8 +53,56 @@ def test_a_longer_training_under_a_cosine_is_another_training() -> None:
 
 
 def test_a_config_that_was_written_down_is_compared_by_value_and_by_the_keys_it_has() -> None:
-    import yaml
-
     saved = yaml.safe_load(config().dump())
     del saved["SOLVER"]["EMA_DECAY"]
     assert changed_settings(saved, config("SOLVER.EMA_DECAY", "0.9")) == []
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, training_arguments: Any) -> Any:
+    """Makes the trainer of a run that goes on after one step, with other settings."""
+    folder = tmp_path_factory.mktemp("stopped")
+    data = write_shapes_dataset(folder / "data", train=4, val=2, size=64)
+
+    def trainer(*opts: str, resume: bool = True) -> Trainer:
+        # A second run gets a folder of its own: the first one's is locked and written to while it trains.
+        words = ("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", *opts)
+        request = replace(training_arguments(folder / "out", data, *words), resume=resume)
+        return Trainer(setup_config(request, check_files=False))
+
+    first = trainer(resume=False)
+    first.resume_or_load(False)
+    first.max_iter = 1
+    first.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("opts", "says"),
+    [
+        (["SOLVER.BASE_LR", "0.5"], "SOLVER.BASE_LR 0.00035, now it is 0.5"),
+        (["SOLVER.WEIGHT_DECAY", "0.5"], "--allow-changed SOLVER.WEIGHT_DECAY"),
+        (["SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "3.5e-4"], "SOLVER.IMS_PER_BATCH 2, now it is 4"),
+        (["SOLVER.MAX_ITER", "1"], "SOLVER.MAX_ITER 2, now it is 1"),
+    ],
+)
+def test_a_changed_setting_ends_a_resume_in_one_line_unless_it_is_allowed(
+    stopped: Any, opts: list[str], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = stopped(*opts)
+    with pytest.raises(InputError) as caught:
+        trainer.resume_or_load(True)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    trainer = stopped(*opts)
+    trainer.resume_or_load(True, [opts[0]])
+    assert trainer.start_iter == 1
+    assert any(f"{opts[0]} was" in message for message in caplog.messages)
+
+
+def test_the_same_settings_go_on_and_an_unknown_key_to_allow_is_refused(stopped: Any) -> None:
+    trainer = stopped("SOLVER.MAX_ITER", "4")  # longer
+    trainer.resume_or_load(True)
+    assert trainer.start_iter == 1
+    with pytest.raises(InputError, match=r"--allow-changed SOLVER\.LR: no key"):
+        trainer.resume_or_load(True, ["SOLVER.LR"])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.datasets import own_data_config
+from hiera_det.d2.predict.evaluation import check_test_classes
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.errors import InputError
 
@@ -91,8 +92,6 @@ def test_test_time_augmentation_acts(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_data_sets_of_other_classes_are_refused_before_training(tmp_path: Path) -> None:
-    from hiera_det.d2.train import trainer
-
     names = {"classes_train": ["fig", "date"], "classes_same": ["date", "fig"], "classes_other": ["fig", "bus"]}
     for name, classes in names.items():
         DatasetCatalog.register(name, list)
@@ -101,10 +100,10 @@ def test_data_sets_of_other_classes_are_refused_before_training(tmp_path: Path) 
     cfg.DATASETS.TRAIN = ("classes_train",)
     try:
         cfg.DATASETS.TEST = ("classes_same",)
-        trainer._check_classes(cfg)
+        check_test_classes(cfg)
         cfg.DATASETS.TEST = ("classes_other",)
         with pytest.raises(InputError, match="data set 'classes_other': its classes are not those of data set"):
-            trainer._check_classes(cfg)
+            check_test_classes(cfg)
     finally:
         for name in names:
             DatasetCatalog.remove(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from functools import partial
@@ -21,8 +22,10 @@ from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.data.mapper import build_test_mapper, build_train_mapper
+from hiera_det.d2.data.train_loader import build_train_loader
 from hiera_det.d2.predict.pictures import draw_predictions
 from hiera_det.data.images import BadImageError
+from hiera_det.engine.loader import unwrap
 from hiera_det.errors import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mask_rcnn_hiera_t_1x.yaml")
@@ -183,3 +186,20 @@ def test_what_to_do_with_bad_images_must_be_known() -> None:
     cfg.INPUT.ON_BAD_IMAGE = "ignore"
     with pytest.raises(InputError, match=r"INPUT\.ON_BAD_IMAGE 'ignore': choose fail or skip"):
         build_train_mapper(cfg)
+
+
+def test_a_training_takes_the_same_stand_ins_each_time(with_bad: list[dict[str, Any]]) -> None:
+    drawn = []
+    for _ in range(2):
+        mapper = build_train_mapper(config("INPUT.ON_BAD_IMAGE", "skip", *RESIZE))
+        loader = build_train_loader(with_bad, mapper=mapper, total_batch_size=2, seed=5, num_workers=0)
+        batches = itertools.islice(loader, 6)
+        drawn.append([Path(sample["file_name"]).stem for batch in batches for sample in batch])
+        assert mapper.bad_images.count >= 3
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {"a", "b", "c"}
+    refusing = build_train_loader(
+        with_bad, mapper=build_train_mapper(config(*RESIZE)), total_batch_size=4, num_workers=1
+    )
+    with pytest.raises(InputError, match=r"cut\.jpg: cannot be read as an image"):
+        unwrap(next(iter(refusing)))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 import hiera_det.d2  # noqa: F401  registers
-from hiera_det import build_hiera, hiera_classifier
+from hiera_det import add_hiera_config, build_hiera, hiera_classifier
 from hiera_det.d2.config.load import load_config
 from hiera_det.data.shapes import write_shapes_dataset
 from hiera_det.errors import InputError
@@ -104,3 +107,21 @@ def test_detectron2s_trainer_begins_with_the_trunk(published: tuple[Path, dict[s
     torch.testing.assert_close(dict(trainer.model.backbone.trunk.state_dict()), trunk, rtol=0, atol=0)
     trainer.train()
     assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_the_readmes_code_builds_a_detector() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (CONFIGS.parent / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "get_cfg()" in block]
+    names: dict[str, Any] = {}
+    exec(compile(block.replace("get_cfg()\n", "get_cfg()\ncfg.MODEL.DEVICE = 'cpu'\n"), "README.md", "exec"), names)
+    images = [{"image": torch.zeros(3, 64, 96), "height": 64, "width": 96}]
+    with torch.no_grad():
+        assert len(names["model"].eval()(images)) == 1
+
+
+def test_a_map_that_the_backbone_does_not_give_is_named() -> None:
+    cfg = get_cfg()
+    add_hiera_config(cfg)
+    cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.NAME = "cpu", "build_hiera_fpn_backbone"
+    with pytest.raises(InputError, match=r"gives no map 'res4': set MODEL\.RPN\.IN_FEATURES .* \['p2', 'p3', 'p4'"):
+        build_model(cfg)

@@ -12,7 +12,7 @@ import torch
 from media import write_video
 from torch import Tensor
 
-from hiera_det.data.video import MEAN, STD, read_clip, read_views
+from hiera_det.data.video import MEAN, STD, read_clip, read_frames, read_views
 from hiera_det.errors import InputError
 
 
@@ -100,3 +100,21 @@ def test_a_cut_video_and_a_missing_one_are_one_line(tmp_path: Path) -> None:
 def test_views_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="views 2x5"):
         read_views(str(tmp_path / "a.mp4"), spatial=2)
+
+
+def test_frames_come_one_after_the_other(tmp_path: Path) -> None:
+    path = str(write_video(tmp_path / "a.mp4", 10))
+    frames = list(read_frames(path, every=4))
+    assert [number for number, _ in frames] == [0, 4, 8]
+    assert {(pixels.shape, pixels.dtype) for _, pixels in frames} == {((48, 64, 3), np.dtype(np.uint8))}
+    assert [abs(float(pixels.mean()) / 2 - number) <= 1 for number, pixels in frames] == [True] * 3
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"b\.mp4: cannot be read as a video"):
+        next(read_frames(str(tmp_path / "b.mp4")))
+
+
+def test_frames_above_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(write_video(tmp_path / "a.mp4", 3))
+    monkeypatch.setattr("hiera_det.data.video.MAX_PIXELS", 48 * 64 - 1)
+    with pytest.raises(InputError, match=r"its frames of 64x48 have more than 0 million pixels"):
+        next(read_frames(path))

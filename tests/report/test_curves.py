@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from hiera_det.engine.events import read_metrics
-from hiera_det.report import curves
-from hiera_det.report.curves import draw_curves
+from hiera_det.report.curves import draw_curves, find_scores, running_median, series_of
 
 
 def write_metrics(folder: Path, lines: list[dict[str, Any]], tail: str = "") -> Path:
@@ -24,17 +23,17 @@ def write_metrics(folder: Path, lines: list[dict[str, Any]], tail: str = "") -> 
 def test_later_lines_of_an_iteration_win_and_broken_lines_are_left_out(tmp_path: Path) -> None:
     lines = [
         {"iteration": 0, "total_loss": 3.0, "lr": 0.1},
-        {"iteration": 20, "total_loss": math.nan, "bbox/AP": math.nan},
+        {"iteration": 20, "total_loss": None, "bbox/AP": math.nan},
         {"iteration": 40, "total_loss": 9.0},
         {"iteration": 40, "total_loss": 1.0},
     ]
     folder = write_metrics(tmp_path, lines, tail='{"iteration": 60, "total_lo')
-    series = curves._series(read_metrics(folder / "metrics.json"), "iteration")
+    series = series_of(read_metrics(folder / "metrics.json"), "iteration")
     places, values = series["total_loss"]
     assert places.tolist() == [0, 20, 40]
     assert values[[0, 2]].tolist() == [3.0, 1.0]
     assert math.isnan(values[1])
-    assert curves._find_scores(series) == []
+    assert find_scores(series) == []
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
@@ -60,19 +59,19 @@ def test_the_other_trainings_count_in_epochs_and_have_a_panel_for_accuracy(
     lines = [{"iteration": n, "epoch": n / 10, "loss": 1 / n, "lr": 1e-3} for n in range(1, 40)]
     folder = write_metrics(tmp_path, [*lines, {"iteration": 39, "epoch": 3.9, **scores}])
     assert Image.open(draw_curves(str(folder))).size == (width, 550)
-    assert curves._series(lines, "epoch")["loss"][0][-1] == pytest.approx(3.9)
+    assert series_of(lines, "epoch")["loss"][0][-1] == pytest.approx(3.9)
 
 
 def test_scores_of_several_data_sets_keep_their_names() -> None:
     lines = [{"iteration": 5, "fruit/bbox/AP": 12.5, "bbox/APm": 3.0}]
-    ((label, *_, (places, values)),) = curves._find_scores(curves._series(lines, "iteration"))
+    ((label, *_, (places, values)),) = find_scores(series_of(lines, "iteration"))
     assert label == "fruit box AP"
     assert (places.tolist(), values.tolist()) == ([5], [12.5])
 
 
 def test_the_median_follows_the_values_past_a_gap() -> None:
     values = np.array([1.0] * 50 + [math.nan] + [100.0] + [1.0] * 50)
-    smooth = curves._running_median(values)
+    smooth = running_median(values)
     assert math.isnan(smooth[50])
     assert np.nanmax(smooth) == 1.0
 

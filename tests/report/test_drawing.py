@@ -92,17 +92,17 @@ def test_letters_that_the_plain_font_lacks_come_from_an_installed_one(monkeypatc
 
     letters = {"plain": frozenset("abc"), "other": frozenset("é干净") | fonts.PLAIN_LETTERS, "odd": frozenset("干")}
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["odd", "other"])
-    monkeypatch.setattr(fonts, "_plain_font", lambda: "plain")
-    monkeypatch.setattr(fonts, "_letters_of", letters.__getitem__)
-    fonts._best_font.cache_clear()
-    assert fonts._best_font(frozenset("干净")) == "other"
-    assert fonts._best_font(frozenset()) == "plain"
-    fonts._best_font.cache_clear()
+    monkeypatch.setattr(fonts, "plain_font", lambda: "plain")
+    monkeypatch.setattr(fonts, "letters_of", letters.__getitem__)
+    fonts.best_font.cache_clear()
+    assert fonts.best_font(frozenset("干净")) == "other"
+    assert fonts.best_font(frozenset()) == "plain"
+    fonts.best_font.cache_clear()
 
 
 def test_letters_that_no_font_has_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     name = "\U0001fae8\U0001fae9"
-    fonts._best_font.cache_clear()
+    fonts.best_font.cache_clear()
     with caplog.at_level(logging.WARNING, logger="hiera_det.pictures"):
         for score in ("0.91", "0.92"):
             assert drawn(60, 200, [5, 30, 50, 50], None, f"{name} {score}").any()
@@ -137,6 +137,6 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
     labels = Labels(ImageDraw.Draw(picture), picture.size, 1.0)
     for number in range(3):
         labels.add([20.0 + number, 40.0 + number, 80.0, 70.0], f"object {number}", (255, 255, 255))
-    first, second, third = labels._taken
+    first, second, third = labels.taken
     assert len({first[1], second[1], third[1]}) == 3
     assert not any(a[1] < b[3] and b[1] < a[3] for a, b in ((first, second), (first, third), (second, third)))

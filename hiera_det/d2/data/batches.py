@@ -8,7 +8,7 @@ and neighbours batched as long as little padding comes with it. How much padding
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiera_det.d2.data.augmentation import ResizeShortestEdge, resized_shape
-from hiera_det.d2.data.mapper import ImageMapper, build_test_mapper
+from hiera_det.d2.data.mapper import build_test_mapper
 from hiera_det.data.images import BadImageError
+from hiera_det.engine.loader import keyed_loader
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIDES
 
-__all__ = ["BucketSampler", "build_test_loader", "check_test_batch", "make_batches", "model_input", "padded_size"]
+__all__ = [
+    "BucketSampler",
+    "EvalLoader",
+    "build_eval_loader",
+    "build_test_loader",
+    "check_test_batch",
+    "make_batches",
+    "model_input",
+    "padded_size",
+]
 
 Size = tuple[int, int]
+#: A record to a sample, or to None where its image cannot be read and is to be left out.
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 #: Most pixels of a batch over those of its images alone.
 MAX_PADDING = 1.1
@@ -127,7 +139,7 @@ class EvalImages(Dataset[Any]):
         mapper: a record to a sample, or None.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], mapper: ImageMapper) -> None:
+    def __init__(self, records: Sequence[dict[str, Any]], mapper: Mapper) -> None:
         self.records, self.mapper = DatasetFromList(list(records), copy=False), mapper
 
     def __len__(self) -> int:
@@ -176,10 +188,20 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvalLoader:
     sizes = [(1, 1)] * len(records)
     if batch_size > 1:
         sizes = [_padded_record(cfg, record, dataset_name) for record in records]
-    sampler = BucketSampler(sizes, batch_size, comm.get_rank(), comm.get_world_size())
-    images = EvalImages(records, build_test_mapper(cfg))
-    workers = cfg.DATALOADER.NUM_WORKERS
-    return EvalLoader(DataLoader(images, batch_sampler=sampler, num_workers=workers, collate_fn=list))
+    batches = BucketSampler(sizes, batch_size, comm.get_rank(), comm.get_world_size())
+    return _eval_loader(records, build_test_mapper(cfg), batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def build_eval_loader(
+    dataset: Sequence[dict[str, Any]], *, mapper: Mapper, batch_size: int = 1, num_workers: int = 0
+) -> EvalLoader:
+    """The same for a LazyConfig, in the data set's order, with the arguments of detectron2's own."""
+    batches = BucketSampler([(1, 1)] * len(dataset), batch_size, comm.get_rank(), comm.get_world_size())
+    return _eval_loader(dataset, mapper, batches, num_workers)
+
+
+def _eval_loader(records: Sequence[dict[str, Any]], mapper: Mapper, batches: BucketSampler, workers: int) -> EvalLoader:
+    return EvalLoader(keyed_loader(EvalImages(records, mapper), batches, workers, False, list, stay=False))
 
 
 def _padded_record(cfg: CfgNode, record: dict[str, Any], dataset_name: str) -> Size:

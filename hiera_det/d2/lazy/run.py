@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +23,7 @@ __all__ = ["setup_lazy_config", "start", "train_by_lazy_config"]
 
 logger = logging.getLogger("hiera_det.setup")
 
-#: Further settings that detectron2 or the trainer reads.
-ALSO_READ = ("train.checkpointer", "train.cudnn_benchmark", "train.amp")
+ALSO_READ = ("train.checkpointer", "train.cudnn_benchmark", "train.amp")  # by detectron2 or the trainer
 
 
 def start(request: RunRequest) -> None:
@@ -40,6 +40,8 @@ def train_by_lazy_config(request: RunRequest, check_files: bool) -> None:
     with stoppable() as stop, naming_nodes():
         begin_logging()
         lazy, cfg = setup_lazy_config(request, check_files=check_files)
+        keys = {node: key for key, node in NODES.items()}
+        request = replace(request, allow_changed=tuple(keys.get(word, word) for word in request.allow_changed))
         run_detector(cfg, request, stop, trainer_class(lazy), lazy)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.data import build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import LRMultiplier
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from hiera_det.d2.lazy.files import walk
+from hiera_det.d2.predict.evaluation import COCO_MAX_DETS
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.errors import InputError
 
@@ -20,6 +23,10 @@ __all__ = ["trainer_class"]
 
 #: detectron2's loader, whose order can be taken up in its middle.
 LOADER = "hiera_det.d2.data.train_loader.build_train_loader"
+#: Its loader of an evaluation, which names images that cannot be read or leaves them out.
+EVAL_LOADER = "hiera_det.d2.data.batches.build_eval_loader"
+#: Its evaluator, to which classes go by name.
+EVALUATOR = "hiera_det.d2.predict.evaluation.Evaluator"
 
 
 def trainer_class(lazy: DictConfig) -> type[Trainer]:
@@ -57,14 +64,32 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
 
         @classmethod
         def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-            return _build(lazy, "dataloader.test", {"dataset.names": dataset_name})
+            values = {"dataset.names": dataset_name}
+            node = lazy.dataloader.test
+            if node._target_ is build_detection_test_loader and not {"sampler", "collate_fn"} & set(node):
+                values["_target_"] = EVAL_LOADER
+            return _build(lazy, "dataloader.test", values)
 
         @classmethod
         def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
             folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-            return _build(lazy, "dataloader.evaluator", {"dataset_name": dataset_name, "output_dir": folder})
+            values = {"dataset_name": dataset_name, "output_dir": folder}
+            if lazy.dataloader.evaluator._target_ is not COCOEvaluator:
+                return _build(lazy, "dataloader.evaluator", values)
+            limit = {"max_dets_per_image": _most_objects(lazy)} | dict(lazy.dataloader.evaluator)
+            evaluator = _build(lazy, "dataloader.evaluator", limit | values | {"_target_": EVALUATOR})
+            evaluator.only_seen = cfg.INPUT.ON_BAD_IMAGE == "skip"
+            return evaluator
 
     return LazyTrainer
+
+
+def _most_objects(lazy: DictConfig) -> int:
+    """How many objects the detector gives of an image, as far as its nodes say."""
+    names = ("test_topk_per_image", "max_detections_per_image")
+    found = walk(OmegaConf.to_container(lazy.model, resolve=False))
+    counts = [value for name, value in found if name.rpartition(".")[2] in names and isinstance(value, int)]
+    return max(counts, default=COCO_MAX_DETS)
 
 
 def _build(lazy: DictConfig, name: str, values: dict[str, Any] | None = None) -> Any:

@@ -49,6 +49,8 @@ NODES = {
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "dataloader.train.dataset.filter_empty",
     "INPUT.MASK_FORMAT": "dataloader.train.mapper.instance_mask_format",
     "INPUT.FORMAT": "dataloader.test.mapper.image_format",
+    "INPUT.MAX_PIXELS": "dataloader.train.mapper.max_pixels",
+    "INPUT.ON_BAD_IMAGE": "dataloader.train.mapper.on_bad_image",
 }
 #: Phrases of the checks that no node alone says.
 PHRASES = {
@@ -113,10 +115,10 @@ def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
             OmegaConf.update(lazy.model, name, after.MODEL.ROI_HEADS.NUM_CLASSES)
 
 
-def given_keys(overrides: Sequence[str]) -> list[str]:
+def given_keys(overrides: Sequence[str]) -> tuple[str, ...]:
     """Keys whose nodes the command line sets."""
     nodes = {override.partition("=")[0].lstrip("+") for override in overrides}
-    return [key for key, node in NODES.items() if node in nodes]
+    return tuple(key for key, node in NODES.items() if node in nodes)
 
 
 def naming_nodes() -> contextlib.AbstractContextManager[None]:

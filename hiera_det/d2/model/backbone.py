@@ -92,8 +92,18 @@ class HieraBackbone(Backbone):
         return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each map, by name."""
-        return dict(self._shapes)
+        """Channels and stride of each map, by name; asking for a map that is not there names those that are."""
+        return _Shapes(self._shapes)
+
+
+class _Shapes(dict[str, ShapeSpec]):
+    """Shapes of maps by name: detectron2's default keys ask for ResNet's ``res4``."""
+
+    def __missing__(self, name: str) -> ShapeSpec:
+        raise InputError(
+            f"the backbone gives no map {name!r}: set MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES, or "
+            f"MODEL.RETINANET.IN_FEATURES, to some of {list(self)}"
+        )
 
 
 def _refuse_random_trunk(backbone: Any, incompatible: Any) -> None:

@@ -25,12 +25,13 @@ from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.model.classes import same_classes_order
 from hiera_det.d2.predict.explain import why_zero
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 from hiera_det.files import write_atomically
 
-__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "with_tta"]
+__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_test_classes", "with_tta"]
 
 PYCOCOTOOLS, FASTER, COMPILED = "pycocotools", "faster-coco-eval", "detectron2"
 #: Objects an image that COCO counts, the best first.
@@ -80,6 +81,19 @@ def check_coco_eval(cfg: CfgNode) -> None:
             raise InputError(f"TEST.COCO_EVAL {FASTER}: for boxes and masks only; for keypoints set {PYCOCOTOOLS}")
     if name == COMPILED and not _has_compiled_operators():
         raise InputError(f"TEST.COCO_EVAL {COMPILED}: it is installed without its operators; choose {FASTER}")
+
+
+def check_test_classes(cfg: CfgNode) -> None:
+    """Refuse data sets to evaluate on of other classes than those trained on, hours before the first evaluation.
+
+    Raises:
+        InputError: both lists of names.
+    """
+    names = {name: [c["name"] for c in dataset_categories(name)] for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
+    trained = cfg.DATASETS.TRAIN[0]
+    for test in cfg.DATASETS.TEST:
+        if names[trained] and names[test]:
+            same_classes_order(names[trained], names[test], f"data set {trained!r}", f"data set {test!r}")
 
 
 def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -180,7 +194,7 @@ class Evaluator(COCOEvaluator):
 
     def _score(self, results: Sequence[dict[str, Any]], tasks: Iterable[str], img_ids: list[int] | None) -> None:
         """Keep the metrics of each task."""
-        names = self._metadata.get("thing_classes")
+        names = [printable(name) for name in self._metadata.get("thing_classes") or ()] or None
         for task in sorted(tasks):
             evaluated = self._evaluate(results, task, img_ids) if results else None
             self._results[task] = self._derive_coco_results(evaluated, task, class_names=names)

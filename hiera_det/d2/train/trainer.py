@@ -26,8 +26,7 @@ from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.train_loader import train_loader_from_config
-from hiera_det.d2.model.classes import same_classes_order
-from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, with_tta
+from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, check_test_classes, with_tta
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
@@ -78,7 +77,7 @@ class Trainer(DefaultTrainer):
         # bfloat16 nor FSDP; what it sets is set here.
         TrainerBase.__init__(self)
         cfg = _resolved(cfg)
-        _check_classes(cfg)
+        check_test_classes(cfg)
         settings = train_settings(cfg, comm.get_world_size())
         self.stop = stop or Stop()
         self.seed = cfg.SEED if cfg.SEED >= 0 else int(comm.shared_random_seed())
@@ -316,16 +315,6 @@ class Trainer(DefaultTrainer):
 
 def _class_names(categories: Sequence[dict[str, Any]]) -> list[str]:
     return [category["name"] for category in categories]
-
-
-def _check_classes(cfg: CfgNode) -> None:
-    """Refuse data sets to evaluate on of other classes than those trained on, hours before the first evaluation."""
-    trained = cfg.DATASETS.TRAIN[0]
-    names = _class_names(dataset_categories(trained))
-    for test in cfg.DATASETS.TEST:
-        own = _class_names(dataset_categories(test))
-        if names and own:
-            same_classes_order(names, own, f"data set {trained!r}", f"data set {test!r}")
 
 
 def _resolved(cfg: CfgNode) -> CfgNode:
