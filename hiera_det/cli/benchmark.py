@@ -26,6 +26,7 @@ Examples:
     hiera-det benchmark --device cuda --task detector-train detector-inference --dtype bfloat16 \
         --cases 1024x1024x1 --config-files configs/mask_rcnn_hiera_b.yaml configs/mask_rcnn_hiera_b.yaml+compile \
         vitdet-b --rounds 21 --warmup 5 --json detectors.json
+    hiera-det benchmark --paths --size tiny --cases 224x224x4 512x512x1
     hiera-det benchmark --table benchmark.json
     hiera-det benchmark --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
@@ -89,6 +90,11 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="side of the matrix product that gives the machine's rate; 0 leaves it out",
     )
+    parser.add_argument(
+        "--paths",
+        action="store_true",
+        help="time each path of the trunk, and print the row for its table of processors",
+    )
     parser.add_argument("--flops", nargs="+", metavar="CONFIG", help="count these detectors' multiply-adds instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there too")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of such a file instead")
@@ -147,6 +153,11 @@ def main() -> None:
         print_flops(args.flops, parse_case("1024x1024x1") if args.cases is DEFAULT_CASES else cases[0])
         return
     check_arguments(args)
+    if args.paths:
+        from hiera_det.benchmark.paths import compare_paths
+
+        print(compare_paths(args.size, cases, args.rounds, args.warmup, args.threads))
+        return
     if set(args.task) & set(DETECTOR_TASKS):
         need_detectron2()
     print(measure(args, cases))

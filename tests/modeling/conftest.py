@@ -20,9 +20,8 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def fast_paths(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_paths(two_threads: None) -> Iterator[None]:
     """Every path taken where it can be, whatever the processor."""
-    monkeypatch.setattr(paths, "PLAIN", False)
-    dtypes = (torch.float32, torch.bfloat16)
-    cases = {paths.Case(path, dtype) for path in paths.Path for dtype in dtypes}
-    monkeypatch.setattr(paths, "WINS", cases | {paths.Case(paths.Path.PRODUCT, torch.float32, gradients=True)})
+    cases = {paths.Case(path, dtype) for path in paths.Path for dtype in (torch.float32, torch.bfloat16)}
+    with paths.forced(cases | {paths.Case(paths.Path.PRODUCT, torch.float32, gradients=True)}):
+        yield

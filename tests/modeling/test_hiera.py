@@ -278,6 +278,16 @@ def test_cached_positions_follow_their_parameters(fields: dict[str, object]) -> 
             before = after
 
 
+@pytest.mark.parametrize("fields", [{}, DET | {"window_padding": "mask"}, {"frames": 4}, {"layer_scale": True}])
+def test_every_tensor_is_made_where_the_images_are(fields: dict[str, object]) -> None:
+    with torch.device("meta"):
+        trunk, images = small(**fields), torch.randn(2, 3, *((4,) if "frames" in fields else ()), 64, 96)
+    sum(map_.sum() for map_ in trunk(images).values()).backward()
+    assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in trunk.parameters())
+    with torch.no_grad():
+        assert all(map_.is_meta for map_ in trunk(images).values())
+
+
 def test_video_maps_have_the_stated_shapes() -> None:
     trunk = small(frames=4)
     maps = trunk(torch.randn(2, 3, 6, 64, 96))  # longer than it was built for

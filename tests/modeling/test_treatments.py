@@ -113,6 +113,13 @@ def quantised(trunk: nn.Module) -> nn.Module:
     return model
 
 
+def quantised_weights(trunk: nn.Module) -> nn.Module:
+    """Layers of PyTorch's own class with weights that are no plain tensors."""
+    quantization = pytest.importorskip("torchao.quantization")
+    quantization.quantize_(trunk, quantization.Int8WeightOnlyConfig())
+    return trunk
+
+
 def replicated(trunk: nn.Module) -> nn.Module:
     """What `torch.nn.parallel.replicate` makes for a GPU, after a step that follows an evaluation."""
     with torch.no_grad():
@@ -142,6 +149,7 @@ TREATMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "pruning": pruned,
     "replaced": replaced,
     "quantised": quantised,
+    "quantised weights": quantised_weights,
     "replicated": replicated,
 }
 #: What is a copy of the trunk and must give the same.

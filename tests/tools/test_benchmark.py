@@ -15,6 +15,7 @@ import torch
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
+from hiera_det.benchmark import paths
 from hiera_det.benchmark.catalogue import TRUNKS, baseline_of, shown, with_references
 from hiera_det.benchmark.measure import largest_differences, matrix_rates, median_ratio, time_rounds
 from hiera_det.benchmark.peers import build_trunk
@@ -369,6 +370,28 @@ def test_shares_are_written_for_other_readers(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- flops and refusals
+
+
+def test_paths_that_save_a_twentieth_make_the_processors_row(run_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"PRODUCT": 0.9, "ATTENTION": 0.96, "SLABS": 1.1, paths.PLAIN: 1.0}
+
+    def timed(steps: dict[str, Any], *_: object) -> dict[str, list[float]]:
+        for step in steps.values():
+            step()
+        return {name: [seconds[name]] for name in steps}
+
+    monkeypatch.setattr(paths, "time_rounds", timed)
+    threads = torch.get_num_threads()
+    done = run_here(SCRIPT, "--paths", *QUICK)
+    torch.set_num_threads(threads)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum("| 0.90 |" in line for line in lines) == 3  # float32, bfloat16, and float32 with gradients
+    assert sum("| 1.10 |" in line for line in lines) == 2
+    product = ("torch.float32", "torch.bfloat16", "torch.float32, gradients=True")
+    row = ", ".join(f"Case(Path.PRODUCT, {kind})" for kind in product)
+    assert lines[-1].endswith(f": frozenset([{row}]),")
+    assert lines[-1].strip().startswith("Processor(")
 
 
 def test_flops_of_detectors_are_those_of_the_paper(run_here: Any) -> None:

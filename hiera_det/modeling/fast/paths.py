@@ -7,9 +7,11 @@ variable ``HIERA_DET_PATHS`` to ``plain`` to switch all paths off.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,10 +24,12 @@ __all__ = [
     "Path",
     "choose",
     "differentiates_forward",
+    "forced",
     "is_exported",
     "is_placeholder",
     "is_symbolic",
     "own",
+    "processor",
     "records_gradients",
     "reusable",
     "to_compute_dtype",
@@ -33,7 +37,12 @@ __all__ = [
     "without_half",
 ]
 
-PLAIN = os.environ.get("HIERA_DET_PATHS", "") == "plain"
+SWITCH = "HIERA_DET_PATHS"
+if os.environ.get(SWITCH, "") not in ("", "plain"):
+    logging.getLogger(__name__).warning(
+        "%s %s: only plain is known; paths are as without it", SWITCH, os.environ[SWITCH]
+    )
+PLAIN = os.environ.get(SWITCH) == "plain"
 
 Class = TypeVar("Class", bound=type)
 
@@ -86,7 +95,7 @@ TABLE: dict[Processor, frozenset[Case]] = {
 }
 
 
-def _processor() -> Processor:
+def processor() -> Processor:
     """This machine's; of another system than Linux nothing is known."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -101,7 +110,20 @@ def _processor() -> Processor:
 
 
 #: What wins here.
-WINS: frozenset[Case] = frozenset() if PLAIN else TABLE.get(_processor(), frozenset())
+WINS: frozenset[Case] = frozenset() if PLAIN else TABLE.get(processor(), frozenset())
+
+
+@contextmanager
+def forced(cases: Iterable[Case]) -> Iterator[None]:
+    """Take these paths where they can be taken, and no other, whatever the table says: to measure and to test."""
+    global PLAIN, WINS
+    before = PLAIN, WINS
+    PLAIN, WINS = False, frozenset(cases)
+    try:
+        yield
+    finally:
+        PLAIN, WINS = before
+
 
 #: Classes whose instances a path may look into: PyTorch's layers that the trunk consists of, and the trunk's own.
 OWN: set[type] = {nn.Linear, nn.LayerNorm, nn.Identity}

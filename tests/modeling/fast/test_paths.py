@@ -37,7 +37,7 @@ def test_an_unknown_processor_takes_pytorchs_operations() -> None:
 def test_the_switch_leaves_everything_to_pytorch(setting: str, empty: bool) -> None:
     code = (
         "from hiera_det.modeling.fast import paths; import torch\n"
-        "here = paths.TABLE.get(paths._processor(), frozenset())\n"
+        "here = paths.TABLE.get(paths.processor(), frozenset())\n"
         "print(paths.WINS == (frozenset() if paths.PLAIN else here), paths.PLAIN)"
     )
     done = subprocess.run(
