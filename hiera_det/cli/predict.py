@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,7 @@ def main() -> None:
     from hiera_det.d2.predict.job import JobSettings, PredictionJob
     from hiera_det.data.image_folder import SUFFIXES, find_images
     from hiera_det.data.video import VIDEO_SUFFIXES
+    from hiera_det.engine.stop import leave
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hiera_det").setLevel(logging.INFO)
@@ -86,6 +88,7 @@ def main() -> None:
     places = args.output or "", args.json or "", args.images_json or ""
     job = PredictionJob(files, JobSettings(*places, args.overwrite, args.every, skip))
     predictor = build_predictor(args)
+    signal.signal(signal.SIGTERM, leave)  # by the way out, on which what was found so far is written
     with logging_redirect_tqdm(), tqdm(total=len(files), unit="file") as progress:
         job.run(predictor, progress.update)
     found = f"{job.objects} objects with a score of at least {args.confidence_threshold:g}"

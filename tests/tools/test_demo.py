@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,27 @@ def test_a_picture_that_cannot_be_drawn_costs_a_line(
     assert "b.png: its picture cannot be drawn (no colour left)" in done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg", "c.jpg"}
     assert {Path(result["file_name"]).name for result in json.loads(found.read_text())} == {"a.jpg", "b.png", "c.jpg"}
+
+
+def test_what_was_found_before_a_signal_is_written(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hiera_det.d2.predict.predictor import Predictor
+
+    results = Predictor.coco_results
+
+    def stopped_at_b(self: Predictor, prediction: Any, image_id: int) -> Any:
+        if prediction.file.endswith("b.png"):
+            signal.raise_signal(signal.SIGTERM)
+        return results(self, prediction, image_id)
+
+    monkeypatch.setattr(Predictor, "coco_results", stopped_at_b)
+    found = tmp_path / "found.json"
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = run_here(TOOL, "--run", run_folder, "--input", photos, "--json", found, *EVERY)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.returncode == 143
+    assert {Path(result["file_name"]).name for result in json.loads(found.read_text())} == {"a.jpg"}
+    assert "Traceback" not in done.stderr

@@ -186,7 +186,7 @@ def _draw_pair(
     left = draw_objects(panel, truth)
     right = draw_objects(panel, found, matching_colors(truth.boxes, found.boxes))
     captions = (
-        f"ground truth: {len(truth.labels)}",
+        f"ground truth: {len(truth.labels)}   {Path(record['file_name']).name}",
         f"prediction: {len(found.labels)} of {total} with score >= {threshold:g}",
     )
     panels = zip((left, right), captions, strict=True)
