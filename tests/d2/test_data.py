@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.data.datasets import own_data_config, register_json
 from hiera_det.d2.data.records import compact_records
 from hiera_det.d2.data.registered import check_registered
+from hiera_det.d2.predict.evaluation import build_evaluator
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.repair import repair_coco_json
 from hiera_det.errors import InputError
@@ -159,16 +161,47 @@ def test_data_sets_of_other_loaders_are_not_compact(own: dict[str, str]) -> None
     MetadataCatalog.remove("plain")
 
 
-def test_json_is_parsed_once_for_check_loader_and_counting(
+def test_json_is_read_once_for_check_loader_counting_and_evaluations(
     own: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[Path] = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    read: list[str] = []
+    real = io.open
+
+    def opened(file: Any, *arguments: Any, **more: Any) -> Any:
+        read.append(str(file))
+        return real(file, *arguments, **more)
+
+    for module in ("builtins", "io"):
+        monkeypatch.setattr(f"{module}.open", opened)
     cfg = mask_config()
-    own_data_config(cfg, **only(own, "train"))
-    assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == count_images(cfg.DATASETS.TRAIN[0]) == 2
-    assert [str(path) for path in read] == [own["train_json"]]
+    add_hiera_config(cfg)
+    own_data_config(cfg, **own)
+    train, val = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+    assert len(DatasetCatalog.get(train)) == len(DatasetCatalog.get(val)) == count_images(train) == 2
+    for _ in range(2):
+        assert perfect_ap(build_evaluator(cfg, val, "")) == pytest.approx(100)
+    assert [path for path in read if path in own.values()] == [own["train_json"], own["val_json"]]
+
+
+def perfect_ap(evaluator: COCOEvaluator) -> float:
+    """Box AP of answers that are the objects of `coco`."""
+    evaluator.reset()
+    for image_id, classes in ((1, [1, 0]), (2, [])):
+        found = Instances((HEIGHT, WIDTH))
+        found.pred_boxes = Boxes(torch.tensor([[2.0, 2.0, 10.0, 8.0]] * len(classes)).reshape(-1, 4))
+        found.scores = torch.ones(len(classes))
+        found.pred_classes = torch.tensor(classes, dtype=torch.int64)
+        evaluator.process([{"image_id": image_id}], [{"instances": found}])
+    return float(evaluator.evaluate()["bbox"]["AP"])
+
+
+def test_evaluation_of_what_was_read_is_that_of_the_file(own: dict[str, str]) -> None:
+    cfg = mask_config()
+    add_hiera_config(cfg)
+    own_data_config(cfg, **only(own, "val"))
+    theirs = COCOEvaluator(cfg.DATASETS.TEST[0], tasks=("bbox",), distributed=False, use_fast_impl=False)
+    ours = build_evaluator(cfg, cfg.DATASETS.TEST[0], "")
+    assert perfect_ap(ours) == perfect_ap(theirs) == pytest.approx(100)
 
 
 def test_boxes_of_whole_numbers_keep_their_fractions_when_resized(own: dict[str, str]) -> None:

@@ -6,6 +6,8 @@ annotations once, in arrays that worker processes share. `load_records` is the l
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -16,13 +18,15 @@ import numpy.typing as npt
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.read import no_garbage_collection, read_coco
 from hiera_det.data.coco.schema import Contents
+from hiera_det.data.coco.write import dataset_of
 
-__all__ = ["CocoRecords", "compact_records", "load_records"]
+__all__ = ["CocoRecords", "coco_api", "compact_records", "load_records"]
 
 
 def load_records(json: str, root: str) -> list[dict[str, Any]]:
@@ -46,6 +50,31 @@ def compact_records(names: Sequence[str], *, filter_empty: bool, min_keypoints: 
     return CocoRecords(*load.args, filter_empty=filter_empty, min_keypoints=min_keypoints)
 
 
+def coco_api(name: str) -> COCO | None:
+    """Pycocotools' view of a registered data set, of what was read before; None where that was not done here.
+
+    It is made anew each time, since an evaluation writes into it.
+    """
+    load = DatasetCatalog[name]
+    if not isinstance(load, partial) or load.func is not load_records:
+        return None
+    contents = _contents(*load.args)
+    api = COCO()
+    api.dataset = dataset_of(contents)
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.createIndex()
+    return api
+
+
+def _contents(json: str, root: str) -> Contents:
+    """What a JSON holds; it is checked where the file has changed, or is no longer kept."""
+    if read_coco(json).contents is None:
+        check_coco_json(json, root, require_annotations=False, check_files=False)
+    contents = read_coco(json).contents
+    assert contents is not None
+    return contents
+
+
 class CocoRecords(Dataset[dict[str, Any]]):
     """The records, in the order of the image ids.
 
@@ -60,10 +89,7 @@ class CocoRecords(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, json: str, root: str, *, filter_empty: bool = False, min_keypoints: int = 0) -> None:
-        if read_coco(json).contents is None:  # the file has changed, or is no longer kept
-            check_coco_json(json, root, require_annotations=False, check_files=False)
-        contents = read_coco(json).contents
-        assert contents is not None
+        contents = _contents(json, root)
         self._root, self._contents = root, contents
         # As bytes in one array: a worker process that looks at a Python object copies the memory it lies in.
         names = [image["file_name"].encode("utf-8", "surrogatepass") for image in contents.images.values()]

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
@@ -26,6 +29,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from hiera_det.d2.data.datasets import dataset_categories
+from hiera_det.d2.data.records import coco_api
 from hiera_det.d2.model.classes import same_classes_order
 from hiera_det.d2.predict.explain import why_zero
 from hiera_det.errors import InputError, printable
@@ -127,6 +131,20 @@ def _has_compiled_operators() -> bool:
         return False
 
 
+@contextmanager
+def _without_annotations() -> Iterator[str]:
+    """Name of a data set whose JSON lists nothing, for as long as detectron2 reads it."""
+    name = "hiera_det_without_annotations"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "none.json"
+        path.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+        MetadataCatalog.get(name).set(json_file=str(path))
+        try:
+            yield name
+        finally:
+            MetadataCatalog.remove(name)
+
+
 class Evaluator(COCOEvaluator):
     """detectron2's evaluator of boxes and masks.
 
@@ -145,7 +163,12 @@ class Evaluator(COCOEvaluator):
         self, dataset_name: str, *, output_dir: str | None = None, max_dets_per_image: int | None = None, **more: Any
     ) -> None:
         limit = max(COCO_MAX_DETS, max_dets_per_image or 0)
-        super().__init__(dataset_name, output_dir=output_dir, max_dets_per_image=limit, **more)
+        # detectron2 reads a data set's JSON for each evaluation anew: here it gets one of nothing to read.
+        api = coco_api(dataset_name)
+        with _without_annotations() if api else nullcontext(dataset_name) as source:
+            super().__init__(source, output_dir=output_dir, max_dets_per_image=limit, **more)
+        if api:
+            self._metadata, self._coco_api = MetadataCatalog.get(dataset_name), api
         self.facts: list[str] = []
         self.only_seen = False
         self._order: tuple[int, ...] | None = None

@@ -7,6 +7,7 @@ file changes: checking, training, evaluation and counting share one reading.
 
 from __future__ import annotations
 
+import codecs
 import gc
 import json
 import os
@@ -59,14 +60,14 @@ def read_json(json_path: StrPath) -> Any:
         InputError: the file is missing, a folder, unreadable, not UTF-8 or not JSON.
     """
     path = Path(json_path)
-    text = _text(path)
+    text, _ = _text(path)
     with _syntax_errors_told(path, text), no_garbage_collection():
         return json.loads(text)
 
 
 def _read(json_path: StrPath) -> CocoData:
     path = Path(json_path)
-    text = _text(path)
+    text, has_mark = _text(path)
     with _syntax_errors_told(path, text), no_garbage_collection():
         top, annotations = _parse(text)
     if not isinstance(top, dict):
@@ -74,14 +75,16 @@ def _read(json_path: StrPath) -> CocoData:
             f"{path}: top level is {kind_of(top)}, not an object with the keys images, annotations, categories"
             + recognised(path, top)
         )
-    return CocoData(str(json_path), top, annotations, _has_byte_order_mark(path))
+    return CocoData(str(json_path), top, annotations, has_mark)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> tuple[str, bool]:
+    """What a file holds, and whether a byte order mark stands before it."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the COCO JSON file itself{recognised(path)}")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        return content.decode("utf-8-sig"), content.startswith(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such JSON file; {nearest_folder(path)}") from None
     except UnicodeDecodeError as error:
@@ -176,11 +179,6 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _has_byte_order_mark(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(3) == b"\xef\xbb\xbf"
 
 
 def nearest_folder(path: Path) -> str:

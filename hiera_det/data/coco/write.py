@@ -15,7 +15,7 @@ from hiera_det.data.coco.schema import Contents, Floats, StrPath
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 
-__all__ = ["complete_coco_json", "completed_copy", "dataset_of"]
+__all__ = ["complete_coco_json", "completed_copy", "dataset_of", "private_folder"]
 
 
 def dataset_of(contents: Contents) -> dict[str, Any]:
