@@ -63,9 +63,9 @@ def main() -> None:
     looked = [inspect_coco(*pair, look) for pair in pairs]
     found = [finding for _, findings in looked for finding in findings.as_list()]
     summaries = [summary for summary, _ in looked if summary]
-    if len(summaries) == 2:
+    if len(summaries) == 2:  # comparing needs both to be readable
         found += compare_splits(*summaries)
-    if args.json != "-":
+    if args.json != "-":  # then the output is for a program, and JSON alone
         print("\n".join(summary.table() for summary in summaries))
         _print(found)
     _write(args, found)

@@ -102,6 +102,7 @@ class CocoRecords(Dataset[dict[str, Any]]):
         rows = contents.rows[kept]
         self._order: Any = kept[np.argsort(rows, kind="stable")]
         self._bounds: Any = np.searchsorted(np.sort(rows), np.arange(len(names) + 1))
+        # By id, as detectron2 has it: which image is drawn for a seed depends on it.
         places = np.array(sorted(range(len(names)), key=self._ids.__getitem__), np.int64)
         self._places = places[self._wanted(filter_empty, min_keypoints)[places]]
 
@@ -141,6 +142,7 @@ class CocoRecords(Dataset[dict[str, Any]]):
         for index, box, category, crowd in rows:
             entry: dict[str, Any] = {"iscrowd": int(crowd), "bbox": box, "category_id": category}
             entry["bbox_mode"] = BoxMode.XYWH_ABS
+            # No key where there is no mask: detectron2 takes an empty one for a mistake.
             if mask := _mask(self._contents, index):
                 entry["segmentation"] = mask
             if keypoints := columns.keypoints.get(index):

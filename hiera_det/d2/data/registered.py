@@ -69,12 +69,14 @@ def _check_json(cfg: CfgNode, name: str, check_files: bool) -> CocoSummary:
         max_pixels=cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS),
         skip_unreadable=cfg.INPUT.get("ON_BAD_IMAGE") == "skip",
     )
+    # detectron2's loader would end in an assertion on this, after the model is built.
     own = metadata.get("thing_classes")
     if own is not None and list(own) != list(summary.class_names):
         raise InputError(
             f"data set {name!r}: it is registered with the classes {list(own)[:5]}, and {json_file} has "
             f"{list(summary.class_names[:5])} in ascending order of their ids; register it without thing_classes"
         )
+    # Set now and not when the data are loaded: what checks classes comes before.
     ids = {id_: index for index, id_ in enumerate(summary.category_ids)}
     metadata.set(thing_classes=list(summary.class_names), thing_dataset_id_to_contiguous_id=ids)
     _taken_over.add(name)

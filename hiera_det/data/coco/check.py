@@ -126,6 +126,7 @@ def _inspect(path: str, root: str, look: Look, findings: Findings) -> CocoSummar
     if not os.path.isdir(root):
         said = f"no such image folder (for {path}); {nearest_folder(Path(root))}"
         findings.add("image-folder", said, remedy="", file=root)
+    # Everything is looked at even after an error, so that a user mends a data set in one go.
     names = check_categories(data.top["categories"], _used(data.annotations), findings)
     images = check_images(data.top["images"], findings)
     linked, areas = _check_annotations(data.annotations, images, names, findings)
@@ -139,6 +140,7 @@ def _inspect(path: str, root: str, look: Look, findings: Findings) -> CocoSummar
         findings.add("no-annotations", have)
     if look.files and os.path.isdir(root):
         there = check_files_there(images, root, findings)
+        # A training refuses anyhow then: it need not open thousands of files first.
         if look.every_header or not findings.has_errors:
             check_headers(there, root, findings, every=look.every_header, max_pixels=look.max_pixels)
         if look.pixels:
@@ -173,8 +175,9 @@ def _summarise(
 ) -> CocoSummary:
     """What the JSON holds; adds the notes on it."""
     annotations = linked.annotations
+    # What has neither area nor mask cannot be learned or found: it is no object.
     empty = annotations.is_empty & linked.sound
-    instances = linked.sound & ~annotations.crowd & ~empty
+    instances = linked.sound & ~annotations.crowd & ~empty  # crowd regions are not trained on either
     counts = Counter(annotations.category_ids[instances].tolist())
     per_image = np.bincount(linked.rows[instances], minlength=len(images)) if len(images) else np.zeros(1, int)
     crowded = np.bincount(linked.rows[linked.sound & annotations.crowd], minlength=len(images))

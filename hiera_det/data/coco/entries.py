@@ -71,6 +71,7 @@ def check_categories(categories: list[dict[str, Any]], used: set[int], findings:
         missing = [key for key in ("id", "name") if key not in category]
         if missing:
             findings.add("category", f"{where}: {_missing(missing[0], category)}", remedy="")
+        # Results carry these ids, and other tools keep them in doubles.
         elif type(category["id"]) is not int or abs(category["id"]) > EXACT:
             findings.add("category", f"{where}: id {short(category['id'])} must be an integer", remedy="")
         elif not isinstance(category["name"], str) or not category["name"].strip():
@@ -121,6 +122,7 @@ def check_images(images: list[dict[str, Any]], findings: Findings) -> dict[Image
         said = f"image ids are mixed ({kinds['int']} integers, {kinds['str']} texts)"
         findings.add("image-id-mixed", said)
     _refuse_duplicates(ids, "image ids", "image-id-twice", findings)
+    # detectron2 and pycocotools take them; faster-coco-eval does not.
     inexact = [id_ for id_ in ids if type(id_) is str or abs(id_) > EXACT]
     if inexact and len(kinds) == 1:
         said = f"{len(inexact)} image ids are texts or beyond 2^53: {listed(inexact)}"

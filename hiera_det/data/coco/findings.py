@@ -79,6 +79,7 @@ class Findings:
         count: int = 1,
     ) -> None:
         """Add an oddity; of a kind that is there already only the count grows, and its culprits are listed."""
+        # One finding per kind: a JSON with one mistake in each of a million annotations has one line to read.
         culprit = image_id if annotation_id is None else annotation_id
         if kind in self._first:
             self._first[kind] = replace(self._first[kind], count=self._first[kind].count + count)

@@ -37,6 +37,7 @@ def check_headers(
     if len(sample) < len(images):
         findings.add("image-headers-sampled", f"{len(sample)} of {len(images)} image headers were read")
     paths = [os.path.join(root, image["file_name"]) for image in sample]
+    # Threads although Python runs one at a time: on a network the time goes into waiting.
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(partial(_header, max_pixels=max_pixels), paths))
     wrong, transparent, deep = [], [], []

@@ -41,6 +41,7 @@ def _tell_missing(kind: str, images: list[dict[str, Any]], total: int, root: str
     said = f"{len(names)} of {total} images are not in {root}: {listed(names)}"
     if kind == "image-outside":
         said = f"file_name {short(names[0])} lies outside the image folder {root}"
+    # Where the first one is, the others are likely to be: one line of advice for all.
     remedy = None
     located = locate(names, root, are_all=len(names) == total)
     if located:
@@ -50,7 +51,7 @@ def _tell_missing(kind: str, images: list[dict[str, Any]], total: int, root: str
         if located.root == root:
             kind = "image-named-otherwise"
             remedy = f"{how}: `hiera-det check {path} {root} --fix OUT.json` writes a JSON with the files' names"
-        elif is_renamed:
+        elif is_renamed:  # the folder alone would lead to a second refusal: both are said at once
             kind = "image-folder-off"
             remedy = (
                 f"{how} in {located.root}: `hiera-det check {path} {located.root} --fix OUT.json` writes a JSON with "

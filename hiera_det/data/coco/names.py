@@ -49,6 +49,7 @@ class Folder:
         folder, base = posixpath.split(name)
         if base in ("", ".", "..") or "\0" in name:
             return False
+        # A name that is listed as a file needs no look of its own; what a link leads to does.
         is_link = self._listing(folder).get(base)
         return is_link is not None and (not is_link or os.path.isfile(os.path.join(self.root, name)))
 
@@ -73,6 +74,7 @@ class Folder:
             path = posixpath.join(path, part)
         if self.has(posixpath.join(path, parts[-1])):
             return posixpath.join(path, parts[-1])
+        # The very name but for case and accents first, then any image of that stem.
         stem, ending = os.path.splitext(_alike(parts[-1]))
         alikes = self._alikes(path)
         found = alikes.get(stem + ending) or (alikes.get(stem + ".*") if ending in ENDINGS or not ending else None)
@@ -145,6 +147,7 @@ def locate(missing: Sequence[str], root: str, *, are_all: bool) -> Located | Non
     tries: list[tuple[Folder, bool | None]] = [(here, True), (here, False)]
     if are_all:
         others = [Folder(path) for path in _around(root, missing[0])]
+        # Giving another folder is less to do than another JSON: before names are taken apart.
         tries[1:1] = [(other, None) for other in others]
         tries += [(other, True) for other in others]
     for folder, whole in tries:
@@ -193,6 +196,7 @@ def _meant(name: str, folder: Folder, whole: bool | None) -> str | None:
 def differences(name: str, actual: str) -> str:
     """In which ways a name in the JSON differs from the file's, for a message."""
     found = []
+    # In the order in which a name is undone: what is left of it is compared next.
     if "\\" in name:
         found.append("backslashes")
     name = _slashed(name)

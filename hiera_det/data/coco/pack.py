@@ -42,9 +42,11 @@ class Packer:
             self._add(index, entry)
         except (_OddError, KeyError, TypeError, OverflowError, AttributeError):
             self._odd[index] = entry
+            # Columns stay as long as the list, so that an index means the same in both.
             self._append(0, 0, 0, array("d", bytes(32)), float("nan"), 0, [])
 
     def _add(self, index: int, entry: dict[str, Any]) -> None:
+        # `type` and not `isinstance`: a truth value is an integer to Python, and no coordinate.
         box, area = entry["bbox"], entry.get("area")
         crowd = entry.get("iscrowd", 0)
         if type(box) is not list or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)) or entry.get("ignore"):
@@ -66,6 +68,7 @@ class Packer:
             self._rles[index] = rle
         if keypoints:
             self._keypoints[index] = keypoints
+        # Exporters write a few combinations of keys; looking at these is looking at all annotations.
         keys = tuple(entry)
         count, first = self._key_sets.get(keys, (0, index))
         self._key_sets[keys] = (count + 1, first)
@@ -113,6 +116,7 @@ class Packer:
 
 def _mask(segmentation: Any) -> tuple[list[array[float]], dict[str, Any] | None]:
     if not segmentation:
+        # Three ways to write that there is none; false, 0 and "" are mistakes.
         if segmentation is None or segmentation == [] or segmentation == {}:
             return [], None
         raise _OddError

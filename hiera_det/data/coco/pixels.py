@@ -49,7 +49,7 @@ def check_pixels(
                     path = os.path.join(root, image["file_name"])
                     findings.add("image-damaged", fault, file=path, image_id=image["id"])
             cache.write()
-            if progress:
+            if progress:  # after writing: what was told as done is kept
                 progress(start + len(batch), len(images))
 
 
@@ -81,7 +81,7 @@ class _Cache:
         except BadImageError as error:
             fault = str(error).removeprefix(f"{printable(path)}: ")
         except OSError as error:
-            return f"cannot be read ({error.strerror})"
+            return f"cannot be read ({error.strerror})"  # not kept: it may be there the next time
         self._known[name] = [*stamp, fault]
         self._is_new = True
         return fault

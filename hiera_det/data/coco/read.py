@@ -42,7 +42,7 @@ def read_coco(json_path: StrPath) -> CocoData:
     path = os.path.abspath(json_path)
     try:
         status = os.stat(path)
-        key = (path, status.st_mtime_ns, status.st_size)
+        key = (path, status.st_mtime_ns, status.st_size)  # a file that was written anew is read anew
     except (OSError, ValueError):
         return _read(json_path)  # which says what is wrong
     if key not in _kept:
@@ -101,6 +101,7 @@ def _parse(text: str) -> tuple[Any, Annotations | None]:
     Raises:
         json.JSONDecodeError, RecursionError, ValueError: as `json.loads` does.
     """
+    # Only the annotations are many; the other lists are parsed in one call, which shares the texts of their keys.
     decode = json.JSONDecoder().raw_decode
     top: dict[str, Any] = {}
     annotations = None
@@ -112,11 +113,11 @@ def _parse(text: str) -> tuple[Any, Annotations | None]:
         key, position = decode(text, position)
         position = _skip_blanks(text, position)
         if type(key) is not str or text[position : position + 1] != ":":
-            return json.loads(text), None  # raises, with the place
+            return json.loads(text), None  # raises, with the place: one home for syntax errors
         position = _skip_blanks(text, position + 1)
         if key == "annotations" and text[position : position + 1] == "[":
             annotations, position = _parse_annotations(text, position)
-            top.pop(key, None)
+            top.pop(key, None)  # of a key that comes twice the last counts, as in Python
         else:
             top[key], position = decode(text, position)
             annotations = None if key == "annotations" else annotations
@@ -136,6 +137,7 @@ def _parse_annotations(text: str, position: int) -> tuple[Annotations, int]:
     position = _skip_blanks(text, position + 1)
     if text[position : position + 1] == "]":
         return packer.finish(), position + 1
+    # One annotation's dictionary lives at a time: the whole list would take ten times the memory of its numbers.
     while True:
         entry, position = scan(text, position)
         add(entry)

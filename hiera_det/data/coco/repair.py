@@ -46,6 +46,7 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
     """
     if os.path.realpath(target) == os.path.realpath(json_path):
         raise InputError(f"{target}: is the JSON itself; name another file for the mended copy")
+    # Python's own lists and dictionaries here: keys that nobody knows have to come out as they went in.
     data = read_json(json_path)
     if not isinstance(data, dict) or not all(
         isinstance(data.get(key), list) and all(isinstance(entry, dict) for entry in data[key])
@@ -53,7 +54,7 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
     ):
         raise InputError(f"{json_path}: needs lists of objects as images, annotations and categories to be mended")
     done: Counter[str] = Counter()
-    _rename_keys(data["annotations"], done)
+    _rename_keys(data["annotations"], done)  # first: what follows goes by the keys' names
     _mend_categories(data, done)
     _mend_images(data, str(image_root), done)
     _mend_annotations(data, done)
@@ -109,6 +110,7 @@ def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
     categories = {c["id"] for c in data["categories"] if type(c.get("id")) is int}
     for annotation in data["annotations"]:
         _mend_mask(annotation, done)
+    # Where most have masks one without is a slip; where few have, the data set is one of boxes.
     have_masks = [bool(a.get("segmentation")) for a in data["annotations"] if not a.get("iscrowd")]
     mostly_masks = sum(have_masks) > len(have_masks) / 2
     kept = []
@@ -120,6 +122,7 @@ def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
             _mend_values(annotation, mostly_masks, done)
             kept.append(annotation)
     ids = [annotation.get("id") for annotation in kept]
+    # 0 too: pycocotools takes it for "not matched".
     sound = all(type(id_) is int and id_ != 0 and abs(id_) < 2**63 for id_ in ids)
     if not sound or len(set(ids)) < len(ids):
         for number, annotation in enumerate(kept, start=1):
@@ -133,6 +136,7 @@ def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:
     mask = annotation.get("segmentation")
     if not isinstance(mask, list):
         return
+    # They cover no pixel; detectron2's loader drops them too.
     kept = [p for p in mask if not isinstance(p, list) or (len(p) >= 6 and len(p) % 2 == 0)]
     if len(kept) < len(mask):
         annotation["segmentation"] = kept
@@ -149,7 +153,7 @@ def _why_left_out(
     if type(category_id) not in (int, float) or category_id not in categories:
         return "unknown category"
     if not isinstance(box, list) or len(box) != 4 or not all_finite(box):
-        return None
+        return None  # not for us to guess: it stays, and the check says it
     mask = annotation.get("segmentation")
     if not mask and (box[2] <= 0 or box[3] <= 0):
         return "no area and no mask"

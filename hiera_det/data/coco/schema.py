@@ -119,7 +119,7 @@ class Annotations:
     def has_mask(self) -> npt.NDArray[np.bool_]:
         """Which of them have polygons or an RLE, ``[N]``."""
         found = self.polygon_starts[1:] > self.polygon_starts[:-1]
-        found[list(self.rles)] = True
+        found[list(self.rles)] = True  # few in COCO: only crowd regions
         return found
 
     @property

@@ -65,6 +65,7 @@ def link(
     findings: Findings,
 ) -> Linked:
     """Find each annotation's image and category, and tell of those that have none."""
+    # Ids may be texts or far apart: a dictionary once, arrays of rows from then on.
     positions = {id_: row for row, id_ in enumerate(images)}
     rows = np.array([positions.get(id_, -1) for id_ in annotations.image_ids], np.int64).reshape(-1)
     is_odd: Bools = np.zeros(len(annotations), bool)
@@ -73,7 +74,7 @@ def link(
     no_category = ~np.isin(annotations.category_ids, list(categories)) & ~is_odd
     _refuse_unknown(annotations, no_image, "image", images, findings)
     _refuse_unknown(annotations, no_category, "category", categories, findings)
-    sizes = np.full((len(images) + 1, 2), np.nan)
+    sizes = np.full((len(images) + 1, 2), np.nan)  # the last row is what -1 finds: comparisons with NaN are false
     sizes[:-1] = [(image["width"], image["height"]) for image in images.values()] or np.empty((0, 2))
     ids, counts = np.unique(annotations.ids[~is_odd], return_counts=True)
     if (counts > 1).any():
@@ -109,7 +110,7 @@ def _other_type(value: Any) -> int | str | None:
     """The same id as a text, or as a number: "3" for 3, 3 for "3"."""
     if type(value) is int:
         return str(value)
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:  # longer ones are no ids
         return int(value)
     return None
 
@@ -122,6 +123,7 @@ def check_boxes(linked: Linked, findings: Findings) -> None:
     _refuse(linked, sound & ~finite, "box", "bbox {} must be four finite numbers [x, y, width, height]", findings, "")
     with np.errstate(invalid="ignore", over="ignore"):
         corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
+        # Such a number is a slip, and pycocotools walks along an outline pixel by pixel: 2^63 of them.
         absurd = _is_absurd(corners, sizes) & finite & sound
         outside = (boxes[:, :2].min(1) < -SLACK) | (corners[:, 2:] > sizes + SLACK).any(1)
         fractions = (boxes >= 0).all(1) & (corners <= 1.01).all(1) & (boxes[:, 2:] > 0).all(1) & (sizes > 2).all(1)
@@ -160,7 +162,7 @@ def check_masks(linked: Linked, findings: Findings) -> Floats:
         outside = ((extents[:, 2:] < 0) | (extents[:, :2] > sizes)).any(1) & finite & sound & ~absurd
     _refuse(linked, absurd, "polygon-absurd", "a polygon leads far out of its image of {size}", findings)
     flat = has_polygons & finite & sound & ~absurd & (areas < 0.01)
-    for index in np.flatnonzero(flat).tolist():
+    for index in np.flatnonzero(flat).tolist():  # few: an outline that crosses itself may have no area by the formula
         flat[index] = all(map(is_flat, annotations.polygons(index)))
     for mask, kind, what in (
         (outside, "polygon-outside", "lie outside their image"),

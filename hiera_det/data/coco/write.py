@@ -51,11 +51,11 @@ def _annotations(contents: Contents) -> list[dict[str, Any]]:
     found = []
     for index, (id_, image_id, category_id, box, area, crowd) in enumerate(rows):
         if empty[index]:
-            continue
+            continue  # would count as an object that nobody found
         entry = {"id": index + 1 if renumber else id_, "image_id": image_id, "category_id": category_id, "bbox": box}
         entry |= {"area": area, "iscrowd": int(crowd)}
         mask = columns.rles.get(index) or [polygon.tolist() for polygon in columns.polygons(index)]
-        if not mask and crowd and has_masks:
+        if not mask and crowd and has_masks:  # evaluation of masks stops with an IndexError otherwise
             mask = [box_polygon(box)]
         if mask:
             entry["segmentation"] = mask
@@ -115,7 +115,7 @@ def private_folder(name: str) -> Path:
     folder = Path(cache) / "hiera_det" / name
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
+        status = folder.lstat()  # of the folder itself and not of what a link there leads to
         if not stat.S_ISLNK(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid()):
             folder.chmod(0o700)
             with tempfile.TemporaryFile(dir=folder):

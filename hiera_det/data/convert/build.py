@@ -47,6 +47,7 @@ class CocoBuilder:
             BadImageError: it cannot be read.
         """
         header = read_header(path)
+        # As shown, EXIF's orientation applied: labelling tools show, and YOLO's fractions are of, the upright image.
         name = os.path.relpath(path, self.image_root).replace(os.sep, "/")
         size = {"width": header.width, "height": header.height}
         self._images.append({"id": len(self._images) + 1, "file_name": name, **size})

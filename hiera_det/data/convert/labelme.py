@@ -84,6 +84,7 @@ def _add(builder: CocoBuilder, entry: dict[str, Any], path: str) -> None:
         if outline is None:
             builder.notes[f"{shape.get('shape_type')} left out: it has no area"] += 1
             continue
+        # labelme's way to say that several outlines are one object, such as one behind a pole.
         key = (label, number) if group is None else (label, "group", str(group))
         groups.setdefault(key, []).append([value for point in outline for value in point])
     for (label, *_), polygons in groups.items():

@@ -42,11 +42,13 @@ def convert_voc(source: str, *, split: str | None = None, classes: str | None = 
     if not stems:
         raise InputError(f"{folder}: there are no XMLs in it")
     read = {stem: _read(os.path.join(folder, f"{stem}.xml")) for stem in stems}
+    # Classes of all XMLs even for a split: those of training and validation must be the same.
     found = sorted({entry.name for _, entries in read.values() for entry in entries})
     names = read_class_names(classes) if classes else found
     unknown = [name for name in found if name not in names]
     if unknown:
         raise InputError(f"{classes}: lacks the class {unknown[0]!r} of {folder}; add it")
+    # One convention for all of a data set: a single box at 0 shows that its tool counts from 0.
     first = 0 if any(min(e.corners[:2]) < 1 for _, entries in read.values() for e in entries) else 1
     builder = CocoBuilder(images, names)
     builder.notes[f"box taken to count pixels from {first}"] = sum(len(entries) for _, entries in read.values())
@@ -86,6 +88,7 @@ def _read(path: str) -> tuple[str, list[_Object]]:
         InputError: it is no VOC annotation, or declares entities, which can be made to take all memory.
     """
     text = read_text(path)
+    # Entities within entities grow without bound; older parsers expand them.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{path}: declares a document type, which no VOC annotation needs; remove it")
     try:

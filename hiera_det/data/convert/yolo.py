@@ -86,6 +86,7 @@ def _names(settings: dict[str, Any], path: str | None, root: str) -> list[str]:
 
 def _images(settings: dict[str, Any], root: str, split: str) -> list[str]:
     """Image files of a split: of the folders or lists that data.yaml names, or of a folder by that name."""
+    # `path` is often the one on the machine that the data set was made on.
     base = os.path.join(root, str(settings.get("path") or ""))
     base = base if os.path.isdir(base) else root
     given = settings.get(split) or settings.get({"val": "valid", "valid": "val"}.get(split, ""))
@@ -134,7 +135,7 @@ def _add(builder: CocoBuilder, words: list[str], size: Size, where: str) -> None
     if not all(math.isfinite(value) and -SLACK <= value <= 1 + SLACK for value in values):
         raise InputError(f"{where}: coordinates must be fractions of the image, 0 to 1")
     name, (width, height) = builder.class_names[number], size
-    if len(values) == 4:
+    if len(values) == 4:  # centre and size; what is longer are corners
         x, y, w, h = values
         builder.add_box(name, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height])
     elif len(values) >= 6 and len(values) % 2 == 0:
