@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hiera_det.cli.command import command_parser
 from hiera_det.cli.flags import add_machine_flags
@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from hiera_det.d2.config.request import RunRequest
 
 __all__ = ["run_request", "training_parser"]
+
+
+class _Once(argparse.Action):
+    """A flag whose second value would replace the first without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice: it takes one; merge several COCO JSONs into one")
+        setattr(namespace, self.dest, values)
 
 
 def training_parser(
@@ -39,10 +54,15 @@ def training_parser(
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, and train nothing")
     data = parser.add_argument_group("your own data, in COCO format")
-    data.add_argument("--train-json", metavar="FILE", help="annotations to train on; classes are taken from it")
-    data.add_argument("--train-images", metavar="DIR", help="the folder that its file names are relative to")
-    data.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
-    data.add_argument("--val-images", metavar="DIR", help="the folder that its file names are relative to")
+    folder = "the folder that its file names are relative to"
+    helps = {
+        "--train-json": "annotations to train on; classes are taken from it",
+        "--train-images": folder,
+        "--val-json": "annotations to evaluate on",
+        "--val-images": folder,
+    }
+    for flag, text in helps.items():
+        data.add_argument(flag, action=_Once, metavar="FILE" if flag.endswith("json") else "DIR", help=text)
     add_machine_flags(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=f"{opts}, last")
     return parser

@@ -36,3 +36,10 @@ def test_the_flags_fill_it_and_it_travels_to_other_processes() -> None:
     assert pickle.loads(pickle.dumps(request)) == request
     assert request.world_size == 2
     assert request.own_data == {"train_json": "t.json", "train_images": None, "val_json": None, "val_images": None}
+
+
+def test_a_flag_that_takes_one_file_is_not_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        training_parser("train", "", "").parse_args(["--train-json", "a.json", "--train-json", "b.json"])
+    assert stopped.value.code == 2
+    assert "--train-json is given twice" in capsys.readouterr().err
