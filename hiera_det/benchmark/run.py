@@ -84,13 +84,14 @@ class Bench:
         Raises:
             InputError: one of them cannot be built.
         """
-        from hiera_det.d2.benchmark.detectors import ZOO_CONFIG, is_ours, load_detector_config
+        from hiera_det.d2.benchmark.detectors import ZOO_CONFIG, load_detector_config
+        from hiera_det.d2.config.model_keys import is_hiera
 
         names = []
         for name in [*config_files, ZOO_CONFIG]:
             cfg = load_detector_config(name.removesuffix(COMPILED), self.protocol.device, name.endswith(COMPILED))
             names.append(name)
-            if compiled and is_ours(cfg) and not name.endswith(COMPILED):
+            if compiled and is_hiera(cfg.MODEL.BACKBONE.NAME) and not name.endswith(COMPILED):
                 names.append(name + COMPILED)
         return names
 

@@ -26,12 +26,13 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from hiera_det.d2.benchmark.vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
-from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.config.load import load_config
+from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
 from hiera_det.errors import InputError
 
-__all__ = ["ZOO_CONFIG", "build_detector", "is_ours", "load_detector_config", "make_batch", "training_step"]
+__all__ = ["ZOO_CONFIG", "build_detector", "load_detector_config", "make_batch", "training_step"]
 
 #: The model zoo of detectron2's package, and its config that ours stand beside.
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
@@ -63,16 +64,11 @@ def load_detector_config(config_file: str, device: str, compiled: bool = False) 
     cfg.MODEL.HIERA.SQUARE_PAD, cfg.MODEL.HIERA.COMPILE = 0, compiled
     if (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME) != ("GeneralizedRCNN", "StandardROIHeads"):
         raise InputError(f"--config-files {config_file}: no Mask R-CNN; name a config of one, or {VITDET_B}")
-    if compiled and not is_ours(cfg):
+    if compiled and not is_hiera(cfg.MODEL.BACKBONE.NAME):
         raise InputError(f"--config-files {config_file}+compile: only Hiera trunks are compiled; leave +compile out")
     if config_file == VITDET_B:
         check_vitdet()
     return cfg
-
-
-def is_ours(cfg: CfgNode) -> bool:
-    """Whether the trunk is this project's, which alone heeds ``MODEL.HIERA.COMPILE``."""
-    return str(cfg.MODEL.BACKBONE.NAME).startswith("build_hiera_")
 
 
 def build_detector(cfg: CfgNode, image: tuple[int, int]) -> tuple[Any, torch.optim.Optimizer]:

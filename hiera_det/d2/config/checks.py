@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from hiera_det.d2.config.layers import get_value
-from hiera_det.d2.config.model_keys import HIERA_BACKBONES
+from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.errors import InputError
 
 __all__ = ["check_detector", "check_keypoints"]
@@ -31,7 +31,7 @@ def check_detector(cfg: CfgNode) -> None:
             "MODEL.BACKBONE.NAME: no config sets it, and detectron2's default is a ResNet: begin the config with "
             "_BASE_ and a file of configs/, or set build_hiera_fpn_backbone"
         )
-    if cfg.MODEL.BACKBONE.NAME in HIERA_BACKBONES and cfg.MODEL.FPN.NORM not in ("LN", ""):
+    if is_hiera(cfg.MODEL.BACKBONE.NAME) and cfg.MODEL.FPN.NORM not in ("LN", ""):
         raise InputError(f'MODEL.FPN.NORM {cfg.MODEL.FPN.NORM!r}: choose LN or ""')
     _check_pixels(cfg)
     _check_device(cfg)

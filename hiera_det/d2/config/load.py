@@ -13,7 +13,7 @@ from hiera_det.d2.config.files import find_config
 from hiera_det.d2.config.keys import add_hiera_config
 from hiera_det.d2.config.kinds import as_given, shown
 from hiera_det.d2.config.layers import Layer, last_layer, set_value
-from hiera_det.d2.config.model_keys import HIERA_BACKBONES
+from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.d2.config.reading import read_files
 from hiera_det.d2.config.schedule import settle_schedule
 from hiera_det.d2.config.unread import check_read, kind_of
@@ -135,7 +135,7 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 def _settle_rest(cfg: CfgNode, layers: Sequence[Layer]) -> None:
     """What follows from where keys stand, or do not stand; in place."""
-    if cfg.MODEL.BACKBONE.NAME in HIERA_BACKBONES and last_layer(layers, "MODEL.BACKBONE.FREEZE_AT") < 0:
+    if is_hiera(cfg.MODEL.BACKBONE.NAME) and last_layer(layers, "MODEL.BACKBONE.FREEZE_AT") < 0:
         cfg.MODEL.BACKBONE.FREEZE_AT = 0  # detectron2's default is meant for ResNets
     counted = last_layer(layers, "SOLVER.IMAGES_PER_EPOCH")
     if counted >= 0 and layers[counted].is_whole and last_layer(layers, "DATASETS.TRAIN", "SOLVER.EPOCHS") > counted:

@@ -28,12 +28,17 @@ from hiera_det.d2.config.readers import (
 )
 from hiera_det.modeling.variants import VARIANTS
 
-__all__ = ["HIERA_BACKBONES", "MODEL_KEYS"]
+__all__ = ["MODEL_KEYS", "is_hiera"]
 
 META_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "PanopticFPN", "SemanticSegmentor")
 HIERA_BACKBONES = ("build_hiera_backbone", "build_hiera_fpn_backbone", "build_hiera_simple_fpn_backbone")
 RESNET_BACKBONES = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 ROI_HEADS = ("StandardROIHeads", "CascadeROIHeads", "Res5ROIHeads", "RROIHeads")
+
+
+def is_hiera(backbone: str) -> bool:
+    """Whether the name of a backbone is one of ours, of which there may be more than the tables name."""
+    return backbone.startswith("build_hiera_")
 
 
 def _meta(*names: str) -> When:
