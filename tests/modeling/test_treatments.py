@@ -357,7 +357,8 @@ def test_a_traced_graph_holds_for_all_sizes(fields: dict[str, object]) -> None:
 
 
 def test_torchvision_extracts_features_of_blocks_and_layers() -> None:
-    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    from torchvision.models import feature_extraction as extraction
+
     trunk, seen = small(), {}
     for name in ("blocks.1", "blocks.2.mlp"):
         trunk.get_submodule(name).register_forward_hook(
