@@ -35,7 +35,7 @@ TREES = {path.relative_to(ROOT / PACKAGE): ast.parse(path.read_text(encoding="ut
 #: Functions whose first argument, where it is a literal, names a module.
 IMPORTERS = {"import_module", "__import__"}
 #: Packages that a few tests try the trunk with, and that are too many to ask of everybody.
-NOT_IN_THE_SET_UP = {"peft", "onnxruntime", "onnxscript"}
+NOT_IN_THE_SET_UP = {"peft", "torchao", "onnxruntime", "onnxscript"}
 #: What renames a file or folder.
 RENAMERS = {"rename", "renames", "replace", "move"}
 
