@@ -84,10 +84,9 @@ class Step:
                     totals[name] = totals[name] + loss if name in totals else loss
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
-        # float16's scaler leaves out steps of gradients that its factor was too large for, and lowers the factor.
-        if self.scaler.is_enabled() or self._is_finite(norm, totals, files, iteration):
+        if self._is_finite(norm, totals, files, iteration):
             self.scaler.step(self.optimizer)
-            self.scaler.update()
+        self.scaler.update()
         return totals
 
     def _backward(self, part: Any) -> dict[str, Tensor]:
@@ -109,7 +108,10 @@ class Step:
 
     def _is_finite(self, norm: Tensor, losses: Mapping[str, Tensor], files: Sequence[str], iteration: int) -> bool:
         """Whether a step can be taken; the processes, each of which has losses of its own, agree."""
-        finite = torch.isfinite(norm + sum(losses.values())).to(self.device, torch.float32)
+        # float16's scaler itself leaves out steps of gradients that its factor was too large for, and lowers it.
+        overflows = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        checked = [*losses.values(), *(() if overflows else (norm,))]
+        finite = torch.stack([torch.isfinite(value) for value in checked]).all().to(self.device, torch.float32)
         if process_count() > 1:
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if bool(finite):

@@ -88,3 +88,30 @@ def test_so_many_in_a_row_are_left_out_and_the_count_starts_anew_after_a_good_on
     step([bad]), step([bad])
     with pytest.raises(InputError):
         step([bad])
+
+
+def test_float16_leaves_overflow_to_its_scaler_and_refuses_a_loss_that_is_not_finite() -> None:
+    step = build(precision="float16", skip_nonfinite=1)
+    before, scale = weights(step), step.scaler.get_scale()
+    step([torch.full((3, 4), 300.0)])  # its scaled gradients are beyond 65504, its loss is not
+    assert torch.equal(weights(step), before)
+    assert step.scaler.get_scale() < scale
+    assert step.skipped == 0
+    step([torch.full((3, 4), math.nan)])
+    assert step.skipped == 1
+    for _ in range(8):
+        step([torch.randn(3, 4)])
+    assert not torch.equal(weights(step), before)
+    assert torch.isfinite(weights(step)).all()
+    step([torch.full((3, 4), math.nan)])
+    with pytest.raises(InputError, match="not finite: square nan"):
+        step([torch.full((3, 4), math.nan)])
+
+
+def test_gradients_that_no_factor_of_float16_helps_are_refused() -> None:
+    step = build(precision="float16")
+    step.model.weight.register_hook(lambda grad: grad * math.nan)  # type: ignore[union-attr]
+    for _ in range(16):  # as often as it halves 65536
+        step([torch.randn(3, 4)])
+    with pytest.raises(InputError, match="gradient norm nan"):
+        step([torch.randn(3, 4)])
