@@ -21,11 +21,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-TOOLS = {"pretrain": "hiera_det.cli.pretrain_mae", "classify": "hiera_det.cli.train_classifier"}
+TOOLS = {
+    "pretrain": "hiera_det.cli.pretrain_mae",
+    "classify": "hiera_det.cli.train_classifier",
+    "detect": "hiera_det.cli.train_detector",
+    "detect-lazy": "hiera_det.cli.train_lazy",
+}
 PRELOAD = ["hiera_det.tasks.pretrain.train", "hiera_det.tasks.classify.train", "hiera_det.tasks.pretrain.pictures"]
+PRELOAD += ["hiera_det.d2.train.run", "hiera_det.d2.lazy.run", "matplotlib.backends.backend_agg"]
 PRELOAD += ["torchvision.transforms.v2", "timm.data", "matplotlib.figure", "torch.utils.tensorboard", *TOOLS.values()]
 #: Longer than any of them takes on a loaded machine.
-PATIENCE = 60
+PATIENCE = 120
 
 Patch = Callable[[], None]
 _context = multiprocessing.get_context("forkserver")

@@ -43,7 +43,7 @@ def explained(doing: str, save_memory: str) -> Iterator[None]:
 def _line(error: BaseException, doing: str, save_memory: str) -> str | None:
     """What to say of an error; None for one that is not the machine's."""
     text = str(error).strip()
-    first = text.splitlines()[0] if text else type(error).__name__
+    first = text.splitlines()[0].partition(". ")[0] if text else type(error).__name__  # gloo goes on at length
     oom = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in text for said in NO_MEMORY)
     if oom:
         return f"out of memory in {doing} ({first}); {save_memory}; the last checkpoint is whole, --resume goes on"
