@@ -313,7 +313,7 @@ def test_rle_text_is_read_as_pycocotools_reads_it() -> None:
 def test_rle_text_takes_time_in_proportion_to_its_length(text: str) -> None:
     start = time.process_time()
     run_lengths(text)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5  # no measurement: it was 24 s when it grew with the square
 
 
 # The completed copy
