@@ -22,6 +22,7 @@ OTHER_NAMES = {
     "letter case": ("B.PNG", "b.png", "letter case"),
     "case of a folder": ("Train/b.png", "train/b.png", "letter case"),
     "ending": ("b.jpg", "b.png", "ending"),
+    "blank at its end": ("b.png ", "b.png", ""),
     "ending in capitals": ("b.JPEG", "b.png", "ending"),
     "no ending": ("b", "b.png", "ending"),
     "composed accent": (NFC, NFD, "Unicode form"),
@@ -95,6 +96,15 @@ def test_a_name_that_is_nowhere_gets_no_wrong_advice(folder: Path, write: Callab
     data = sound()
     data["images"][1]["file_name"] = "c.png"
     with pytest.raises(InputError, match=r"1 of 2 images are not in .*: 'c\.png'; copy them there"):
+        check_coco_json(write(data), folder / "images")
+
+
+def test_of_two_files_that_a_name_may_mean_none_is_taken(folder: Path, write: Callable[..., Path]) -> None:
+    data = sound()
+    data["images"][1]["file_name"] = "c.jpg"
+    for name in ("c.png", "c.bmp"):
+        (folder / "images" / "a.png").with_name(name).write_bytes((folder / "images" / "a.png").read_bytes())
+    with pytest.raises(InputError, match="copy them there"):
         check_coco_json(write(data), folder / "images")
 
 
