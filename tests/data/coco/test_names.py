@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -76,16 +77,18 @@ def test_image_folder_one_level_off_is_named(folder: Path, write: Callable[..., 
     check_coco_json(path, right)
 
 
+@pytest.mark.parametrize("name", ["images", "my images"])
 def test_backslashes_and_a_folder_off_are_mended_by_the_one_command_that_is_named(
-    folder: Path, write: Callable[..., Path]
+    folder: Path, write: Callable[..., Path], name: str
 ) -> None:
     """The folder given is the one that the names begin with: the advice must not stop at the folder."""
+    images = (folder / "images").rename(folder / name)
     data = sound()
     for image in data["images"]:
-        image["file_name"] = f"images\\{image['file_name']}"
+        image["file_name"] = f"{name}\\{image['file_name']}"
     path = write(data)
-    (finding,) = (found for found in check_dataset(path, folder / "images") if found.severity == "error")
-    command = finding.remedy.split("`")[1].split()
+    (finding,) = (found for found in check_dataset(path, images) if found.severity == "error")
+    command = shlex.split(finding.remedy.split("`")[1])
     assert command[:2] == ["hiera-det", "check"]
     json_path, root, out = command[2], command[3], folder / "fixed.json"
     repair_coco_json(json_path, root, out)
