@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hiera_det.modeling.hiera import Hiera
     from hiera_det.modeling.intermediates import Intermediates, intermediates
     from hiera_det.modeling.mae import HieraMAE, MAEOutput
+    from hiera_det.modeling.options import HieraOptions
     from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
     from hiera_det.modeling.variants import HIERADET_VARIANTS, VARIANTS, HieraDetVariant, HieraVariant
     from hiera_det.weights.load import LoadReport, load_weights
@@ -57,6 +58,7 @@ _NAMES = {
     "modeling.hiera": "Hiera",
     "modeling.intermediates": "Intermediates intermediates",
     "modeling.mae": "HieraMAE MAEOutput",
+    "modeling.options": "HieraOptions",
     "modeling.pyramid": "FPN SimpleFeaturePyramid",
     "modeling.variants": "HIERADET_VARIANTS HieraDetVariant HieraVariant VARIANTS",
     "weights.load": "LoadReport load_weights",
@@ -75,6 +77,7 @@ __all__ = [
     "HieraDetVariant",
     "HieraForClassification",
     "HieraMAE",
+    "HieraOptions",
     "HieraVariant",
     "InputError",
     "Intermediates",

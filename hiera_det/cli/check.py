@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from hiera_det.cli.command import command_parser
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, printable
+from hiera_det.extras import need
 
 if TYPE_CHECKING:
     from hiera_det.data.coco.findings import Finding
@@ -47,6 +48,7 @@ def main() -> None:
     """Check, print, and write what was asked for."""
     args = argument_parser().parse_args()
     _check_arguments(args)
+    need("PIL", "hiera-det check", "pillow")
     from hiera_det.data.coco.check import Look, inspect_coco
     from hiera_det.data.coco.compare import compare_splits
     from hiera_det.data.images import MAX_PIXELS

@@ -17,6 +17,7 @@ import os
 
 from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError, printable
+from hiera_det.extras import need
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def main() -> None:
     args = argument_parser().parse_args()
     if os.path.exists(args.out):
         raise InputError(f"{args.out}: is there already; name another file, or remove it")
+    need("PIL", "hiera-det convert-dataset", "pillow")
     from hiera_det.data.coco.check import check_coco_json
     from hiera_det.data.convert.detect import convert_dataset
 

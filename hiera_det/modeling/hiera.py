@@ -9,6 +9,7 @@ image, C channels, k kept mask units.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -263,6 +264,9 @@ class Hiera(HieraBase):
         >>> {name: tuple(map.shape) for name, map in trunk(torch.zeros(1, 3, 64, 96)).items()}
         {'stage1': (1, 96, 16, 24), 'stage4': (1, 768, 2, 3)}
     """
+
+    #: The fields by name, for help, and for whoever checks arguments before the call.
+    __signature__ = inspect.signature(HieraOptions)
 
     def __init__(self, *options: Any, **fields: Any) -> None:
         super().__init__(HieraOptions.of(*options, **fields))

@@ -15,24 +15,28 @@ _SHA256 = re.compile(rf"[0-9a-f]{{{_SHA256_LETTERS}}}")
 _CHUNK = 1 << 20
 
 
-def check_sha256(path: Path) -> None:
+def check_sha256(path: Path) -> bool:
     """Compare a file with the SHA-256 that is known of it, where one is.
 
     Known is what ``FILE.sha256`` beside it says, as ``sha256sum FILE`` writes it, and the name of a file in the
     Hugging Face cache, which is the checksum of its content.
+
+    Returns:
+        whether one is known.
 
     Raises:
         InputError: they differ, or the file beside it holds no SHA-256.
     """
     expected = _expected(path)
     if not expected:
-        return
+        return False
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != expected:
         raise InputError(f"weight file {path} is damaged: its SHA-256 is not {expected}; copy or download it again")
+    return True
 
 
 def _expected(path: Path) -> str:

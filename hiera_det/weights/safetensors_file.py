@@ -32,22 +32,24 @@ def is_safetensors(start: bytes) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name.
+    """Tensors by name, once `verify_safetensors` has looked at the file.
 
     Raises:
-        InputError: see `verify_safetensors`.
+        InputError: it is cut off or none.
     """
     from safetensors.torch import load_file
 
-    verify_safetensors(path)
     try:
         return load_file(path)
     except Exception as error:  # broken headers fail in the library in many ways
         raise _damaged(path, one_line(error)) from None
 
 
-def verify_safetensors(path: Path) -> None:
+def verify_safetensors(path: Path) -> bool:
     """Compare a file of ours with its checksum; those of others have none.
+
+    Returns:
+        whether it has one.
 
     Raises:
         InputError: they differ; or the header cannot be read, or has more names than any model.
@@ -57,12 +59,11 @@ def verify_safetensors(path: Path) -> None:
         metadata = header.pop(_METADATA, None)
         if len(header) > _TENSORS_LIMIT:
             raise InputError(f"weight file {path} names {len(header)} tensors: no model of ours has so many")
-        if not isinstance(metadata, dict):
-            return
-        recorded = metadata.get(_CHECKSUM)
-        ours = metadata.get("written_by") == _WRITER["written_by"]
-        if (ours or recorded is not None) and recorded != _checksum(header, file):
+        metadata = metadata if isinstance(metadata, dict) else {}
+        has_one = _CHECKSUM in metadata or metadata.get("written_by") == _WRITER["written_by"]
+        if has_one and metadata.get(_CHECKSUM) != _checksum(header, file):
             raise _damaged(path, "it does not match its checksum")
+        return has_one
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], file: IO[bytes]) -> None:

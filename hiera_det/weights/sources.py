@@ -6,6 +6,7 @@ What a file is shows in its first bytes; its name is not looked at.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 from hiera_det.weights.checksums import check_sha256
 from hiera_det.weights.safetensors_file import is_safetensors, read_safetensors, verify_safetensors
-from hiera_det.weights.tensors import check_plain
+from hiera_det.weights.tensors import check_plain, shown
 from hiera_det.weights.torch_file import (
     LEGACY_MAGIC,
     ZIP_MAGIC,
@@ -43,6 +44,8 @@ STANDARD_FILES = (
 )
 #: The endings of other weight files.
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+logger = logging.getLogger("hiera_det.weights")
 
 _START_BYTES = 1024
 _SHOWN = 5
@@ -92,12 +95,16 @@ def verify(path: StrPath) -> None:
     """
     path = Path(path)
     for file in [path.with_name(name) for name in shard_names(path)] if _is_index(_start_of(path)) else [path]:
-        start = _start_of(file)
-        check_sha256(file)
-        if start.startswith(ZIP_MAGIC):
-            verify_zip(file)
-        elif is_safetensors(start):
-            verify_safetensors(file)
+        _verify(file, _start_of(file))
+
+
+def _verify(path: Path, start: bytes) -> bool:
+    """Compare one file with its checksums; whether it has any."""
+    known = check_sha256(path)
+    if start.startswith(ZIP_MAGIC):
+        verify_zip(path)
+        return True
+    return (is_safetensors(start) and verify_safetensors(path)) or known
 
 
 def find_weight_file(folder: Path) -> Path:
@@ -182,7 +189,7 @@ def _is_index(start: bytes) -> bool:
 
 def _read_single(path: Path, start: bytes) -> dict[str, Any]:
     """The dict in one file that is no index."""
-    check_sha256(path)
+    is_verified = _verify(path, start)
     if start.startswith(ZIP_MAGIC):
         loaded = read_zip(path)
     elif start.startswith(LEGACY_MAGIC):
@@ -195,6 +202,8 @@ def _read_single(path: Path, start: bytes) -> dict[str, Any]:
         raise InputError(f"weight file {path} {_what_else(start)}")
     if not isinstance(loaded, dict):
         raise InputError(f"weight file {path} holds a {type(loaded).__name__}, not a dict of tensors")
+    if not is_verified:
+        logger.info("%s has no checksum, so that damage inside its tensors would not be seen", path)
     return loaded
 
 
@@ -250,9 +259,13 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _last_checkpoint(tag: Path) -> Path:
     """The file that detectron2 wrote last."""
-    name = tag.read_text(errors="replace").strip()
+    try:
+        with open(tag, errors="replace") as file:
+            name = file.read(_START_BYTES).strip()
+    except OSError as error:
+        raise InputError(f"{tag} cannot be opened ({error.strerror}): name the weight file itself") from None
     if not _is_plain(name) or not os.path.isfile(tag.parent / name):
-        raise InputError(f"{tag} names {name!r}, which is no file in that folder: name the weight file itself")
+        raise InputError(f"{tag} names {shown(name)}, which is no file in that folder: name the weight file itself")
     return tag.parent / name
 
 

@@ -57,35 +57,29 @@ _READ_PICKLE = "pickle.load(open(sys.argv[1], 'rb'))"
 
 
 def read_zip(path: Path) -> Any:
-    """What today's ``torch.save`` wrote.
+    """What today's ``torch.save`` wrote, once `verify_zip` has looked at it.
 
     Raises:
-        InputError: see `verify_zip`; or it needs code to be read.
+        InputError: it needs code to be read, or has tensors that are no plain arrays.
     """
-    entries = verify_zip(path)
     with zipfile.ZipFile(path) as archive:
+        entries = _records(archive)
         structure = next(entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl")
         _check_pickles(path, io.BytesIO(archive.read(structure)), 1)
     # Mapped tensors take memory only as they are read, but compressed ones would be taken for the values.
     return _load(path, mmap=all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
 
 
-def verify_zip(path: Path) -> list[zipfile.ZipInfo]:
+def verify_zip(path: Path) -> None:
     """Compare each record with the CRC-32 that ``torch.save`` wrote beside it, at some 3 GB/s.
-
-    Returns:
-        the records.
 
     Raises:
         InputError: one differs, or the file is cut off, is a program, or is another program's archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            _check_records(path, entries)
-            if not any(entry.CRC for entry in entries):  # torch was told to write none
-                for entry in entries:
-                    del entry.CRC  # what is not there, zipfile does not compare
+            _check_records(path, archive.infolist())
+            _records(archive)
             damaged = archive.testzip()
     except InputError:
         raise
@@ -95,6 +89,14 @@ def verify_zip(path: Path) -> list[zipfile.ZipInfo]:
         raise InputError(f"weight file {path} is damaged ({one_line(error)}): {_AGAIN}") from None
     if damaged is not None:
         raise InputError(f"weight file {path} is damaged: {damaged!r} in it does not match its checksum; {_AGAIN}")
+
+
+def _records(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """An archive's records."""
+    entries = archive.infolist()
+    if not any(entry.CRC for entry in entries):  # torch was told to write none
+        for entry in entries:
+            del entry.CRC  # what is not there, zipfile does not compare
     return entries
 
 

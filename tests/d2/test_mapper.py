@@ -24,6 +24,7 @@ from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.data.mapper import build_test_mapper, build_train_mapper
 from hiera_det.d2.data.train_loader import build_train_loader
 from hiera_det.d2.predict.pictures import draw_predictions
+from hiera_det.d2.train.trainer import Trainer
 from hiera_det.data.images import BadImageError
 from hiera_det.engine.loader import unwrap
 from hiera_det.errors import InputError
@@ -203,3 +204,20 @@ def test_a_training_takes_the_same_stand_ins_each_time(with_bad: list[dict[str, 
     )
     with pytest.raises(InputError, match=r"cut\.jpg: cannot be read as an image"):
         unwrap(next(iter(refusing)))
+
+
+def test_a_training_says_how_often_an_image_was_replaced(
+    with_bad: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    val_config(with_bad, tmp_path)  # writes the JSON
+    opts = ["INPUT.ON_BAD_IMAGE", "skip", "DATALOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]
+    opts += ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "0"]
+    opts += ["SOLVER.SCALING", "none", "TEST.PICTURES", "0", "MODEL.WEIGHTS", ""]
+    cfg = config(*RESIZE, *opts)
+    own_data_config(cfg, train_json=str(tmp_path / "val.json"), train_images=str(tmp_path))
+    Path(cfg.OUTPUT_DIR).mkdir()
+    trainer = Trainer(cfg)
+    trainer.train()
+    assert "times another image took the place of one that cannot be read" in caplog.text
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
+    assert max(line.get("bad_images", 0) for line in lines) >= 1

@@ -89,6 +89,15 @@ def test_a_perfect_answer_in_any_form_is_100(truth: Path, form: str, coco_eval: 
     assert found["bbox"]["AP-date"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("image_id", [123, "000123", "123"])
+def test_a_number_stands_for_a_name_of_digits(truth: Path, image_id: Any) -> None:
+    data = json.loads(truth.read_text())
+    data["images"][0]["file_name"] = "photos/000123.jpg"
+    truth.write_text(json.dumps(data))
+    found = scores(truth, perfect(image_id=lambda i: image_id if i % 2 == 0 else "b"))
+    assert found["bbox"]["AP"] == pytest.approx(100)
+
+
 def test_boxes_or_masks_alone_are_scored_alone(truth: Path) -> None:
     assert set(scores(truth, perfect(segmentation=None))) == {"bbox"}
     assert scores(truth, perfect(bbox=None))["segm"]["AP"] == pytest.approx(100)
@@ -125,6 +134,7 @@ def test_more_than_100_objects_count_if_asked(tmp_path: Path) -> None:
         ([1], "must be a list of objects"),
         (perfect(image_id=lambda i: 7), r"results\.json\[0\]: image_id 7 is none of the 2 images"),
         (perfect(image_id=lambda i: [30]), r"image_id \[30\] is none"),
+        (perfect(image_id=lambda i: True), "image_id True is none"),
         (perfect(file_name=lambda i: "c.jpg"), r"file_name 'c\.jpg' is none"),
         (perfect(category_id=lambda i: i), r"\[0\]: category_id 0 is none of .*\[3, 7\]; give the JSON's ids"),
         (perfect(category_name=lambda i: "plum"), r"class 'plum' is none of .*\['fig', 'date'\]"),

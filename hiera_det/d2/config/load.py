@@ -103,10 +103,12 @@ def _apply(cfg: CfgNode, layer: Layer) -> None:
         default = _value_or_missing(cfg, key)
         # A key on the command line says itself where it stands.
         source = "" if layer.source == COMMAND_LINE else f"{layer.source}: "
-        place = f"{source}{key} {shown(given)}"
+        place = f"{source}{shown(key)} {shown(given)}"
         if default is MISSING:
             close = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.5)
-            raise InputError(f"{place}: unknown config key {key}{f'; did you mean {close[0]}?' if close else ''}")
+            raise InputError(
+                f"{place}: unknown config key {shown(key)}{f'; did you mean {close[0]}?' if close else ''}"
+            )
         if isinstance(default, CfgNode):
             raise InputError(f"{place}: a value stands where keys belong, such as {key}.{next(iter(default))}")
         value = as_given(default, given)

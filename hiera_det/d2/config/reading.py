@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hiera_det.d2.config.files import OWN_CONFIGS
+from hiera_det.d2.config.kinds import shown
 from hiera_det.d2.config.layers import Layer
 from hiera_det.errors import InputError
 
@@ -62,13 +63,14 @@ def _base(path: str, base: Any) -> str:
     Raises:
         InputError: it is no file that is named by a relative path.
     """
+    place = f"{path}: {BASE} {shown(base)}"
     if not isinstance(base, str) or "://" in base or "\0" in base:
-        raise InputError(f"{path}: {BASE} {base!r}: name files beside this one, by relative paths; nothing is fetched")
+        raise InputError(f"{place}: name files beside this one, by relative paths; nothing is fetched")
     found = os.path.join(os.path.dirname(path), os.path.expanduser(base))
     if os.path.isabs(os.path.expanduser(base)) and OWN_CONFIGS not in Path(os.path.realpath(found)).parents:
-        raise InputError(f"{path}: {BASE} {base}: name it by a path relative to this file")
+        raise InputError(f"{place}: name it by a path relative to this file")
     if not os.path.isfile(found):
-        raise InputError(f"{path}: {BASE} {base}: no such file")
+        raise InputError(f"{place}: no such file")
     return found
 
 

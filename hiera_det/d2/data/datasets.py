@@ -22,7 +22,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hiera_det.d2.data.records import load_records
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.compare import compare_splits, same_classes
-from hiera_det.data.coco.findings import listed
+from hiera_det.data.coco.findings import fix_command, listed
 from hiera_det.data.coco.schema import CocoSummary
 from hiera_det.data.coco.write import completed_copy
 from hiera_det.data.images import MAX_PIXELS
@@ -181,7 +181,7 @@ def _set_mask_format(cfg: CfgNode, summaries: Sequence[CocoSummary], given: set[
         if summary.mask_format is None:
             total, without = sum(summary.instance_counts), summary.num_without_mask
             named = f": annotation {listed(summary.without_mask)}" if without < total else ""
-            others = f", or leave them out by `hiera-det check {summary.path} {summary.image_root} --fix OUT.json`"
+            others = f", or leave them out by {fix_command(summary.path, summary.image_root)}"
             raise InputError(
                 f"{summary.path}: {without} of {total} annotations have no segmentation, but MODEL.MASK_ON is "
                 f"True{named}; add MODEL.MASK_ON False to train boxes only{others if named else ''}"
@@ -209,8 +209,7 @@ def _check_evaluation(cfg: CfgNode, summary: CocoSummary) -> None:
     if not summary.exact_image_ids and cfg.TEST.get("COCO_EVAL") == "faster-coco-eval":
         raise InputError(
             f"TEST.COCO_EVAL faster-coco-eval: it mixes up the image ids of {summary.path}, texts or beyond 2^53; "
-            f"set pycocotools, or number the images by `hiera-det check {summary.path} {summary.image_root} --fix "
-            "OUT.json`"
+            f"set pycocotools, or number the images by {fix_command(summary.path, summary.image_root)}"
         )
 
 

@@ -112,5 +112,5 @@ def _mode(image_format: str) -> Any:
 
 
 def _in_format(image: Image.Image, image_format: str) -> Pixels:
-    pixels: Pixels = convert_PIL_to_numpy(image.convert(_mode(image_format)), image_format)
+    pixels: Pixels = convert_PIL_to_numpy(image, image_format)
     return pixels

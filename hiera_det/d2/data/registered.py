@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 
 from hiera_det.d2.data.records import load_records
 from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.findings import fix_command
 from hiera_det.data.coco.schema import CocoSummary
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
@@ -91,8 +92,8 @@ def _check_gaps(name: str, summary: CocoSummary) -> None:
     if gaps:
         raise InputError(
             f"DATASETS.TEST: in {summary.path} of data set {name!r} is what pycocotools stumbles over "
-            f"({', '.join(gaps)}); register the copy that `hiera-det check {summary.path} {summary.image_root} "
-            "--fix OUT.json` writes, or give the JSON by --val-json"
+            f"({', '.join(gaps)}); register the copy that {fix_command(summary.path, summary.image_root)} writes, or "
+            "give the JSON by --val-json"
         )
 
 

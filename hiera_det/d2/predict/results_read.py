@@ -94,9 +94,9 @@ class _Reader:
         id_, name = entry.get("image_id"), entry.get("file_name")
         if isinstance(name, str):
             id_ = self.names.of_file(name)
-        elif isinstance(id_, str) and id_ not in self.images:
+        elif isinstance(id_, int | str) and type(id_) is not bool and id_ not in self.images:
             id_ = self.names.of_stem(id_)
-        if not isinstance(id_, int | str) or id_ not in self.images:
+        if type(id_) not in (int, str) or id_ not in self.images:
             shown = f"file_name {name!r}" if isinstance(name, str) else f"image_id {entry.get('image_id')!r}"
             raise InputError(f"{where}: {shown} is none of the {len(self.images)} images of {self.truth}")
         return self.images[id_]

@@ -274,14 +274,14 @@ class HieraCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         """Load, say what became of the tensors, and refuse what leaves a detector to be evaluated partly random."""
+        assert self.report is not None  # of the file that the checkpoint is from
         own = self.model.state_dict()
         tensors = checkpoint["model"].items()
         for name, tensor in tensors:
             if name in own and own[name].is_floating_point() and tensor.dtype not in FLOATS:
-                raise not_a_float(name, tensor, self._report.source)
+                raise not_a_float(name, tensor, self.report.source)
         checkpoint["model"] = {name: like(tensor, own[name]) if name in own else tensor for name, tensor in tensors}
         incompatible = super()._load_model(checkpoint)
-        assert self.report is not None  # of the file that the checkpoint is from
         reshaped = [key for key, *_ in incompatible.incorrect_shapes]
         fresh = [*reshaped, *(key for key in incompatible.missing_keys if key not in reshaped)]
         if fresh and self._whole_model:

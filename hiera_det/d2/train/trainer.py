@@ -90,6 +90,7 @@ class Trainer(DefaultTrainer):
             model = wrap(model, settings.parallel)
         step = (settings.accumulate, settings.precision, settings.skip_nonfinite, self.seed, self.stop)
         self._trainer = Step(model, loader, optimizer, *step)
+        self._bad_images = BadImageCount(loader)
         order = getattr(loader, "batch_sampler", None)
         self.order = order if isinstance(order, StreamOrder) else None
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -281,7 +282,7 @@ class Trainer(DefaultTrainer):
             *inherited,
             Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH),
             EMAHook(self.ema) if self.ema else None,
-            BadImageCount(self._trainer.data_loader),
+            self._bad_images,
             self._checkpointing,
             evaluation,
             Events(writers, evaluation),

@@ -9,12 +9,13 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 from hiera_det.data.coco.kinds import KINDS, Severity
 from hiera_det.errors import InputError, printable
 
-__all__ = ["Finding", "Findings", "kind_of", "listed", "short"]
+__all__ = ["Finding", "Findings", "fix_command", "kind_of", "listed", "short"]
 
 #: How many culprits a message lists before it only counts.
 LISTED = 3
@@ -127,6 +128,11 @@ class Findings:
         more = finding.count - 1
         names = ", ".join(map(short, others)) + (", ..." if more > len(others) else "")
         return replace(finding, text=f"{finding.text} (and {more} more: {names})")
+
+
+def fix_command(json: str, images: str) -> str:
+    """The command that mends a JSON, to be pasted into a shell."""
+    return f"`hiera-det check {quote(json)} {quote(images)} --fix OUT.json`"
 
 
 def kind_of(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hiera_det.data.coco.findings import Findings, listed, short
+from hiera_det.data.coco.findings import Findings, fix_command, listed, short
 from hiera_det.data.coco.names import Folder, differences, leads_outside, locate
 from hiera_det.data.coco.schema import ImageId
 
@@ -50,12 +50,12 @@ def _tell_missing(kind: str, images: list[dict[str, Any]], total: int, root: str
         how = f"{short(names[0])} is there as {short(actual)} ({differences(names[0], actual)})"
         if located.root == root:
             kind = "image-named-otherwise"
-            remedy = f"{how}: `hiera-det check {path} {root} --fix OUT.json` writes a JSON with the files' names"
+            remedy = f"{how}: {fix_command(path, root)} writes a JSON with the files' names"
         elif is_renamed:  # the folder alone would lead to a second refusal: both are said at once
             kind = "image-folder-off"
             remedy = (
-                f"{how} in {located.root}: `hiera-det check {path} {located.root} --fix OUT.json` writes a JSON with "
-                f"the files' names; use it with {located.root} as the image folder"
+                f"{how} in {located.root}: {fix_command(path, located.root)} writes a JSON with the files' names; "
+                f"use it with {located.root} as the image folder"
             )
         else:
             kind, remedy = "image-folder-off", f"it is there from {located.root}: give that as the image folder"

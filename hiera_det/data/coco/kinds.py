@@ -196,7 +196,10 @@ KINDS: dict[str, Kind] = {
     ),
     # Areas, which evaluation sorts objects into small, medium and large by
     "area-unusable": Kind(
-        _N, "`area` is null or no number; the mask's is taken.", "nothing to do; `--fix` writes it", True
+        _N,
+        "`area` is null, no number, negative or above 10^10; the mask's is taken.",
+        "nothing to do; `--fix` writes it",
+        True,
     ),
     "area-differs": Kind(
         _W,

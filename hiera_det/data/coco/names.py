@@ -106,9 +106,8 @@ class Folder:
             found: dict[str, str] = {}
             for name in sorted(self._listing(folder)):
                 stem, ending = os.path.splitext(_alike(name))
-                found.setdefault(stem + ending, name)
-                if ending in ENDINGS:
-                    found.setdefault(stem + ".*", name)
+                for meant in (stem + ending, stem + ".*")[: 1 + (ending in ENDINGS)]:
+                    found[meant] = "" if meant in found else name  # of two none is taken: that would be a guess
             for name in Folder(os.path.join(self.root, folder)).subfolders():
                 found.setdefault(_alike(name) + "/", name)
             self._alike[folder] = found
@@ -220,4 +219,4 @@ def _slashed(name: str) -> str:
 
 
 def _alike(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", name.strip()).casefold()

@@ -9,8 +9,10 @@ import numpy as np
 
 from hiera_det.data.coco.schema import Annotations, ImageId
 
-__all__ = ["Packer"]
+__all__ = ["MAX_AREA", "Packer"]
 
+#: Largest area that COCO's evaluation knows, in pixels.
+MAX_AREA = 10**10
 _NUMBERS = frozenset((int, float))
 
 
@@ -155,4 +157,5 @@ def _reference(id_: Any) -> Any:
 
 
 def _number(area: Any) -> float:
-    return float(area) if type(area) in _NUMBERS else float("nan")
+    # pycocotools leaves out objects of other areas without a word, perfect answers for them too.
+    return float(area) if type(area) in _NUMBERS and 0 <= area <= MAX_AREA else float("nan")

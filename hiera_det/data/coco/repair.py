@@ -19,6 +19,7 @@ from hiera_det.data.coco.entries import EXACT, all_finite, check_categories, mea
 from hiera_det.data.coco.findings import Findings
 from hiera_det.data.coco.geometry import drawn_area, is_flat
 from hiera_det.data.coco.names import Folder, leads_outside, locate
+from hiera_det.data.coco.pack import MAX_AREA
 from hiera_det.data.coco.read import read_json
 from hiera_det.data.coco.rle import rle_area, run_lengths
 from hiera_det.data.coco.schema import StrPath
@@ -204,7 +205,7 @@ def _mend_values(annotation: dict[str, Any], mostly_masks: bool, done: Counter[s
         annotation["bbox"] = box = [left, top, max(values[0::2]) - left, max(values[1::2]) - top]
         done["box taken of the mask"] += 1
     own, right = annotation.get("area"), area or float(box[2] * box[3])
-    own = float(own) if isinstance(own, int | float) and all_finite([own]) else math.nan
+    own = float(own) if isinstance(own, int | float) and all_finite([own]) and 0 <= own <= MAX_AREA else math.nan
     less, more = min(own, right), max(own, right)
     if math.isnan(own) or (area and more - less > AREA_SLACK and more > AREA_FACTOR * less):
         annotation["area"] = right

@@ -203,7 +203,7 @@ def check_areas(linked: Linked, mask_areas: Floats, findings: Findings) -> Float
     own = annotations.areas
     unusable = sound & ~np.isfinite(own) & _has_key(annotations, "area")
     if unusable.any():
-        said = f"area of {int(unusable.sum())} annotations is null or no number, the mask's is taken: "
+        said = f"area of {int(unusable.sum())} annotations is null, no number or negative, the mask's is taken: "
         _tell(linked, unusable, "area-unusable", said, findings)
     with np.errstate(invalid="ignore", over="ignore"):
         more, less = np.maximum(own, mask_areas), np.minimum(own, mask_areas)

@@ -13,6 +13,7 @@ from typing import Any
 
 from hiera_det.data.convert.build import CocoBuilder, Size, images_in, read_class_names, read_text
 from hiera_det.errors import InputError
+from hiera_det.extras import need
 
 __all__ = ["convert_yolo"]
 
@@ -59,6 +60,7 @@ def _yaml_file(source: str) -> tuple[str | None, str]:
 
 
 def _settings(path: str) -> dict[str, Any]:
+    need("yaml", "YOLO's data.yaml", "pyyaml")
     import yaml
 
     try:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiera_det.modeling.fast.paths import Kernel, Path, choose, to_compute_dtype, untouched
+from hiera_det.modeling.fast.paths import Kernel, Path, choose, has_choice, to_compute_dtype, untouched
 
 __all__ = ["linear", "pointwise_product"]
 
@@ -26,10 +26,10 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     Returns:
         tokens ``[B, N, out_features]``.
     """
-    if not isinstance(layer, nn.Linear) or not untouched(layer):
+    if not has_choice(x) or x.ndim != 3 or not isinstance(layer, nn.Linear) or not untouched(layer):
         return layer(x)  # type: ignore[no-any-return]
     kernel = choose(Path.PRODUCT, x, layer.weight, layer.bias)
-    if kernel is Kernel.PLAIN or x.ndim != 3:
+    if kernel is Kernel.PLAIN:
         return layer(x)
     if kernel is Kernel.FAST:
         return pointwise_product(x, layer.weight, layer.bias)

@@ -25,6 +25,7 @@ __all__ = [
     "choose",
     "differentiates_forward",
     "forced",
+    "has_choice",
     "is_exported",
     "is_placeholder",
     "is_symbolic",
@@ -142,33 +143,40 @@ def choose(path: Path, *tensors: Tensor | None) -> Kernel:
     subclasses (quantised, fake), and those inside a transform of ``torch.func`` or forward-mode differentiation.
     """
     x = tensors[0]
-    if x is None or is_exported(x) or any(t is not None and t.device.type != "cpu" for t in tensors):
+    if x is None or not has_choice(x):
         return Kernel.PLAIN
     gradients = torch.is_grad_enabled()
-    if not _wins(path, _compute_dtype(x), gradients):
+    if not _wins(path, _compute_dtype(x), gradients) or is_exported():
+        return Kernel.PLAIN
+    if any(t is not None and t.device.type != "cpu" for t in tensors):
         return Kernel.PLAIN
     if torch.compiler.is_compiling():  # an operation of our own has no gradient
         return Kernel.PLAIN if gradients else Kernel.OPAQUE
     return Kernel.FAST if _are_numbers(tensors) else Kernel.PLAIN
 
 
+def has_choice(x: Tensor) -> bool:
+    """Whether there is anything to choose; answered at once, for on a GPU the time between two kernels counts."""
+    return bool(WINS) and not is_placeholder(x) and x.device.type == "cpu"
+
+
 def reusable(x: Tensor, makers: Iterable[nn.Module]) -> bool:
     """Whether ``x`` may be overwritten: no gradient needs it, and its makers made it for nobody else."""
-    if PLAIN or torch.is_grad_enabled() or is_symbolic(x) or is_exported(x) or not _are_numbers((x,)):
+    if PLAIN or torch.is_grad_enabled() or is_symbolic(x) or is_exported() or not _are_numbers((x,)):
         return False
-    return all(untouched(module) and all(map(untouched, module.children())) for module in makers)
+    return untouched(*(m for maker in makers for m in (maker, *maker._modules.values()) if m is not None))
 
 
-def untouched(module: nn.Module) -> bool:
-    """Whether a module is what the trunk was built with: its very class, nothing hooked to it or put in its place."""
-    return (
-        type(module) in OWN
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks)
-        and module._compiled_call_impl is None
-        and "forward" not in module.__dict__
-        and not module_hooks._has_any_global_hook()  # type: ignore[no-untyped-call]
-    )
+def untouched(*modules: nn.Module) -> bool:
+    """Whether modules are what the trunk was built with: their very classes, with nothing hooked or put in place."""
+    for module in modules:
+        if type(module) not in OWN or module._forward_hooks or module._forward_pre_hooks:
+            return False
+        if module._backward_hooks or module._backward_pre_hooks or module._compiled_call_impl is not None:
+            return False
+        if "forward" in module.__dict__:
+            return False
+    return not module_hooks._has_any_global_hook()  # type: ignore[no-untyped-call]
 
 
 def differentiates_forward() -> bool:

@@ -32,7 +32,7 @@ def slabs_pay(blocks: Iterable[nn.Module], local: int, tokens: Tokens) -> bool:
     if not local or tokens.kept is not None or choose(Path.SLABS, tokens.x) is not Kernel.FAST:
         return False
     modules = [module for block in itertools.islice(blocks, local) for module in block.modules()]
-    return tokens.x.numel() > 0 and all(untouched(module) and not module.training for module in modules)
+    return tokens.x.numel() > 0 and untouched(*modules) and not any(module.training for module in modules)
 
 
 def run_in_slabs(run: Run, local: int, tokens: Tokens, wanted: Collection[int]) -> Iterator[tuple[int, Tokens]]:

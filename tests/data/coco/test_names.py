@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ OTHER_NAMES = {
     "letter case": ("B.PNG", "b.png", "letter case"),
     "case of a folder": ("Train/b.png", "train/b.png", "letter case"),
     "ending": ("b.jpg", "b.png", "ending"),
+    "blank at its end": ("b.png ", "b.png", ""),
     "ending in capitals": ("b.JPEG", "b.png", "ending"),
     "no ending": ("b", "b.png", "ending"),
     "composed accent": (NFC, NFD, "Unicode form"),
@@ -75,16 +77,18 @@ def test_image_folder_one_level_off_is_named(folder: Path, write: Callable[..., 
     check_coco_json(path, right)
 
 
+@pytest.mark.parametrize("name", ["images", "my images"])
 def test_backslashes_and_a_folder_off_are_mended_by_the_one_command_that_is_named(
-    folder: Path, write: Callable[..., Path]
+    folder: Path, write: Callable[..., Path], name: str
 ) -> None:
     """The folder given is the one that the names begin with: the advice must not stop at the folder."""
+    images = (folder / "images").rename(folder / name)
     data = sound()
     for image in data["images"]:
-        image["file_name"] = f"images\\{image['file_name']}"
+        image["file_name"] = f"{name}\\{image['file_name']}"
     path = write(data)
-    (finding,) = (found for found in check_dataset(path, folder / "images") if found.severity == "error")
-    command = finding.remedy.split("`")[1].split()
+    (finding,) = (found for found in check_dataset(path, images) if found.severity == "error")
+    command = shlex.split(finding.remedy.split("`")[1])
     assert command[:2] == ["hiera-det", "check"]
     json_path, root, out = command[2], command[3], folder / "fixed.json"
     repair_coco_json(json_path, root, out)
@@ -95,6 +99,15 @@ def test_a_name_that_is_nowhere_gets_no_wrong_advice(folder: Path, write: Callab
     data = sound()
     data["images"][1]["file_name"] = "c.png"
     with pytest.raises(InputError, match=r"1 of 2 images are not in .*: 'c\.png'; copy them there"):
+        check_coco_json(write(data), folder / "images")
+
+
+def test_of_two_files_that_a_name_may_mean_none_is_taken(folder: Path, write: Callable[..., Path]) -> None:
+    data = sound()
+    data["images"][1]["file_name"] = "c.jpg"
+    for name in ("c.png", "c.bmp"):
+        (folder / "images" / "a.png").with_name(name).write_bytes((folder / "images" / "a.png").read_bytes())
+    with pytest.raises(InputError, match="copy them there"):
         check_coco_json(write(data), folder / "images")
 
 

@@ -55,6 +55,8 @@ def more(*entries: dict[str, Any]) -> Change:
 ODD: dict[str, tuple[Change, str, str, str]] = {
     "area null": (first(area=None), "note", "area-unusable", "annotation 10"),
     "area text": (first(area="48"), "note", "area-unusable", "annotation 10"),
+    "area negative": (first(area=-48), "note", "area-unusable", "annotation 10"),
+    "area 10^400": (first(area=BIG), "note", "area-unusable", "annotation 10"),
     "area unlike the mask": (first(area=4800), "warning", "area-differs", "annotation 10 says 4800, its mask has 48"),
     "crowd without mask": (first(iscrowd=1, segmentation=[]), "note", "crowd-no-mask", "annotation 10"),
     "is_crowd": (
@@ -256,6 +258,9 @@ def perfect_ap(path: str | Path, kind: str) -> float:
     [
         first(area=None),
         first(area="48"),
+        first(area=-48),
+        first(area=1e11),
+        first(area=BIG),
         without("area"),
         without("iscrowd"),
         first(id=0),
@@ -313,7 +318,7 @@ def test_rle_text_is_read_as_pycocotools_reads_it() -> None:
 def test_rle_text_takes_time_in_proportion_to_its_length(text: str) -> None:
     start = time.process_time()
     run_lengths(text)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5  # no measurement: it was 24 s when it grew with the square
 
 
 # The completed copy
