@@ -22,7 +22,7 @@ $(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py
 
 quickstart: install
 	$(RUN) tools/make_shapes_dataset.py $(SHAPES)
-	$(RUN) tools/train_net.py --config-file configs/quick_start.yaml \
+	$(RUN) tools/train_net.py --config-file configs/quick_start.yaml --auto-resume \
 		--train-json $(SHAPES)/annotations/train.json --train-images $(SHAPES)/images/train \
 		--val-json $(SHAPES)/annotations/val.json --val-images $(SHAPES)/images/val \
 		OUTPUT_DIR $(QUICK_START)
