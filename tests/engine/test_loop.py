@@ -293,3 +293,11 @@ def test_a_disk_without_room_for_checkpoints_is_said_before_the_first_step(
     with pytest.raises(InputError, match="the disk is full: it needs"):
         loop.run()
     assert loop.iteration == 0
+
+
+def test_a_compiled_model_is_the_one_that_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[nn.Module, dict[str, Any]]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
+    loop = build(tmp_path, epochs=1, compile=True)
+    assert compiled == [(loop.model, {"dynamic": True})]
+    assert loop.run() == 0
