@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from detections import CONFIGS
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from hiera_det.d2.config.keys import add_hiera_config
+from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.train.step import Step
 from hiera_det.errors import InputError
@@ -81,14 +82,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched() -> Non
     [
         (["SOLVER.AMP.PRECISION", "float8"], "SOLVER.AMP.PRECISION 'float8'"),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "needs a GPU: on the CPU choose bfloat16"),
-        (["SOLVER.AMP.ENABLED", "True", "SOLVER.PARALLEL", "fsdp"], "SOLVER.PARALLEL fsdp"),
+        (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cuda", "SOLVER.PARALLEL", "fsdp"], "SOLVER.PARALLEL fsdp"),
     ],
 )
 def test_a_format_that_cannot_be_trained_in_is_refused(opts: list[str], says: str) -> None:
-    from detectron2.config import get_cfg
-
-    cfg = get_cfg()
-    add_hiera_config(cfg)
-    cfg.merge_from_list(opts)
     with pytest.raises(InputError, match=says):
-        train_settings(cfg)
+        train_settings(load_config(str(CONFIGS / "quick_start.yaml"), opts))
