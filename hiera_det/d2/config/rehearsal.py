@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -49,13 +53,24 @@ def _build(cfg: CfgNode, eval_only: bool) -> None:
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     cfg.MODEL.HIERA.COMPILE = False
-    with torch.device("meta"):
+    with _quiet(), torch.device("meta"):
         model = build_model(cfg)
-    if not eval_only:
-        optimizer = build_optimizer(cfg, model)
-        build_train_mapper(cfg)
-        with torch.device("cpu"):
-            build_lr_scheduler(cfg, optimizer)
+        if not eval_only:
+            optimizer = build_optimizer(cfg, model)
+            build_train_mapper(cfg)
+            with torch.device("cpu"):
+                build_lr_scheduler(cfg, optimizer)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A context whose log is that of the building that follows, and is not said twice."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _culprit(request: RunRequest) -> str:
