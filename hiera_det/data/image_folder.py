@@ -139,12 +139,9 @@ def _matches(name: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _images(paths: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
-    """Those that are images by their names, hidden ones left out."""
-    return sorted(
-        path
-        for path in paths
-        if path.lower().endswith(suffixes) and not os.path.basename(path).startswith(".") and os.path.isfile(path)
-    )
+    """Those that are images by their names, hidden ones left out; a link to nowhere is named when it is read."""
+    named = (path for path in paths if path.lower().endswith(suffixes) and not os.path.basename(path).startswith("."))
+    return sorted(path for path in named if os.path.isfile(path) or os.path.islink(path))
 
 
 def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) -> list[str]:

@@ -176,4 +176,7 @@ def stoppable() -> Iterator[Stop]:
             yield stop
         except StopRequested as request:
             logger.warning("%s", request)
+            if threading.current_thread() is threading.main_thread():
+                # Ctrl-C again, while the process ends: at once, and without a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             sys.exit(exit_status(request.number))

@@ -43,6 +43,8 @@ class Freezable(nn.Module):
             InputError: another number or name.
         """
         known = ("stem", "positions", *STAGES)
+        if isinstance(stages, bool):
+            raise InputError(f"freeze {stages}: give a number of stages, 0 to 4, or some of {', '.join(known)}")
         parts = known[: 2 + stages] if isinstance(stages, int) and 0 <= stages <= len(STAGES) else stages
         if isinstance(parts, int | str) or any(part not in known for part in parts):
             raise InputError(f"freeze {stages!r}: give a number of stages, 0 to 4, or some of {', '.join(known)}")

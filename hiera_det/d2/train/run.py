@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hiera_det.d2.train.checkpoint import check_weights, decide_resume
 from hiera_det.d2.train.dry_run import dry_run
 from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.trainer import Trainer
-from hiera_det.engine.checkpoint import Checkpoints
+from hiera_det.engine.checkpoint import Checkpoints, FolderLock
 from hiera_det.engine.stop import Stop, stoppable
 from hiera_det.files import write_atomically
 
@@ -90,23 +91,29 @@ def run_detector(
         InputError: the output folder holds a training that nobody asked to go on; see also `Trainer.train`.
         StopRequested: a signal stopped it, after a checkpoint.
     """
-    resume = False
-    if not request.eval_only:
-        resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
+    if request.eval_only:
+        _begin(cfg, request)
+        return kind.evaluate_checkpoint(cfg, resume=request.resume)
+    resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
+    # Before anything is written: a run that is refused leaves the other's folder alone.
+    with FolderLock(cfg.OUTPUT_DIR, "OUTPUT_DIR") if comm.is_main_process() else nullcontext():
+        _begin(cfg, request)
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+        if comm.is_main_process():
+            Checkpoints(cfg.OUTPUT_DIR).sweep()
+        trainer = kind(cfg, stop)
+        trainer.resume_or_load(resume, request.allow_changed)
+        _write_config(cfg, cfg if written is None else written)
+        return trainer.train()
+
+
+def _begin(cfg: CfgNode, request: RunRequest) -> None:
+    """What detectron2 does and says at the beginning of a run."""
     begin_logging(cfg.OUTPUT_DIR)
     logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", request)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
-    if request.eval_only:
-        return kind.evaluate_checkpoint(cfg, resume=request.resume)
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    if comm.is_main_process():
-        Checkpoints(cfg.OUTPUT_DIR).sweep()
-    trainer = kind(cfg, stop)
-    trainer.resume_or_load(resume, request.allow_changed)
-    _write_config(cfg, cfg if written is None else written)
-    return trainer.train()
 
 
 def _write_config(cfg: CfgNode, written: Any) -> None:

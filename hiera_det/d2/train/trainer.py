@@ -7,7 +7,6 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,7 +43,6 @@ from hiera_det.d2.train.resume import check_settings, check_trainer_state, own_o
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
 from hiera_det.engine.best import Best
-from hiera_det.engine.checkpoint import FolderLock
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.failures import explained
 from hiera_det.engine.order import StreamOrder
@@ -136,9 +134,8 @@ class Trainer(DefaultTrainer):
             self.order.start_at(self.start_iter)
         elif self.start_iter:
             logger.warning("the order of the images starts anew: the data loader cannot be taken up in its middle")
-        lock = FolderLock(self.cfg.OUTPUT_DIR, "OUTPUT_DIR") if comm.is_main_process() else nullcontext()
         per_process = f"{self.settings.part} images per process and forward"
-        with self.stop, self.stop.shielded(), lock, explained(f"a step of {per_process}", SAVE_MEMORY):
+        with self.stop, self.stop.shielded(), explained(f"a step of {per_process}", SAVE_MEMORY):
             try:
                 self._run()
             except StopRequested:
