@@ -6,10 +6,19 @@ import argparse
 import os
 import re
 import sys
+from typing import NoReturn
 
-from hiera_det.errors import InputError
+from hiera_det.errors import EXIT_BAD_INPUT, InputError
 
 __all__ = ["command_parser", "need_detectron2"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, whose refusals are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the flags and exit."""
+        self.exit(EXIT_BAD_INPUT, f"error: {message}; {self.prog} --help lists the flags\n")
 
 
 def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> argparse.ArgumentParser:
@@ -25,7 +34,7 @@ def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> 
     if script.endswith(".py"):
         doc = re.sub(rf"{program}(?=\s)", f"python tools/{script}", doc or "")
         program = script
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=program,
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,

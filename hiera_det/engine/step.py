@@ -80,7 +80,7 @@ class Step:
         for number, part in enumerate(parts, start=1):
             files += self.files(part)
             with contextlib.nullcontext() if number == self.accumulate else without_sync(self.model):
-                for name, loss in self._backward(part).items():
+                for name, loss in self._named_backward(part, files, iteration).items():
                     totals[name] = totals[name] + loss if name in totals else loss
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
@@ -88,6 +88,14 @@ class Step:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         return totals
+
+    def _named_backward(self, part: Any, files: Sequence[str], iteration: int) -> dict[str, Tensor]:
+        """`_backward`; a model that itself refuses numbers that are not finite, as detectron2's RPN, is told of too."""
+        try:
+            return self._backward(part)
+        except FloatingPointError as error:
+            nan = torch.tensor(float("nan"))
+            raise NonFiniteError(f"{self._message(nan, {}, files, iteration)} ({error})") from None
 
     def _backward(self, part: Any) -> dict[str, Tensor]:
         """Add one part's gradients; returns its share of the losses."""
@@ -126,7 +134,7 @@ class Step:
 
     def _message(self, norm: Tensor, losses: Mapping[str, Tensor], files: Sequence[str], iteration: int) -> str:
         """What was not finite, where, and what to do."""
-        terms = ", ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
+        terms = ", ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items()) or "the model's predictions"
         named = ", ".join(files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
         lr = max(group["lr"] for group in self.optimizer.param_groups)
         return (

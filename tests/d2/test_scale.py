@@ -71,7 +71,7 @@ def train(args: RunRequest, steps: int = STEPS, resume: bool = False) -> None:
     cfg = setup_config(args)
     seed_all_rng(3)
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
+    trainer.resume_or_load(resume, ("processes",) if resume else ())
     trainer.max_iter = steps
     trainer.train()
 

@@ -120,6 +120,8 @@ class Predictor:
             InputError: one of the two files is not there, or see `Predictor`.
         """
         config = Path(folder) / "config.yaml"
+        if Path(folder).is_file():
+            raise InputError(f"{folder}: is a file; give the folder that it is in, the OUTPUT_DIR of a training")
         if not config.is_file():
             raise InputError(f"{folder}: there is no config.yaml; give the OUTPUT_DIR of a training")
         cfg = load_config(str(config), opts)
