@@ -157,7 +157,7 @@ def _check_annotations(
     annotations: Annotations, images: Mapping[ImageId, dict[str, Any]], names: Mapping[int, str], findings: Findings
 ) -> tuple[Linked, Floats]:
     for index, entry in annotations.odd.items():
-        check_odd(index, entry, findings)
+        check_odd(index, entry, findings, names)
     linked = link(annotations, images, names, findings)
     check_boxes(linked, findings)
     areas = check_areas(linked, check_masks(linked, findings), findings)

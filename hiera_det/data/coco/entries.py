@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -13,22 +11,25 @@ from typing import Any, TypeAlias
 
 from hiera_det.data.coco.findings import Findings, kind_of, listed, short
 from hiera_det.data.coco.formats import recognised
+from hiera_det.data.coco.meant import all_finite, id_remedy, meant_id, meant_key, meant_polygons
 from hiera_det.data.coco.schema import ImageId
 
-__all__ = ["check_categories", "check_images", "check_keys", "check_lists", "check_odd", "meant_key"]
+__all__ = [
+    "check_categories",
+    "check_images",
+    "check_keys",
+    "check_lists",
+    "check_odd",
+    "id_remedy",
+    "meant_id",
+    "meant_key",
+    "meant_polygons",
+]
 
 #: Beyond it a double, which other tools keep ids in, does not tell an integer from its neighbours.
 EXACT = 2**53
-#: What annotations may hold; keys that are nearly one of these are misspelt.
-KEYS = ("id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "keypoints")
-#: Other tools' words for them, without case and signs.
-_SYNONYMS = {
-    "crowd": "iscrowd",
-    "boundingbox": "bbox",
-    "box": "bbox",
-    "mask": "segmentation",
-    "polygon": "segmentation",
-}
+#: What to do about ids of categories that are texts.
+_NUMBERED = "let `hiera-det check ... --fix OUT.json` write ids that are texts as integers"
 #: Combinations of keys that are looked at for misspelt ones; annotations of one tool have a few.
 MAX_KEY_SETS = 100
 #: Most pixels along a side that an image may be said to have.
@@ -73,7 +74,8 @@ def check_categories(categories: list[dict[str, Any]], used: set[int], findings:
             findings.add("category", f"{where}: {_missing(missing[0], category)}", remedy="")
         # Results carry these ids, and other tools keep them in doubles.
         elif type(category["id"]) is not int or abs(category["id"]) > EXACT:
-            findings.add("category", f"{where}: id {short(category['id'])} must be an integer", remedy="")
+            said = f"{where}: id {short(category['id'])} must be an integer"
+            findings.add("category", said, remedy=_NUMBERED if type(category["id"]) is str else "")
         elif not isinstance(category["name"], str) or not category["name"].strip():
             said = f"category {category['id']}: name {short(category['name'])} must be a text"
             findings.add("category", said, remedy="")
@@ -169,22 +171,13 @@ def check_keys(key_sets: Mapping[tuple[str, ...], tuple[int, int]], ids: Any, fi
                 findings.add("annotation-misspelt", said, annotation_id=int(ids[first]), count=count)
 
 
-def meant_key(key: str, present: Container[str]) -> str | None:
-    """The key of COCO's that a key of an annotation was to be; None if it is one, or like none that is not there."""
-    if key in KEYS:
-        return None
-    plain = {known.replace("_", ""): known for known in KEYS if known not in present}
-    mine = "".join(character for character in key.lower() if character.isalnum())
-    close = difflib.get_close_matches(mine, plain, n=1, cutoff=0.8)
-    meant = _SYNONYMS.get(mine) or (plain[close[0]] if close else None)
-    return None if meant is None or meant in present else meant
-
-
-def check_odd(index: int, entry: Any, findings: Findings) -> None:
+def check_odd(index: int, entry: Any, findings: Findings, categories: Container[int] = ()) -> None:
     """Say what is wrong with an annotation that could not be put into columns."""
     where = f"annotation {short(entry['id'])}" if isinstance(entry, dict) and "id" in entry else f"annotations[{index}]"
     id_ = entry.get("id") if isinstance(entry, dict) else None
     kind, said, remedy = _fault(entry)
+    if kind == "annotation-category" and (meant := meant_id(entry["category_id"], categories)) is not None:
+        remedy = id_remedy("category_id", meant)
     findings.add(
         kind, f"{where}: {said}", remedy=remedy, annotation_id=id_ if type(id_) is int and abs(id_) < 2**63 else None
     )
@@ -240,6 +233,8 @@ def _value_fault(entry: Mapping[str, Any]) -> Fault | None:
 
 def _mask_fault(entry: Mapping[str, Any]) -> Fault | None:
     segmentation = entry.get("segmentation")
+    if meant_polygons(segmentation):
+        return "polygon-pairs", f"segmentation {short(segmentation)} has not its points as [[x, y, x, y, ...]]", None
     if not isinstance(segmentation, list):
         return "mask-kind", f"segmentation is {kind_of(segmentation)}, not a list of polygons or an RLE object", None
     for polygon in segmentation:
@@ -259,14 +254,6 @@ _FAULTS: tuple[Callable[[Mapping[str, Any]], Fault | None], ...] = (
     _value_fault,
     _mask_fault,
 )
-
-
-def all_finite(numbers: Iterable[Any]) -> bool:
-    """Whether all are numbers that a double can hold, and not infinite."""
-    try:
-        return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-    except OverflowError:
-        return False
 
 
 def _refuse_duplicates(values: Iterable[Any], what: str, kind: str, findings: Findings) -> None:

@@ -29,6 +29,7 @@ _E: Severity = "error"
 _W: Severity = "warning"
 _N: Severity = "note"
 _LEFT_OUT = "correct them, or let `hiera-det check ... --fix OUT.json` leave them out"
+_REFERENCE = f'{_LEFT_OUT}; an id of the other kind ("2" for 2) it writes as the listed one'
 _MENDED = "let `hiera-det check ... --fix OUT.json` mend it"
 
 KINDS: dict[str, Kind] = {
@@ -47,7 +48,9 @@ KINDS: dict[str, Kind] = {
     ),
     # Categories
     "category": Kind(
-        _E, "A category has no integer id (below 2^53) or no name.", "give each category an integer id and a name"
+        _E,
+        "A category has no integer id (below 2^53) or no name.",
+        "give each category an integer id and a name; `--fix` writes ids that are texts as integers",
     ),
     "category-twice": Kind(_E, "Two categories in use have the same id or name.", "make them unique"),
     "category-unused-twin": Kind(
@@ -122,8 +125,8 @@ KINDS: dict[str, Kind] = {
     ),
     "annotation-id": Kind(_E, "An annotation's id is no integer below 2^63.", "number the annotations"),
     "annotation-id-twice": Kind(_E, "Annotation ids occur more than once.", f"make them unique, or {_MENDED}", True),
-    "annotation-image": Kind(_E, "An annotation names an image that is not listed.", _LEFT_OUT, True),
-    "annotation-category": Kind(_E, "An annotation names a category that is not listed.", _LEFT_OUT, True),
+    "annotation-image": Kind(_E, "An annotation names an image that is not listed.", _REFERENCE, True),
+    "annotation-category": Kind(_E, "An annotation names a category that is not listed.", _REFERENCE, True),
     "annotation-ignore": Kind(
         _E, "The key `ignore` is set; detectron2 does not know it.", "use 'iscrowd': 1 or remove the annotation"
     ),
@@ -172,6 +175,12 @@ KINDS: dict[str, Kind] = {
     # Masks
     "mask-kind": Kind(
         _E, "`segmentation` is no list of polygons and no RLE.", "write [[x1, y1, x2, y2, x3, y3, ...]] or an RLE"
+    ),
+    "polygon-pairs": Kind(
+        _E,
+        "A polygon is a list of [x, y] pairs, or stands without a list of polygons around it.",
+        "write [[x1, y1, x2, y2, x3, y3, ...]], or let `hiera-det check ... --fix OUT.json` do so",
+        True,
     ),
     "polygon-points": Kind(
         _E,

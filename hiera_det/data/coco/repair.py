@@ -6,6 +6,7 @@ out; boxes and areas come from the masks; misspelt keys get their names; ids bec
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -15,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from hiera_det.data.coco.entries import EXACT, all_finite, check_categories, meant_key
+from hiera_det.data.coco.entries import EXACT, check_categories
 from hiera_det.data.coco.findings import Findings
 from hiera_det.data.coco.geometry import drawn_area, is_flat
+from hiera_det.data.coco.meant import all_finite, meant_id, meant_key, meant_polygons
 from hiera_det.data.coco.names import Folder, leads_outside, locate
 from hiera_det.data.coco.pack import MAX_AREA
 from hiera_det.data.coco.read import read_json
@@ -56,6 +58,7 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
         raise InputError(f"{json_path}: needs lists of objects as images, annotations and categories to be mended")
     done: Counter[str] = Counter()
     _rename_keys(data["annotations"], done)  # first: what follows goes by the keys' names
+    _mend_references(data, done)
     _mend_categories(data, done)
     _mend_images(data, str(image_root), done)
     _mend_annotations(data, done)
@@ -71,6 +74,32 @@ def _rename_keys(annotations: list[dict[str, Any]], done: Counter[str]) -> None:
             if meant:
                 annotation[meant] = annotation.pop(key)
                 done[f"key '{key}' renamed to '{meant}'"] += 1
+
+
+def _mend_references(data: dict[str, Any], done: Counter[str]) -> None:
+    """Integers as category ids, and references of the same type as what they refer to."""
+    texts = [c["id"] for c in data["categories"] if type(c.get("id")) is str]
+    listed = {c["id"] for c in data["categories"] if type(c.get("id")) in (int, str)}
+    free = itertools.filterfalse(listed.__contains__, itertools.count(1))
+    whole = {int(text) for text in texts if text.strip().isdecimal() and len(text) < 16} - listed
+    keep = len(whole) == len(texts)  # not so for words, or for "3" beside 3
+    numbers = {text: int(text) if keep else next(free) for text in texts}
+    if len(numbers) < len(texts):  # an id that is there twice: not for us to guess
+        numbers = {}
+    _mend_references_to(data, "category_id", listed, done)
+    for entry, key in [(c, "id") for c in data["categories"]] + [(a, "category_id") for a in data["annotations"]]:
+        if type(entry.get(key)) is str and entry[key] in numbers:
+            entry[key] = numbers[entry[key]]
+            done[f"{'category' if key == 'id' else 'category_id'} numbered"] += 1
+    _mend_references_to(data, "image_id", {i["id"] for i in data["images"] if type(i.get("id")) in (int, str)}, done)
+
+
+def _mend_references_to(data: dict[str, Any], key: str, listed: set[Any], done: Counter[str]) -> None:
+    for annotation in data["annotations"]:
+        value = annotation.get(key)
+        if type(value) in (int, str) and value not in listed and (meant := meant_id(value, listed)) is not None:
+            annotation[key] = meant
+            done[f"{key} written as the id"] += 1
 
 
 def _mend_categories(data: dict[str, Any], done: Counter[str]) -> None:
@@ -133,7 +162,10 @@ def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
 
 
 def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:
-    """Take out polygons of fewer than three points."""
+    """Write polygons as COCO has them, and take out those of fewer than three points."""
+    if polygons := meant_polygons(annotation.get("segmentation")):
+        annotation["segmentation"] = polygons
+        done["polygon's points written as [x, y, x, y, ...]"] += len(polygons)
     mask = annotation.get("segmentation")
     if not isinstance(mask, list):
         return

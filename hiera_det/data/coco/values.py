@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hiera_det.data.coco.findings import Findings, listed, short
 from hiera_det.data.coco.geometry import drawn_area, is_flat, mask_extents, polygon_areas
+from hiera_det.data.coco.meant import id_remedy, meant_id
 from hiera_det.data.coco.rle import rle_area, run_lengths
 from hiera_det.data.coco.schema import Annotations, Floats, ImageId
 
@@ -92,10 +93,8 @@ def _refuse_unknown(
     index = int(np.flatnonzero(unknown)[0])
     value = annotations.image_ids[index] if what == "image" else int(annotations.category_ids[index])
     remedy = f"add the {what} or remove the annotations"
-    other = _other_type(value)
-    if other in known:
-        many = "images" if what == "image" else "categories"
-        remedy = f"write {what}_id as {short(other)}, the same kind as in '{many}'"
+    if (meant := meant_id(value, known)) is not None:
+        remedy = id_remedy(f"{what}_id", meant)
     said = f"{int(unknown.sum())} annotations name an unknown {what}, first: annotation {annotations.ids[index]} with "
     findings.add(
         f"annotation-{what}",
@@ -104,15 +103,6 @@ def _refuse_unknown(
         annotation_id=int(annotations.ids[index]),
         count=int(unknown.sum()),
     )
-
-
-def _other_type(value: Any) -> int | str | None:
-    """The same id as a text, or as a number: "3" for 3, 3 for "3"."""
-    if type(value) is int:
-        return str(value)
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:  # longer ones are no ids
-        return int(value)
-    return None
 
 
 def check_boxes(linked: Linked, findings: Findings) -> None:

@@ -1,0 +1,83 @@
+"""What an annotation was to be where it is not as COCO has them: its keys, its references, its polygons."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Container, Iterable
+from typing import Any
+
+from hiera_det.data.coco.findings import short
+
+__all__ = ["all_finite", "id_remedy", "meant_id", "meant_key", "meant_polygons"]
+
+#: What annotations may hold; keys that are nearly one of these are misspelt.
+KEYS = ("id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "keypoints")
+#: Other tools' words for them, without case and signs.
+_SYNONYMS = {
+    "crowd": "iscrowd",
+    "boundingbox": "bbox",
+    "box": "bbox",
+    "mask": "segmentation",
+    "polygon": "segmentation",
+}
+
+
+def meant_key(key: str, present: Container[str]) -> str | None:
+    """The key of COCO's that a key of an annotation was to be; None if it is one, or like none that is not there."""
+    if key in KEYS:
+        return None
+    plain = {known.replace("_", ""): known for known in KEYS if known not in present}
+    mine = "".join(character for character in key.lower() if character.isalnum())
+    close = difflib.get_close_matches(mine, plain, n=1, cutoff=0.8)
+    meant = _SYNONYMS.get(mine) or (plain[close[0]] if close else None)
+    return None if meant is None or meant in present else meant
+
+
+def meant_id(value: Any, known: Container[Any]) -> Any:
+    """The known id that a reference of the other type means: 3 for "3", "3" for 3; None if there is none."""
+    other: int | str | None = None
+    if type(value) is int and abs(value) < 2**63:
+        other = str(value)
+    elif isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:  # longer ones are no ids
+        other = int(value)
+    return other if other is not None and other in known else None
+
+
+def id_remedy(key: str, meant: Any) -> str:
+    """What to do about a reference of the wrong type."""
+    many = "images" if key == "image_id" else "categories"
+    return f"write {key} as {short(meant)}, the same kind as in '{many}'; `hiera-det check ... --fix OUT.json` does so"
+
+
+def meant_polygons(mask: Any) -> list[list[Any]] | None:
+    """Polygons as COCO has them, where a mask has its points as pairs, or is one polygon; else None.
+
+    [[x, y], ...], [[[x, y], ...], ...], OpenCV's [[[x, y]], ...], and [x, y, x, y, ...] without a list around it.
+    """
+    if not isinstance(mask, list) or not mask:
+        return None
+    alone = _flat(mask)
+    if alone:
+        return [alone]
+    flat = [_flat(polygon) for polygon in mask]
+    meant = [polygon for polygon in flat if polygon]
+    return meant if len(meant) == len(mask) and meant != mask else None
+
+
+def _flat(polygon: Any) -> list[Any] | None:
+    """A polygon of at least three points as x, y, x, y, ...; None if it is none."""
+    if not isinstance(polygon, list) or len(polygon) < 3:
+        return None
+    points = [p[0] if isinstance(p, list) and len(p) == 1 else p for p in polygon]
+    if all(isinstance(p, list) and len(p) == 2 and all_finite(p) for p in points):
+        return [value for point in points for value in point]
+    return polygon if len(polygon) >= 6 and len(polygon) % 2 == 0 and all_finite(polygon) else None
+
+
+def all_finite(numbers: Iterable[Any]) -> bool:
+    """Whether all are numbers that a double can hold, and not infinite."""
+    try:
+        return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    except OverflowError:
+        return False
