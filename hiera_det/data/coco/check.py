@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hiera_det.data.coco.agreement import check_agreement, check_repeated
 from hiera_det.data.coco.entries import check_categories, check_images, check_keys, check_lists, check_odd
 from hiera_det.data.coco.findings import Finding, Findings, listed, short
 from hiera_det.data.coco.headers import check_headers
@@ -160,7 +161,10 @@ def _check_annotations(
         check_odd(index, entry, findings, names)
     linked = link(annotations, images, names, findings)
     check_boxes(linked, findings)
-    areas = check_areas(linked, check_masks(linked, findings), findings)
+    mask_areas, extents = check_masks(linked, findings)
+    areas = check_areas(linked, mask_areas, findings)
+    check_agreement(linked, extents, findings)
+    check_repeated(linked, findings)
     check_keys(annotations.key_sets, annotations.ids, findings)
     return linked, areas
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import islice
@@ -84,7 +85,18 @@ def check_categories(categories: list[dict[str, Any]], used: set[int], findings:
     _refuse_duplicates((c["id"] for c in sound), "category ids", "category-twice", findings)
     kept = _without_unused_twins(sound, used, findings)
     _refuse_duplicates((c["name"] for c in kept), "category names", "category-twice", findings)
+    _tell_alike({category["name"] for category in kept}, findings)
     return {category["id"]: category["name"] for category in kept}
+
+
+def _tell_alike(names: set[str], findings: Findings) -> None:
+    """Tell of names that people take for the same."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            findings.add("category-alike", f"categories differ by blanks or letter case only: {listed(same)}")
 
 
 def _without_unused_twins(categories: list[dict[str, Any]], used: set[int], findings: Findings) -> list[dict[str, Any]]:

@@ -60,6 +60,11 @@ KINDS: dict[str, Kind] = {
         "nothing to do; `--fix` takes them out of the JSON",
         True,
     ),
+    "category-alike": Kind(
+        _N,
+        "Names of categories differ by blanks or letter case only; each counts as a class of its own.",
+        "if they are one class, give its objects one category id",
+    ),
     "category-unused": Kind(_N, "Categories without any annotation; they count as classes all the same."),
     # Images
     "image": Kind(
@@ -134,6 +139,12 @@ KINDS: dict[str, Kind] = {
     "annotation-keypoints": Kind(
         _E, "`keypoints` is no list of three numbers a point.", "remove the key or write [x, y, visibility, ...]"
     ),
+    "annotation-repeated": Kind(
+        _W,
+        "Annotations repeat another one: same image, category, box and mask. Perfect answers then stay below 100.",
+        "remove them, or let `hiera-det check ... --fix OUT.json` leave the second ones out",
+        True,
+    ),
     "annotation-misspelt": Kind(
         _W, "A key looks like a misspelt one, and nothing reads it.", f"rename it, or {_MENDED}", True
     ),
@@ -160,6 +171,12 @@ KINDS: dict[str, Kind] = {
         "A box has no area though its annotation has a mask: dropped in training, counted as missed in evaluation.",
         "let `hiera-det check ... --fix OUT.json` take the box of the mask",
         True,
+    ),
+    "box-unlike-mask": Kind(
+        _W,
+        "Boxes are not those of their masks. Most often the boxes are in another form, such as [centre x, centre y, "
+        "width, height], or the RLE's counts run along rows; polygons are seldom wrong.",
+        "look at `--pictures OUT.png`, then write boxes as [x, y, width, height], and RLEs by columns",
     ),
     "box-outside": Kind(_N, "Boxes leave their image by more than a pixel."),
     "box-xyxy": Kind(

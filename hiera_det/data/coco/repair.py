@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hiera_det.data.coco.agreement import frozen
 from hiera_det.data.coco.entries import EXACT, check_categories
 from hiera_det.data.coco.findings import Findings
 from hiera_det.data.coco.geometry import drawn_area, is_flat
@@ -151,6 +152,7 @@ def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
         else:
             _mend_values(annotation, mostly_masks, done)
             kept.append(annotation)
+    kept = _without_repeated(kept, done)
     ids = [annotation.get("id") for annotation in kept]
     # 0 too: pycocotools takes it for "not matched".
     sound = all(type(id_) is int and id_ != 0 and abs(id_) < 2**63 for id_ in ids)
@@ -159,6 +161,17 @@ def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
             annotation["id"] = number
         done["annotation numbered"] += len(kept)
     data["annotations"] = kept
+
+
+def _without_repeated(annotations: list[dict[str, Any]], done: Counter[str]) -> list[dict[str, Any]]:
+    """Of annotations with the same image, category, box and mask the first."""
+    keys = ("image_id", "category_id", "bbox", "segmentation", "iscrowd", "keypoints")
+    first: dict[Any, dict[str, Any]] = {}
+    for annotation in annotations:
+        first.setdefault(frozen([annotation.get(key) or None for key in keys]), annotation)
+    if len(first) < len(annotations):
+        done["annotation left out: repeats another one"] += len(annotations) - len(first)
+    return list(first.values())
 
 
 def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:

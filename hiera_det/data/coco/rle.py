@@ -8,7 +8,7 @@ import numpy as np
 
 from hiera_det.data.coco.schema import Ints
 
-__all__ = ["rle_area", "run_lengths"]
+__all__ = ["rle_area", "rle_extent", "run_lengths"]
 
 #: Characters of the longest number in the text form: 5 bits each, for 32 bits and the sign.
 MAX_CHARACTERS = 7
@@ -33,6 +33,19 @@ def run_lengths(counts: Any) -> Ints | None:
 def rle_area(runs: Ints) -> int:
     """Pixels of the object."""
     return int(runs[1::2].sum())
+
+
+def rle_extent(runs: Ints, height: int) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of what runs down columns of a height cover; NaN where they cover nothing."""
+    ends = np.cumsum(runs)[1::2]
+    lengths = runs[1::2]
+    ends, lengths = ends[lengths > 0], lengths[lengths > 0]
+    if not ends.size:
+        return (np.nan,) * 4
+    first, last = ends - lengths, ends - 1
+    wraps = bool((first // height < last // height).any())  # from one column into the next: from top to bottom
+    top, bottom = (0, height) if wraps else (int((first % height).min()), int((last % height).max()) + 1)
+    return int(first[0]) // height, top, int(last[-1]) // height + 1, bottom
 
 
 def _from_text(text: str) -> Ints | None:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from hiera_det.data.coco.findings import Findings, listed, short
 from hiera_det.data.coco.geometry import drawn_area, is_flat, mask_extents, polygon_areas
 from hiera_det.data.coco.meant import id_remedy, meant_id
-from hiera_det.data.coco.rle import rle_area, run_lengths
+from hiera_det.data.coco.rle import rle_area, rle_extent, run_lengths
 from hiera_det.data.coco.schema import Annotations, Floats, ImageId
 
-__all__ = ["Linked", "check_areas", "check_boxes", "check_masks", "link"]
+__all__ = ["Linked", "check_areas", "check_boxes", "check_masks", "link", "tell"]
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
@@ -121,7 +121,7 @@ def check_boxes(linked: Linked, findings: Findings) -> None:
     no_area = ((boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)) & sound & linked.annotations.has_mask
     if no_area.any():
         said = f"{int(no_area.sum())} of {total} boxes have no area (width or height <= 0) though there is a mask: "
-        _tell(linked, no_area, "box-no-area", said, findings)
+        tell(linked, no_area, "box-no-area", said, findings)
     outside &= sound & ~absurd
     if outside.any():
         many = outside.sum() > SUSPECT * total
@@ -136,8 +136,12 @@ def check_boxes(linked: Linked, findings: Findings) -> None:
         findings.add("box-fractions", said, annotation_id=linked.first(fractions), count=int(fractions.sum()))
 
 
-def check_masks(linked: Linked, findings: Findings) -> Floats:
-    """Masks: finite, near their image, with an area; areas of the masks in pixels, NaN without a mask, ``[N]``."""
+def check_masks(linked: Linked, findings: Findings) -> tuple[Floats, Floats]:
+    """Masks: finite, near their image, with an area.
+
+    Returns:
+        areas of the masks in pixels, ``[N]``, and their x1, y1, x2, y2, ``[N, 4]``; NaN without a mask.
+    """
     annotations, sizes, sound = linked.annotations, linked.sizes, linked.sound
     extents = mask_extents(annotations)
     has_polygons = annotations.polygon_starts[1:] > annotations.polygon_starts[:-1]
@@ -160,15 +164,15 @@ def check_masks(linked: Linked, findings: Findings) -> Floats:
     ):
         if mask.any():
             said = f"polygons of {int(mask.sum())} of {int(has_polygons.sum())} annotations {what}: "
-            _tell(linked, mask, kind, said, findings)
+            tell(linked, mask, kind, said, findings)
     for index, rle in annotations.rles.items():
         if sound[index]:
-            areas[index] = _check_rle(rle, index, linked, findings)
-    return areas
+            areas[index], extents[index] = _check_rle(rle, index, linked, findings)
+    return areas, extents
 
 
-def _check_rle(rle: Mapping[str, Any], index: int, linked: Linked, findings: Findings) -> float:
-    """Area of the mask; NaN where the RLE cannot be used."""
+def _check_rle(rle: Mapping[str, Any], index: int, linked: Linked, findings: Findings) -> tuple[float, Any]:
+    """Area and extent of the mask; NaN where the RLE cannot be used."""
     width, height = (int(side) for side in linked.sizes[index])
     missing = [key for key in ("size", "counts") if key not in rle]
     runs = None if missing else run_lengths(rle["counts"])
@@ -181,10 +185,10 @@ def _check_rle(rle: Mapping[str, Any], index: int, linked: Linked, findings: Fin
     elif int(runs.sum()) != height * width:
         said = f"RLE counts sum to {int(runs.sum())}, not to height x width = {height * width}"
     else:
-        return rle_area(runs)
+        return rle_area(runs), rle_extent(runs, height)
     id_ = int(linked.annotations.ids[index])
     findings.add("rle", f"annotation {id_}: {said}", remedy="", annotation_id=id_)
-    return math.nan
+    return math.nan, math.nan
 
 
 def check_areas(linked: Linked, mask_areas: Floats, findings: Findings) -> Floats:
@@ -194,7 +198,7 @@ def check_areas(linked: Linked, mask_areas: Floats, findings: Findings) -> Float
     unusable = sound & ~np.isfinite(own) & _has_key(annotations, "area")
     if unusable.any():
         said = f"area of {int(unusable.sum())} annotations is null, no number or negative, the mask's is taken: "
-        _tell(linked, unusable, "area-unusable", said, findings)
+        tell(linked, unusable, "area-unusable", said, findings)
     with np.errstate(invalid="ignore", over="ignore"):
         more, less = np.maximum(own, mask_areas), np.minimum(own, mask_areas)
         differs = sound & (more - less > AREA_SLACK) & (more > AREA_FACTOR * less)
@@ -253,7 +257,7 @@ def _refuse(linked: Linked, wrong: Bools, kind: str, said: str, findings: Findin
     findings.add(kind, f"annotation {id_}: {text}{more}", remedy=remedy, annotation_id=id_, count=len(others) + 1)
 
 
-def _tell(linked: Linked, which: Bools, kind: str, said: str, findings: Findings) -> None:
-    """One finding for all of a kind, with the ids of the first."""
+def tell(linked: Linked, which: Bools, kind: str, said: str, findings: Findings) -> None:
+    """Add one finding for all of a kind, with the ids of the first."""
     ids = linked.ids(which)
     findings.add(kind, f"{said}annotation {listed(ids)}", annotation_id=ids[0], count=len(ids))

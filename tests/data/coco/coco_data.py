@@ -15,11 +15,16 @@ def sound() -> dict[str, Any]:
             {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
             {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
         ],
-        "annotations": [annotation(10, category_id=7), annotation(11), annotation(12)],
+        "annotations": [annotation(10, category_id=7), annotation(11), annotation(12, **box_at(3, 3))],
         "categories": [{"id": 7, "name": "fig"}, {"id": 3, "name": "date"}, {"id": 9, "name": "nut"}],
     }
 
 
 def annotation(id_: int, **fields: Any) -> dict[str, Any]:
-    box = {"bbox": [2, 2, 8, 6], "segmentation": [[2, 2, 10, 2, 10, 8, 2, 8]], "area": 48, "iscrowd": 0}
-    return {"id": id_, "image_id": 1, "category_id": 3, **box, **fields}
+    return {"id": id_, "image_id": 1, "category_id": 3, **box_at(2, 2), "area": 48, "iscrowd": 0, **fields}
+
+
+def box_at(x: float, y: float, width: float = 8, height: float = 6) -> dict[str, Any]:
+    """A box and its mask."""
+    right, bottom = x + width, y + height
+    return {"bbox": [x, y, width, height], "segmentation": [[x, y, right, y, right, bottom, x, bottom]]}
