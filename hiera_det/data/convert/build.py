@@ -40,13 +40,26 @@ class CocoBuilder:
     _images: list[dict[str, Any]] = field(default_factory=list)
     _annotations: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_image(self, path: str) -> Size:
+    def add_image(self, path: str, stated: tuple[Any, Any] = (None, None), by: str = "") -> Size:
         """Add an image file; what is added next is in it. Returns its width and height as it is shown.
+
+        Args:
+            path: the file.
+            stated: width and height that its annotations were made at; what is no number or 0 is not known.
+            by: the file that states them.
 
         Raises:
             BadImageError: it cannot be read.
+            InputError: its size is not the stated one.
         """
         header = read_header(path)
+        known = [_side(side) or own for side, own in zip(stated, (header.width, header.height), strict=True)]
+        if known != [header.width, header.height]:
+            raise InputError(
+                f"{by}: its image has {known[0]:g}x{known[1]:g} pixels there, but {path} has "
+                f"{header.width}x{header.height}; give the image that was labelled, or scale the annotations and "
+                "correct the size"
+            )
         # As shown, EXIF's orientation applied: labelling tools show, and YOLO's fractions are of, the upright image.
         name = os.path.relpath(path, self.image_root).replace(os.sep, "/")
         size = {"width": header.width, "height": header.height}
@@ -86,6 +99,15 @@ class CocoBuilder:
         data = {"info": {}, "images": self._images, "annotations": self._annotations, "categories": categories}
         content = json.dumps(data).encode()
         write_atomically(target, lambda file: file.write(content))
+
+
+def _side(value: Any) -> float:
+    """A stated width or height; 0 where it is not known."""
+    try:
+        side = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return side if 0 < side < float("inf") else 0.0
 
 
 def read_class_names(path: str) -> list[str]:

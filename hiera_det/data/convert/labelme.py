@@ -20,6 +20,9 @@ __all__ = ["convert_labelme"]
 #: Corners of the polygon that stands for a circle.
 CORNERS = 32
 
+#: Labels that labelme's own tools take for no class.
+NO_CLASSES = {"__ignore__", "_background_"}
+
 Points = list[tuple[float, float]]
 
 
@@ -36,14 +39,14 @@ def convert_labelme(source: str, *, classes: str | None = None) -> CocoBuilder:
     read = {path: entry for path in _jsons(source) if (entry := _read(path))}
     if not read:
         raise InputError(f"{source}: there are no labelme JSONs in it")
-    found = sorted({label for path, entry in read.items() for label, _, _ in _shapes(entry, path)})
-    names = read_class_names(classes) if classes else found
+    found = sorted({label for path, entry in read.items() for label, _, _ in _shapes(entry, path)} - NO_CLASSES)
+    names = [name for name in read_class_names(classes) if name not in NO_CLASSES] if classes else found
     unknown = [name for name in found if name not in names]
     if unknown:
         raise InputError(f"{classes}: lacks the class {unknown[0]!r} of {source}; add it")
     builder = CocoBuilder(source, names)
     for path, entry in read.items():
-        builder.add_image(_image(entry, path))
+        builder.add_image(_image(entry, path), (entry.get("imageWidth"), entry.get("imageHeight")), path)
         _add(builder, entry, path)
     return builder
 
@@ -80,6 +83,9 @@ def _add(builder: CocoBuilder, entry: dict[str, Any], path: str) -> None:
     """Add the objects of one image; parts of a group go together."""
     groups: dict[Any, list[list[float]]] = {}
     for number, (label, group, shape) in enumerate(_shapes(entry, path)):
+        if label in NO_CLASSES:
+            builder.notes[f"{label} left out: labelme's word for what is no object"] += 1
+            continue
         outline = _outline(shape, path)
         if outline is None:
             builder.notes[f"{shape.get('shape_type')} left out: it has no area"] += 1

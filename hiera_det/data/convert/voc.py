@@ -24,6 +24,14 @@ class _Object:
     is_difficult: bool
 
 
+@dataclass(frozen=True)
+class _Image:
+    path: str  # of the XML
+    file_name: str
+    size: tuple[str | None, str | None]
+    objects: list[_Object]
+
+
 def convert_voc(source: str, *, split: str | None = None, classes: str | None = None) -> CocoBuilder:
     """A VOC data set, or one split of it.
 
@@ -43,19 +51,19 @@ def convert_voc(source: str, *, split: str | None = None, classes: str | None = 
         raise InputError(f"{folder}: there are no XMLs in it")
     read = {stem: _read(os.path.join(folder, f"{stem}.xml")) for stem in stems}
     # Classes of all XMLs even for a split: those of training and validation must be the same.
-    found = sorted({entry.name for _, entries in read.values() for entry in entries})
+    found = sorted({entry.name for image in read.values() for entry in image.objects})
     names = read_class_names(classes) if classes else found
     unknown = [name for name in found if name not in names]
     if unknown:
         raise InputError(f"{classes}: lacks the class {unknown[0]!r} of {folder}; add it")
     # One convention for all of a data set: a single box at 0 shows that its tool counts from 0.
-    first = 0 if any(min(e.corners[:2]) < 1 for _, entries in read.values() for e in entries) else 1
+    first = 0 if any(min(e.corners[:2]) < 1 for image in read.values() for e in image.objects) else 1
     builder = CocoBuilder(images, names)
-    builder.notes[f"box taken to count pixels from {first}"] = sum(len(entries) for _, entries in read.values())
+    builder.notes[f"box taken to count pixels from {first}"] = sum(len(image.objects) for image in read.values())
     for stem in _listed(source, split) if split else stems:
         if stem not in read:
             raise InputError(f"{os.path.join(folder, stem)}.xml: is in the list of {split!r}, but not there")
-        _add(builder, images, stem, *read[stem], first)
+        _add(builder, images, stem, read[stem], first)
     return builder
 
 
@@ -64,13 +72,14 @@ def _listed(source: str, split: str) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _add(builder: CocoBuilder, images: str, stem: str, file_name: str, entries: list[_Object], first: int) -> None:
+def _add(builder: CocoBuilder, images: str, stem: str, image: _Image, first: int) -> None:
+    file_name = image.file_name
     named = os.path.join(images, os.path.basename(file_name.replace("\\", "/")))
     path = named if file_name and os.path.isfile(named) else image_of(os.path.join(images, stem))
     if path is None:
         raise InputError(f"{images}: has no image of {stem}.xml (file name there: {file_name!r})")
-    builder.add_image(path)
-    for entry in entries:
+    builder.add_image(path, image.size, image.path)
+    for entry in image.objects:
         left, top, right, bottom = entry.corners
         if entry.is_difficult:
             builder.notes["difficult object kept as a crowd region"] += 1
@@ -81,8 +90,8 @@ def _add(builder: CocoBuilder, images: str, stem: str, file_name: str, entries: 
             builder.add_box(entry.name, box, crowd=entry.is_difficult)
 
 
-def _read(path: str) -> tuple[str, list[_Object]]:
-    """File name and objects of an XML.
+def _read(path: str) -> _Image:
+    """What an XML says of its image.
 
     Raises:
         InputError: it is no VOC annotation, or declares entities, which can be made to take all memory.
@@ -95,7 +104,9 @@ def _read(path: str) -> tuple[str, list[_Object]]:
         root = ET.fromstring(text)
     except (ET.ParseError, ValueError) as error:
         raise InputError(f"{path}: not valid XML ({error})") from None
-    return (root.findtext("filename") or "").strip(), [_object(element, path) for element in root.iter("object")]
+    size = root.findtext("size/width"), root.findtext("size/height")
+    objects = [_object(element, path) for element in root.iter("object")]
+    return _Image(path, (root.findtext("filename") or "").strip(), size, objects)
 
 
 def _object(element: ET.Element, path: str) -> _Object:

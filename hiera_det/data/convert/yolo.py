@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hiera_det.data.convert.build import CocoBuilder, Size, images_in, read_class_names, read_text
+from hiera_det.data.convert.build import CocoBuilder, Size, image_of, images_in, read_class_names, read_text
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
@@ -38,9 +38,13 @@ def convert_yolo(source: str, *, split: str = "train", classes: str | None = Non
     files = _images(settings, root, split)
     common = os.path.commonpath([os.path.dirname(file) for file in files])
     builder = CocoBuilder(common, names)
-    for file in files:
+    label_files = {file: _label_file(file) for file in files}
+    if not any(map(os.path.isfile, label_files.values())):
+        said = f"none of the {len(files)} images of {split!r} has a label file (looked for {label_files[files[0]]})"
+        raise InputError(f"{common}: {said}; labels belong in a folder 'labels' beside 'images', or beside each image")
+    _note_oddities(builder, settings, set(label_files.values()))
+    for file, labels in label_files.items():
         size = builder.add_image(file)
-        labels = _label_file(file)
         if not os.path.isfile(labels):
             builder.notes["image without a label file: no objects"] += 1
             continue
@@ -48,6 +52,32 @@ def convert_yolo(source: str, *, split: str = "train", classes: str | None = Non
             if line.strip():
                 _add(builder, line.split(), size, f"{labels}:{number}")
     return builder
+
+
+def _note_oddities(builder: CocoBuilder, settings: dict[str, Any], label_files: set[str]) -> None:
+    """Say what does not fit together: the number of classes, labels of no image."""
+    number, names = settings.get("nc"), builder.class_names
+    if number is not None and number != len(names):
+        builder.notes[f"nc is {str(number)[:20]} where there are {len(names)} names; the names count"] += 1
+    for folder in sorted(set(map(os.path.dirname, label_files))):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, name)
+            if name.endswith(".txt") and path not in label_files and _is_label_without_image(path):
+                builder.notes["label file without an image: left out"] += 1
+
+
+def _is_label_without_image(path: str) -> bool:
+    parts = list(Path(path).with_suffix("").parts)
+    stems = [str(Path(*parts))]
+    if "labels" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
+        stems.append(str(Path(*parts)))
+    if any(map(image_of, stems)):  # of another split
+        return False
+    try:  # beside images there are lists and class names too
+        return bool([float(word) for word in read_text(path).split("\n", 1)[0].split()][4:])
+    except (ValueError, InputError):
+        return False
 
 
 def _yaml_file(source: str) -> tuple[str | None, str]:

@@ -193,6 +193,55 @@ def test_voc_faults_are_named_by_file(voc: Path, text: str, says: str) -> None:
         convert(voc)
 
 
+def test_an_image_of_another_size_than_was_labelled_is_refused(voc: Path, labelme: Path) -> None:
+    Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(voc / "JPEGImages/b.jpg")
+    with pytest.raises(InputError, match=r"b\.xml: its image has 40x20 pixels there, but .*b\.jpg has 20x10"):
+        convert(voc)
+    unknown = XML.replace("<width>40</width><height>20</height>", "<width>0</width><height/>")
+    write(voc / "Annotations/b.xml", unknown.format(name="b.jpg", objects=""))
+    assert len(convert(voc)[0]["images"]) == 2
+    entry = json.loads((labelme / "a.json").read_text())
+    for height, width in ((HEIGHT, WIDTH), (None, None)):
+        write(labelme / "a.json", json.dumps({**entry, "imageHeight": height, "imageWidth": width}))
+        assert len(convert(labelme)[0]["images"]) == 2
+    write(labelme / "a.json", json.dumps({**entry, "imageHeight": 20, "imageWidth": 80}))
+    with pytest.raises(InputError, match=r"a\.json: its image has 80x20 pixels there, but .*a\.jpg has 40x20"):
+        convert(labelme)
+
+
+@pytest.mark.parametrize("classes", [None, "__ignore__\n_background_\nfig\n"])
+def test_labelme_words_for_no_object_are_left_out_and_said(labelme: Path, classes: str | None) -> None:
+    square = {"points": [[1, 1], [9, 1], [9, 5], [1, 5]], "shape_type": "polygon"}
+    shapes = [{"label": label, **square} for label in ("fig", "__ignore__", "_background_", "__ignore__")]
+    write(labelme / "a.json", json.dumps({"shapes": shapes, "imagePath": "a.jpg"}))
+    if classes:
+        write(labelme.parent / "labels.txt", classes)
+    given = str(labelme.parent / "labels.txt") if classes else None
+    made = convert_dataset(str(labelme), str(labelme.parent / "out.json"), classes=given)
+    data = json.loads((labelme.parent / "out.json").read_text())
+    assert [category["name"] for category in data["categories"]] == ["fig"]
+    assert len(data["annotations"]) == 1
+    assert {what.split()[0]: count for what, count in made.notes.items()} == {"__ignore__": 2, "_background_": 1}
+
+
+def test_yolo_images_without_any_label_are_refused(yolo: Path) -> None:
+    (yolo / "labels").rename(yolo / "Labels_of_old")
+    with pytest.raises(InputError, match="none of the 2 images of 'train' has a label file") as caught:
+        convert(yolo)
+    assert "\n" not in str(caught.value)
+
+
+def test_yolo_that_does_not_fit_together_is_said(yolo: Path) -> None:
+    target = yolo.parent / "out.json"
+    assert list(convert_dataset(str(yolo), str(target)).notes) == ["image without a label file: no objects"]
+    write(yolo / "labels/train/lost.txt", "0 0.5 0.5 1 1\n")
+    write(yolo / "labels/train/classes.txt", "fig\ndate\n")
+    write(yolo / "data.yaml", (yolo / "data.yaml").read_text() + "nc: 3\n")
+    notes = convert_dataset(str(yolo), str(target)).notes
+    assert notes["label file without an image: left out"] == 1
+    assert notes["nc is 3 where there are 2 names; the names count"] == 1
+
+
 def test_labelme_shapes(labelme: Path) -> None:
     data, _ = convert(labelme)
     assert [entry["file_name"] for entry in data["images"]] == ["a.jpg", "sub/b.jpg"]
