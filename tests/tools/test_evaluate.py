@@ -112,8 +112,16 @@ def test_boxes_or_masks_alone_are_scored_alone(truth: Path) -> None:
 def test_a_wrong_class_and_no_results_score_less(truth: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert scores(truth, perfect(category_id=lambda i: 7))["bbox"]["AP"] < 60
     assert not caplog.messages or "may be the reason" not in caplog.text
-    assert not scores(truth, [])["bbox"]["AP"] > 0
-    assert "nothing was found where 3 objects are annotated" in caplog.text
+    assert "nothing was found" not in caplog.text
+
+
+@pytest.mark.parametrize("coco_eval", ["pycocotools", "faster-coco-eval"])
+def test_no_results_score_0(truth: Path, caplog: pytest.LogCaptureFixture, coco_eval: str) -> None:
+    found = scores(truth, [], coco_eval=coco_eval)["bbox"]
+    assert {key: found[key] for key in ("AP", "AP50", "AP-fig", "AP-date")} == dict.fromkeys(
+        ("AP", "AP50", "AP-fig", "AP-date"), 0
+    )
+    assert "AP is 0, or no number: nothing was found where 3 objects are annotated" in caplog.text
 
 
 def test_more_than_100_objects_count_if_asked(tmp_path: Path) -> None:
@@ -165,6 +173,10 @@ def test_the_tool_prints_the_scores_and_writes_them(truth: Path, tmp_path: Path,
     assert done.returncode == 0, done.stderr
     assert "bbox: AP 100.00, AP50 100.00" in done.stdout
     assert json.loads(out.read_text())["segm"]["AP"] == pytest.approx(100)
+    (tmp_path / "results.json").write_text("[]")
+    done = run_here(TOOL, "--results", tmp_path / "results.json", "--val-json", truth)
+    assert done.returncode == 0, done.stderr
+    assert "bbox: AP 0.00" in done.stdout
     (tmp_path / "results.json").write_text("no JSON")
     done = run_here(TOOL, "--results", tmp_path / "results.json", "--val-json", truth)
     assert done.returncode == 2

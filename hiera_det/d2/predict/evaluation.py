@@ -213,16 +213,24 @@ class Evaluator(COCOEvaluator):
             self._logger.warning("masks are not scored: %d annotations have none", without)
             tasks.remove("segm")
         self._score(results, tasks or ["bbox"], None)
+        if not results:  # detectron2 says NaN of none; COCO says 0 of one that hits nothing, which is no better
+            miss = {"image_id": min(self._coco_api.imgs), "category_id": min(self._coco_api.cats), "score": 0.0}
+            evaluated = self._evaluate([{**miss, "bbox": [0, 0, 0, 0]}], "bbox", None)
+            self._results["bbox"] = self._derive_coco_results(evaluated, "bbox", class_names=self._class_names)
         return dict(self._results)
 
     def _score(self, results: Sequence[dict[str, Any]], tasks: Iterable[str], img_ids: list[int] | None) -> None:
         """Keep the metrics of each task."""
-        names = [printable(name) for name in self._metadata.get("thing_classes") or ()] or None
         for task in sorted(tasks):
             evaluated = self._evaluate(results, task, img_ids) if results else None
-            self._results[task] = self._derive_coco_results(evaluated, task, class_names=names)
+            self._results[task] = self._derive_coco_results(evaluated, task, class_names=self._class_names)
         if all(not scores["AP"] > 0 for scores in self._results.values()):
             self._logger.warning(why_zero(results, self._coco_api, self.facts))
+
+    @property
+    def _class_names(self) -> list[str] | None:
+        """As a terminal shows them."""
+        return [printable(name) for name in self._metadata.get("thing_classes") or ()] or None
 
     def _seen(self, predictions: Sequence[dict[str, Any]]) -> list[int] | None:
         """The images that there are predictions for; None where that is all."""

@@ -30,7 +30,7 @@ def why_zero(found: Sequence[Mapping[str, Any]], truth: Any, facts: Sequence[str
     head = (
         f"AP is 0: {len(found)} objects were found where {len(annotations)} are annotated"
         if found
-        else (f"AP cannot be computed: nothing was found where {len(annotations)} objects are annotated")
+        else (f"AP is 0, or no number: nothing was found where {len(annotations)} objects are annotated")
     )
     parts = [*_on_scores(found), *_on_sizes(found, annotations), *_on_classes(found, annotations, truth), *facts]
     ways = "train longer, load trained weights, or look at pictures of the predictions (TEST.PICTURES)"
