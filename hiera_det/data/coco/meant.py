@@ -53,12 +53,13 @@ def id_remedy(key: str, meant: Any) -> str:
 def meant_polygons(mask: Any) -> list[list[Any]] | None:
     """Polygons as COCO has them, where a mask has its points as pairs, or is one polygon; else None.
 
-    [[x, y], ...], [[[x, y], ...], ...], OpenCV's [[[x, y]], ...], and [x, y, x, y, ...] without a list around it.
+    [[x, y], ...], [[[x, y], ...], ...], OpenCV's [[[x, y]], ...], {"x": x, "y": y} for [x, y], and
+    [x, y, x, y, ...] without a list around it.
     """
     if not isinstance(mask, list) or not mask:
         return None
     alone = _flat(mask)
-    if alone:
+    if alone and len(alone) >= 6:
         return [alone]
     flat = [_flat(polygon) for polygon in mask]
     meant = [polygon for polygon in flat if polygon]
@@ -66,13 +67,17 @@ def meant_polygons(mask: Any) -> list[list[Any]] | None:
 
 
 def _flat(polygon: Any) -> list[Any] | None:
-    """A polygon of at least three points as x, y, x, y, ...; None if it is none."""
-    if not isinstance(polygon, list) or len(polygon) < 3:
+    """Points as x, y, x, y, ...; None where they are none."""
+    if not isinstance(polygon, list) or not polygon:
         return None
-    points = [p[0] if isinstance(p, list) and len(p) == 1 else p for p in polygon]
+    points = [_point(p[0] if isinstance(p, list) and len(p) == 1 else p) for p in polygon]
     if all(isinstance(p, list) and len(p) == 2 and all_finite(p) for p in points):
         return [value for point in points for value in point]
-    return polygon if len(polygon) >= 6 and len(polygon) % 2 == 0 and all_finite(polygon) else None
+    return polygon if len(polygon) % 2 == 0 and all_finite(polygon) else None
+
+
+def _point(value: Any) -> Any:
+    return [value["x"], value["y"]] if isinstance(value, dict) and value.keys() == {"x", "y"} else value
 
 
 def all_finite(numbers: Iterable[Any]) -> bool:

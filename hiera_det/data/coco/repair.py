@@ -62,7 +62,11 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
     _mend_references(data, done)
     _mend_categories(data, done)
     _mend_images(data, str(image_root), done)
+    given = len(data["annotations"])
     _mend_annotations(data, done)
+    if given and not data["annotations"]:
+        why = "; ".join(what for what in done if what.startswith("annotation left out"))
+        raise InputError(f"{json_path}: all {given} annotations would be left out ({why}): correct them by hand")
     content = json.dumps(data).encode()
     write_atomically(Path(target), lambda file: file.write(content))
     return {what: count for what, count in done.items() if count}
@@ -79,6 +83,10 @@ def _rename_keys(annotations: list[dict[str, Any]], done: Counter[str]) -> None:
 
 def _mend_references(data: dict[str, Any], done: Counter[str]) -> None:
     """Integers as category ids, and references of the same type as what they refer to."""
+    for entry in data["categories"] + data["images"]:
+        if type(entry.get("id")) is float and entry["id"].is_integer():
+            entry["id"] = int(entry["id"])
+            done["id written as an integer"] += 1
     texts = [c["id"] for c in data["categories"] if type(c.get("id")) is str]
     listed = {c["id"] for c in data["categories"] if type(c.get("id")) in (int, str)}
     free = itertools.filterfalse(listed.__contains__, itertools.count(1))
@@ -183,7 +191,7 @@ def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:
     if not isinstance(mask, list):
         return
     # They cover no pixel; detectron2's loader drops them too.
-    kept = [p for p in mask if not isinstance(p, list) or (len(p) >= 6 and len(p) % 2 == 0)]
+    kept = [p for p in mask if not isinstance(p, list) or not all_finite(p) or (len(p) >= 6 and len(p) % 2 == 0)]
     if len(kept) < len(mask):
         annotation["segmentation"] = kept
         done["polygon of fewer than three points taken out"] += len(mask) - len(kept)

@@ -57,7 +57,7 @@ def convert_yolo(source: str, *, split: str = "train", classes: str | None = Non
 def _note_oddities(builder: CocoBuilder, settings: dict[str, Any], label_files: set[str]) -> None:
     """Say what does not fit together: the number of classes, labels of no image."""
     number, names = settings.get("nc"), builder.class_names
-    if number is not None and number != len(names):
+    if number is not None and str(number) != str(len(names)):
         builder.notes[f"nc is {str(number)[:20]} where there are {len(names)} names; the names count"] += 1
     for folder in sorted(set(map(os.path.dirname, label_files))):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
@@ -75,7 +75,7 @@ def _is_label_without_image(path: str) -> bool:
     if any(map(image_of, stems)):  # of another split
         return False
     try:  # beside images there are lists and class names too
-        return bool([float(word) for word in read_text(path).split("\n", 1)[0].split()][4:])
+        return bool([float(word) for word in read_text(path).strip().split("\n", 1)[0].split()][4:])
     except (ValueError, InputError):
         return False
 

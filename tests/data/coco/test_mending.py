@@ -13,6 +13,7 @@ from coco_data import sound
 from hiera_det.data.coco.check import check_dataset
 from hiera_det.data.coco.findings import Finding
 from hiera_det.data.coco.repair import repair_coco_json
+from hiera_det.errors import InputError
 
 Write = Callable[..., Path]
 
@@ -68,12 +69,50 @@ def test_image_ids_of_the_other_type_are_written_as_the_ids(mend: Mend, of: str)
     assert [entry["image_id"] for entry in fixed["annotations"]] == [1, 1, 1]
 
 
+def test_ids_written_as_fractions_become_integers(mend: Mend) -> None:
+    data = sound()
+    for entry in data["categories"] + data["images"]:
+        entry["id"] = float(entry["id"])
+    _, fixed = mend(data)
+    assert [entry["category_id"] for entry in fixed["annotations"]] == [7, 3, 3]
+    assert all(type(entry["id"]) is int for entry in fixed["categories"] + fixed["images"])
+
+
+def test_a_copy_without_any_annotation_is_refused(folder: Path, write: Write) -> None:
+    data = sound()
+    for entry in data["annotations"]:
+        entry["category_id"] = "pear"
+    with pytest.raises(
+        InputError, match=r"all 3 annotations would be left out \(annotation left out: unknown category\)"
+    ):
+        repair_coco_json(write(data), folder / "images", folder / "fixed.json")
+    assert not (folder / "fixed.json").exists()
+
+
+def test_masks_in_a_form_that_is_unknown_stay(folder: Path, write: Write) -> None:
+    data = sound()
+    mask = [[{"left": 2, "top": 2}, {"left": 10, "top": 2}, {"left": 10, "top": 8}]]
+    for entry in data["annotations"]:
+        entry["segmentation"] = mask
+    repair_coco_json(write(data), folder / "images", folder / "fixed.json")
+    fixed = json.loads((folder / "fixed.json").read_text())
+    assert [entry["segmentation"] for entry in fixed["annotations"]] == [mask] * 3
+
+
 PAIRS = [[2, 2], [10, 2], [10, 8], [2, 8]]
 
 
 @pytest.mark.parametrize(
     ("mask", "polygons"),
-    [(PAIRS, 1), ([PAIRS], 1), ([[point] for point in PAIRS], 1), ([PAIRS, PAIRS], 2), ([2, 2, 10, 2, 10, 8, 2, 8], 1)],
+    [
+        (PAIRS, 1),
+        ([PAIRS], 1),
+        ([[point] for point in PAIRS], 1),
+        ([PAIRS, PAIRS], 2),
+        ([PAIRS, [[1, 1], [2, 2]]], 1),
+        ([[{"x": x, "y": y} for x, y in PAIRS]], 1),
+        ([2, 2, 10, 2, 10, 8, 2, 8], 1),
+    ],
 )
 def test_polygons_of_pairs_are_named_and_flattened(mend: Mend, mask: Any, polygons: int) -> None:
     data = sound()
