@@ -89,8 +89,11 @@ TABLE: dict[Processor, frozenset[Case]] = {
     ),
     # Zen 4; with gradients convolutions save 4%, on a quiet machine and at two sizes alike
     Processor("AuthenticAMD", 25, "AVX512"): frozenset(
-        [Case(Path.PRODUCT, torch.float32), Case(Path.SLABS, torch.float32), Case(Path.ATTENTION, torch.bfloat16)]
-        + [Case(Path.PRODUCT, torch.float32, gradients=True)]
+        [
+            *(Case(path, torch.float32) for path in (Path.PRODUCT, Path.SLABS)),
+            Case(Path.ATTENTION, torch.bfloat16),
+            Case(Path.PRODUCT, torch.float32, gradients=True),
+        ]
     ),
     # Zen 3
     Processor("AuthenticAMD", 25, "AVX2"): frozenset([Case(Path.SLABS, torch.float32)]),
