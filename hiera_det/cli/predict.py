@@ -88,9 +88,12 @@ def main() -> None:
     places = args.output or "", args.json or "", args.images_json or ""
     job = PredictionJob(files, JobSettings(*places, args.overwrite, args.every, skip))
     predictor = build_predictor(args)
-    signal.signal(signal.SIGTERM, leave)  # by the way out, on which what was found so far is written
-    with logging_redirect_tqdm(), tqdm(total=len(files), unit="file") as progress:
-        job.run(predictor, progress.update)
+    before = signal.signal(signal.SIGTERM, leave)  # by the way out, on which what was found so far is written
+    try:
+        with logging_redirect_tqdm(), tqdm(total=len(files), unit="file") as progress:
+            job.run(predictor, progress.update)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     found = f"{job.objects} objects with a score of at least {args.confidence_threshold:g}"
     print(f"{len(files) - len(job.failed)} images, {found}")
     print(*(path for path in (args.output, args.json) if path), sep="\n")
