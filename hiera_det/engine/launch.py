@@ -259,6 +259,11 @@ def _worker(
             print(line, file=sys.stderr)
 
     run_tool(lambda: _run(place, main, args, device, on_join), say_once)
+    # All is written. To take the interpreter down with the backend's threads in it is slow, and now and then aborts.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _run(
