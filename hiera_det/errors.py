@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 __all__ = ["InputError", "printable", "run_tool"]
 
-#: Exit status of a tool that refuses its input; argparse uses the same for a wrong flag.
+#: Exit status of a tool that refuses its input, a wrong flag included.
 EXIT_BAD_INPUT = 2
 #: And of one that SIGINT has ended, as shells have it.
 EXIT_INTERRUPTED = 130

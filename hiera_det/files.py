@@ -156,6 +156,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def put_folder(building: Path, target: Path) -> None:
+    """Put a finished folder in its place; what it replaces is deleted after that.
+
+    Raises:
+        OSError: it cannot be put there; ``target`` is then as it was.
+    """
+    if not target.exists():
+        building.rename(target)
+        return
+    old = building.with_suffix(".old")
+    target.rename(old)
+    try:
+        building.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def sweep_partials(folder: StrPath) -> list[Path]:
     """Remove what killed processes left half-written in a folder; to be called before this process writes there.
 

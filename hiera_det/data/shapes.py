@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from hiera_det.data.scenes import CLASS_NAMES, Shape, draw_scene, trace_polygons
 from hiera_det.errors import InputError
+from hiera_det.files import put_folder
 
 __all__ = ["ShapesPaths", "write_shapes_dataset"]
 
@@ -98,7 +99,7 @@ def write_shapes_dataset(
         building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             _build(building, settings, progress)
-            _move(building, target)
+            put_folder(building, target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
@@ -238,18 +239,3 @@ def _outline(draw: ImageDraw.ImageDraw, annotation: dict[str, Any], scale: float
         draw.line(points + points[:2], fill=PREVIEW_COLOURS[number])
     x, y = (scale * value for value in annotation["bbox"][:2])
     draw.text((x + 2, y + 1), CLASS_NAMES[number], fill=PREVIEW_COLOURS[number], stroke_width=1, stroke_fill="black")
-
-
-def _move(building: Path, target: Path) -> None:
-    """Put the finished folder in its place; what it replaces is deleted after that."""
-    if not target.exists():
-        building.rename(target)
-        return
-    old = building.with_suffix(".old")
-    target.rename(old)
-    try:
-        building.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -16,6 +16,26 @@ MODEL.ROI_BOX_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.
 INPUT.MIN_SIZE_TRAIN (48,64,80) INPUT.MAX_SIZE_TRAIN 128 INPUT.MIN_SIZE_TEST 64 TEST.PICTURES 0 SOLVER.SCALING none
 """
 SMALL = TINY.split()
+#: A tiny detector as the user of a LazyConfig writes it, in a file beside the leaf that it begins from.
+LAZY_SMALL = """
+from .mask_rcnn_hiera_t_100ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.update(out_channels=16, square_pad=64)
+model.backbone.trunk.update(embed_dim=16, depths=[1, 1, 1, 1], global_blocks=[])
+model.roi_heads.box_head.update(conv_dims=[16], fc_dims=[32])
+model.roi_heads.mask_head.conv_dims = [16, 16]
+model.proposal_generator.post_nms_topk = [50, 20]
+for augmentation in dataloader.train.mapper.augmentations:
+    if "crop_size" in augmentation:
+        augmentation.crop_size = [64, 64]
+    if "target_height" in augmentation:
+        augmentation.update(target_height=64, target_width=64)
+dataloader.test.mapper.augmentations[0].update(short_edge_length=64, max_size=64)
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+dataloader.train.total_batch_size = 2
+optimizer.lr = 1e-4
+train.update(init_checkpoint="", max_iter=2, eval_period=0, pictures=1, device="cpu")
+"""
 
 
 def write_boxes(folder: Path) -> list[str]:

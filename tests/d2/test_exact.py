@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from detections import CONFIGS, SMALL, write_boxes
+from detections import CONFIGS, LAZY_SMALL, SMALL, write_boxes
 from trainings import Running, run, start
 
 from hiera_det.engine.events import read_metrics
@@ -26,26 +26,12 @@ TRAINING = f"""
 SOLVER.IMS_PER_BATCH 4 SOLVER.ACCUMULATE 2 SOLVER.EMA_DECAY 0.9 SOLVER.MAX_ITER {STEPS} SOLVER.STEPS (6,8)
 SOLVER.CHECKPOINT_PERIOD {CHECKPOINT} TEST.EVAL_PERIOD {EVALUATION} DATALOADER.NUM_WORKERS 2 SEED 7
 """.split()
-#: The same as a user writes it, over a leaf beside it.
-LAZY = f"""
-from .mask_rcnn_hiera_t_100ep import dataloader, lr_multiplier, model, optimizer, train
-
-model.backbone.update(out_channels=16, square_pad=64)
-model.backbone.trunk.update(embed_dim=16, depths=[1, 1, 1, 1], global_blocks=[], drop_path_rate=0.3)
-model.roi_heads.box_head.update(conv_dims=[16], fc_dims=[16])
-model.roi_heads.mask_head.conv_dims = [16, 16]
-model.proposal_generator.post_nms_topk = [50, 20]
-for augmentation in dataloader.train.mapper.augmentations:
-    if "crop_size" in augmentation:
-        augmentation.crop_size = [64, 64]
-    if "target_height" in augmentation:
-        augmentation.update(target_height=64, target_width=64)
-dataloader.test.mapper.augmentations[0].update(short_edge_length=64, max_size=64)
+LAZY = f"""{LAZY_SMALL}
+model.backbone.trunk.drop_path_rate = 0.3
 dataloader.train.num_workers = 2
 dataloader.train.total_batch_size = 4
-optimizer.lr = 1e-4
-train.update(init_checkpoint="", max_iter={STEPS}, eval_period={EVALUATION}, pictures=0, device="cpu", seed=7)
-train.update(accumulate=2, ema_decay=0.9, checkpointer=dict(period={CHECKPOINT}, max_to_keep=100))
+train.update(max_iter={STEPS}, eval_period={EVALUATION}, pictures=0, seed=7, accumulate=2, ema_decay=0.9)
+train.checkpointer.period = {CHECKPOINT}
 train.amp.enabled = False
 """
 #: Values of metrics.json that tell of time and memory.

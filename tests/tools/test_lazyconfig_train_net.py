@@ -15,32 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from detections import LAZY_SMALL
 from detectron2.utils.logger import setup_logger
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "lazyconfig_train_net.py"
 LEAF = ROOT / "configs" / "lazy" / "mask_rcnn_hiera_t_100ep.py"
-#: A tiny detector and training; written as a user writes a config of their own, over a leaf beside it.
-SMALL = """
-from .mask_rcnn_hiera_t_100ep import dataloader, lr_multiplier, model, optimizer, train
-
-model.backbone.update(out_channels=16, square_pad=64)
-model.backbone.trunk.update(embed_dim=16, depths=[1, 1, 1, 1], global_blocks=[])
-model.roi_heads.box_head.update(conv_dims=[16], fc_dims=[32])
-model.roi_heads.mask_head.conv_dims = [16, 16]
-model.proposal_generator.post_nms_topk = [50, 20]
-for augmentation in dataloader.train.mapper.augmentations:
-    if "crop_size" in augmentation:
-        augmentation.crop_size = [64, 64]
-    if "target_height" in augmentation:
-        augmentation.update(target_height=64, target_width=64)
-dataloader.test.mapper.augmentations[0].update(short_edge_length=64, max_size=64)
-dataloader.train.num_workers = dataloader.test.num_workers = 0
-dataloader.train.total_batch_size = 2
-optimizer.lr = 1e-4
-train.update(init_checkpoint="", max_iter=2, eval_period=0, pictures=1, device="cpu")
-"""
 #: What PyTorch says once in a process that has no GPU, wherever a test first asks for it.
 WORDS_OF_OTHERS = re.compile("No CUDA runtime is found")
 CATEGORIES = {7: "fig", 42: "date", 43: "plum"}
@@ -72,7 +53,7 @@ def write_split(folder: Path, split: str, images: int) -> list[str]:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("configs") / "lazy"
     shutil.copytree(ROOT / "configs" / "lazy", folder)
-    (folder / "small.py").write_text(SMALL)
+    (folder / "small.py").write_text(LAZY_SMALL)
     return folder / "small.py"
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["Folder", "Located", "leads_outside", "locate", "missing_files"]
+__all__ = ["Folder", "Located", "leads_outside", "locate"]
 
 #: Endings that stand for one another when a file is looked for.
 ENDINGS = frozenset((".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
@@ -125,11 +125,6 @@ class Located:
 
     root: str
     names: dict[str, str]
-
-
-def missing_files(names: Iterable[str], folder: Folder) -> list[str]:
-    """Those of the names that are no file in the folder."""
-    return [name for name in names if not folder.has(name)]
 
 
 def locate(missing: Sequence[str], root: str, *, are_all: bool) -> Located | None:

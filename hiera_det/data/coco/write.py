@@ -15,7 +15,7 @@ from hiera_det.data.coco.schema import Contents, Floats, StrPath
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 
-__all__ = ["complete_coco_json", "completed_copy", "dataset_of", "private_folder"]
+__all__ = ["completed_copy", "dataset_of", "private_folder"]
 
 
 def dataset_of(contents: Contents) -> dict[str, Any]:
@@ -70,20 +70,6 @@ def box_polygon(box: list[float] | Floats) -> list[float]:
     """The outline of an XYWH box as x1, y1, x2, y2, ..."""
     x, y, width, height = (float(value) for value in box)
     return [x, y, x + width, y, x + width, y + height, x, y + height]
-
-
-def complete_coco_json(json_path: StrPath, target: StrPath) -> None:
-    """Write a copy of a checked JSON as `dataset_of` has it; it appears when it is complete.
-
-    Raises:
-        InputError: the JSON has not been checked in this process, or has errors.
-        OSError: ``target`` cannot be written.
-    """
-    contents = read_coco(json_path).contents
-    if contents is None:
-        raise InputError(f"{json_path}: only a JSON that was checked and has no error can be completed")
-    text = json.dumps(dataset_of(contents))
-    write_atomically(Path(target), lambda file: file.write(text.encode()))
 
 
 def completed_copy(json_path: StrPath) -> str:

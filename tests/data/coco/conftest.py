@@ -13,8 +13,9 @@ from PIL import Image
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the images of `sound` in ``images``."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the images of `sound` in ``images``; nothing goes into the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "images").mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.compare import same_classes
-from hiera_det.data.coco.write import complete_coco_json
+from hiera_det.data.coco.write import completed_copy
 from hiera_det.errors import InputError
 
 
@@ -278,8 +278,8 @@ def test_rle_in_text_form_is_read_as_pycocotools_writes_it(folder: Path) -> None
     data["annotations"] = [annotation(1, segmentation=rle)]
     del data["annotations"][0]["area"]
     assert check(folder, data).mask_format == "bitmask"
-    complete_coco_json(folder / "set.json", folder / "full.json")
-    assert json.loads((folder / "full.json").read_text())["annotations"][0]["area"] == mask.sum()
+    full_json = Path(completed_copy(folder / "set.json"))
+    assert json.loads(full_json.read_text())["annotations"][0]["area"] == mask.sum()
 
 
 def test_completed_copy_has_no_gaps(folder: Path) -> None:
@@ -290,9 +290,9 @@ def test_completed_copy_has_no_gaps(folder: Path) -> None:
         del entry["iscrowd"], entry["area"]
     data["annotations"][1]["segmentation"] = []
     assert check(folder, data).gaps == ("no info", "no iscrowd", "no area", "annotation id 0")
-    complete_coco_json(folder / "set.json", folder / "full.json")
-    assert check_coco_json(folder / "full.json", folder / "images").gaps == ()
-    full = json.loads((folder / "full.json").read_text())
+    full_json = Path(completed_copy(folder / "set.json"))
+    assert check_coco_json(full_json, folder / "images").gaps == ()
+    full = json.loads(full_json.read_text())
     assert [entry["id"] for entry in full["annotations"]] == [1, 2, 3]
     assert [entry["area"] for entry in full["annotations"]] == [48, 48, 48]
     assert sorted(p.name for p in folder.iterdir()) == ["full.json", "images", "set.json"]

@@ -18,7 +18,7 @@ from hiera_det.data.coco.check import check_coco_json, check_dataset
 from hiera_det.data.coco.findings import Finding
 from hiera_det.data.coco.repair import repair_coco_json
 from hiera_det.data.coco.rle import rle_area, run_lengths
-from hiera_det.data.coco.write import complete_coco_json, completed_copy
+from hiera_det.data.coco.write import completed_copy
 from hiera_det.errors import InputError
 
 Change = Callable[[dict[str, Any]], object]
@@ -224,8 +224,8 @@ def test_unused_root_category_of_the_same_name_is_dropped_and_said(
     assert summary.class_names == ("date", "fig")
     assert summary.category_ids == (3, 7)
     assert any("has the name of another one and no annotation: dropped" in note for note in summary.notes)
-    complete_coco_json(path, folder / "full.json")
-    assert [c["id"] for c in json.loads((folder / "full.json").read_text())["categories"]] == [7, 3]
+    full_json = Path(completed_copy(path))
+    assert [c["id"] for c in json.loads(full_json.read_text())["categories"]] == [7, 3]
 
 
 # Evaluation
@@ -368,5 +368,5 @@ def test_rle_and_size(folder: Path, write: Callable[..., Path]) -> None:
     first(segmentation={"size": [HEIGHT, WIDTH], "counts": [20, 8, WIDTH * HEIGHT - 28]}, area=None)(data)
     path = write(data)
     assert check_coco_json(path, folder / "images").mask_format == "bitmask"
-    complete_coco_json(path, folder / "full.json")
-    assert json.loads((folder / "full.json").read_text())["annotations"][0]["area"] == 8
+    full_json = Path(completed_copy(path))
+    assert json.loads(full_json.read_text())["annotations"][0]["area"] == 8
