@@ -15,7 +15,7 @@ from hiera_det.errors import InputError
 __all__ = ["compile_in_place"]
 
 
-def compile_in_place(module: nn.Module, device: str, word: str = "MODEL.HIERA.COMPILE") -> None:
+def compile_in_place(module: nn.Module, device: str, word: str) -> None:
     """Let a module compile itself at its first call, for any image size, in training and evaluation.
 
     It stays the module that it was, with the same names of parameters: checkpoints fit compiled and plain alike. Its

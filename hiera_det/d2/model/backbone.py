@@ -145,7 +145,7 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
         trunk = build_hiera(hiera.SIZE, in_channels=input_shape.channels, use_checkpoint=recomputed, **fields)
     freeze_at(trunk, cfg.MODEL.BACKBONE.FREEZE_AT)
     if hiera.COMPILE:
-        compile_in_place(trunk, cfg.MODEL.DEVICE)
+        compile_in_place(trunk, cfg.MODEL.DEVICE, "MODEL.HIERA.COMPILE")
     return trunk
 
 
