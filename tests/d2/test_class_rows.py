@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hiera_det.d2.model.class_rows import move_class_rows
-from hiera_det.d2.model.classes import match_classes
+from hiera_det.data.classes import match_classes
 
 OLD, NEW = ("a", "b", "c"), ("c", "d", "a", "b")
 MATCH = match_classes(OLD, NEW)

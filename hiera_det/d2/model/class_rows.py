@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hiera_det.d2.model.classes import ClassMatch
+from hiera_det.data.classes import ClassMatch
 
 __all__ = ["move_class_rows"]
 

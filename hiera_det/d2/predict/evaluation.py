@@ -30,8 +30,8 @@ from torch import nn
 
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.records import coco_api
-from hiera_det.d2.model.classes import same_classes_order
 from hiera_det.d2.predict.explain import why_zero
+from hiera_det.data.classes import same_classes_order
 from hiera_det.errors import InputError, printable
 from hiera_det.files import write_atomically
 

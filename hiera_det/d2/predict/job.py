@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiera_det.d2.model.classes import same_classes_order
 from hiera_det.d2.predict.image_ids import read_images_json
 from hiera_det.d2.predict.predictor import Prediction, Predictor
 from hiera_det.d2.predict.results_file import ResultsFile
+from hiera_det.data.classes import same_classes_order
 from hiera_det.data.image_folder import output_paths
 from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.errors import InputError, printable

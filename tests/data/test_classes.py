@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hiera_det.d2.model.classes import match_classes, same_classes_order
+from hiera_det.data.classes import match_classes, same_classes_order
 from hiera_det.errors import InputError
 
 
