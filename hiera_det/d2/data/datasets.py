@@ -115,7 +115,7 @@ def own_data_config(
     if train and val:
         same_classes(train, val)
         for finding in compare_splits(train, val):
-            logger.warning(str(finding))
+            logger.log(logging.INFO if finding.severity == "note" else logging.WARNING, str(finding))
     summaries = [summary for summary in (train, val if val != train else None) if summary]
     for summary in summaries:
         _log_summary(summary)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
 from detectron2.structures import BoxMode, Instances
@@ -29,6 +29,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from hiera_det.d2.data.batches import model_input
+from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.pixels import check_size, read_pixels
 from hiera_det.data.images import BadImageError
 from hiera_det.engine.sharding import whole
@@ -56,6 +57,7 @@ def draw_predictions(
     out_dir: str | Path,
     count: int = 8,
     threshold: float = 0.5,
+    class_names: Sequence[str] | None = None,
 ) -> list[Path]:
     """Draw ground truth (left) beside predictions (right) for some images of a registered data set.
 
@@ -68,6 +70,7 @@ def draw_predictions(
         count: number of images, evenly spaced over the data set (fewer where it has fewer, or where one cannot be
             read, which costs a line in the log).
         threshold: least score of a prediction that is drawn.
+        class_names: of the model's indices; None where they are the data set's.
 
     Returns:
         the paths of the single pictures, in the data set's order; the sheet is not among them.
@@ -82,13 +85,13 @@ def draw_predictions(
         raise ValueError(f"data set {dataset_name!r} has no images to draw")
     folder = Path(out_dir) / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = MetadataCatalog.get(dataset_name)
+    names = MetadataCatalog.get(dataset_name).get("thing_classes", None)
     digits = len(str(len(records) - 1))
     paths, pairs = [], []
     with _eval_mode(model), torch.inference_mode():
         for index in _evenly_spaced(len(records), count):
             try:
-                pair = _draw_pair(model, records[index], metadata, cfg, threshold)
+                pair = _draw_pair(model, records[index], cfg, threshold, names, class_names or names)
             except BadImageError as error:
                 logger.warning("%s: no picture of it", error)
                 continue
@@ -134,9 +137,9 @@ class PictureHook(HookBase):
         model = self.trainer.model
         model = getattr(model, "module", model)  # out of DistributedDataParallel
         test, out = self.cfg.TEST, self.cfg.OUTPUT_DIR
-        paths = draw_predictions(
-            model, self.cfg.DATASETS.TEST[0], self.cfg, out, test.PICTURES, test.PICTURES_THRESHOLD
-        )
+        trained = [category["name"] for name in self.cfg.DATASETS.TRAIN[:1] for category in dataset_categories(name)]
+        drawn = (self.cfg.DATASETS.TEST[0], self.cfg, out, test.PICTURES, test.PICTURES_THRESHOLD)
+        paths = draw_predictions(model, *drawn, class_names=trained)
         return [*paths, Path(out) / "predictions.png"]
 
     def _curves(self) -> list[Path]:
@@ -173,16 +176,20 @@ def _evenly_spaced(length: int, count: int) -> list[int]:
 
 
 def _draw_pair(
-    model: nn.Module, record: dict[str, Any], metadata: Metadata, cfg: CfgNode, threshold: float
+    model: nn.Module,
+    record: dict[str, Any],
+    cfg: CfgNode,
+    threshold: float,
+    truth_names: Sequence[str] | None,
+    found_names: Sequence[str] | None,
 ) -> Image.Image:
     image = read_pixels(record["file_name"], cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS)  # [H, W, channels]
     check_size(record, image)
     size = _panel_size(*image.shape[:2])
     rgb = Image.fromarray(convert_image_to_rgb(image, cfg.INPUT.FORMAT).astype(np.uint8))
     panel = np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))
-    names = metadata.get("thing_classes", None)
-    truth = _ground_truth(record.get("annotations", ()), image.shape[:2], size, names)
-    found, total = predicted_objects(_predict(model, image, size, cfg), threshold, names)
+    truth = _ground_truth(record.get("annotations", ()), image.shape[:2], size, truth_names)
+    found, total = predicted_objects(_predict(model, image, size, cfg), threshold, found_names)
     left = draw_objects(panel, truth)
     right = draw_objects(panel, found, matching_colors(truth.boxes, found.boxes))
     captions = (

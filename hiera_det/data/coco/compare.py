@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from hiera_det.data.classes import match_classes
 from hiera_det.data.coco.findings import Finding, Findings, listed, short
 from hiera_det.data.coco.read import read_coco
 from hiera_det.data.coco.schema import CocoSummary
@@ -20,6 +21,8 @@ def compare_splits(train: CocoSummary, val: CocoSummary) -> list[Finding]:
     except InputError as error:
         said, _, remedy = str(error).rpartition("; ")
         findings.add("split-classes", said, remedy=remedy)
+    else:
+        _tell_order(train, val, findings)
     if common := _common_images(train, val):
         is_same = os.path.realpath(train.path) == os.path.realpath(val.path)
         what = "is the JSON of training too" if is_same else f"has images of {train.path}"
@@ -39,31 +42,30 @@ def _common_images(train: CocoSummary, val: CocoSummary) -> list[str]:
     return [name for path, name in files[1].items() if path in files[0]]
 
 
-def same_classes(train: CocoSummary, val: CocoSummary) -> None:
-    """Refuse two JSONs that number their classes differently.
+def _tell_order(train: CocoSummary, val: CocoSummary, findings: Findings) -> None:
+    """Tell of classes that the second JSON has in another order."""
+    rows = match_classes(train.class_names, val.class_names).rows
+    moved = [(index, row) for index, row in enumerate(rows) if row is not None and row != index]
+    if moved:
+        index, row = moved[0]
+        said = (
+            f"numbers its classes otherwise than {train.path}: {short(val.class_names[index])} "
+            f"(id {val.category_ids[index]}) is class {index} here and class {row} there (id {train.category_ids[row]})"
+        )
+        findings.add("split-order", said, count=len(moved))
 
-    Each JSON numbers its classes by its own ascending category ids, so a category that is missing from one, or
-    sits elsewhere, would silently shift all later classes and spoil the evaluation.
+
+def same_classes(train: CocoSummary, val: CocoSummary) -> None:
+    """Refuse two JSONs of other classes. The order may be another one: an evaluation goes by name.
 
     Raises:
-        InputError: the names in ascending id order differ; the message says where.
+        InputError: names of one are not names of the other; the message has them.
     """
-    if train.class_names == val.class_names:
+    match = match_classes(train.class_names, val.class_names)
+    if match.is_same_set:
         return
-    only_train = [name for name in train.class_names if name not in val.class_names]
-    only_val = [name for name in val.class_names if name not in train.class_names]
-    if only_train or only_val:
-        parts = [f"only in {s.path}: {listed(n)}" for s, n in ((train, only_train), (val, only_val)) if n]
-        difference = "; ".join(parts)
-        if {n.strip().casefold() for n in only_train} & {n.strip().casefold() for n in only_val}:
-            difference += " (some differ only in upper and lower case or spaces)"
-    else:
-        index = next(
-            i for i, pair in enumerate(zip(train.class_names, val.class_names, strict=True)) if pair[0] != pair[1]
-        )
-        difference = (
-            f"same names in another order: class {index} is {short(train.class_names[index])} "
-            f"(id {train.category_ids[index]}) in {train.path} but {short(val.class_names[index])} "
-            f"(id {val.category_ids[index]}) in {val.path}"
-        )
+    parts = [f"only in {s.path}: {listed(n)}" for s, n in ((train, match.dropped), (val, match.new)) if n]
+    difference = "; ".join(parts)
+    if {n.strip().casefold() for n in match.dropped} & {n.strip().casefold() for n in match.new}:
+        difference += " (some differ only in upper and lower case)"
     raise InputError(f"categories of train and val JSON differ: {difference}; give both the same 'categories' list")

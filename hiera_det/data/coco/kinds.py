@@ -240,4 +240,9 @@ KINDS: dict[str, Kind] = {
     "split-classes": Kind(
         _E, "The JSONs of training and evaluation have other classes.", "give both the same 'categories' list"
     ),
+    "split-order": Kind(
+        _N,
+        "The JSON of evaluation has the same classes in another order.",
+        "nothing to do: the order is that of the training's JSON, and evaluation goes by name",
+    ),
 }
