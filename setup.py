@@ -13,7 +13,7 @@ FAST_EVAL = ["faster-coco-eval>=1.6"]
 PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
 CLASSIFY = ["torchvision", "timm>=1.0.15", "Pillow", "matplotlib", "tqdm"]
 VIDEO = ["av>=12"]
-ADAPTERS = ["peft>=0.15"]
+ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
 TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1", "shapely>=2"]
 

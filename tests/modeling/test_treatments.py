@@ -56,7 +56,8 @@ def peft_config(kind: str) -> Callable[[nn.Module], nn.Module]:
     """An adapter of peft's with random weights."""
 
     def wrap(trunk: nn.Module) -> nn.Module:
-        peft = pytest.importorskip("peft")
+        import peft
+
         torch.manual_seed(1)
         layers = ["qkv", "fc1", "fc2", "blocks.1.proj"]
         if kind == "ia3":
@@ -115,7 +116,8 @@ def quantised(trunk: nn.Module) -> nn.Module:
 
 def quantised_weights(trunk: nn.Module) -> nn.Module:
     """Layers of PyTorch's own class with weights that are no plain tensors."""
-    quantization = pytest.importorskip("torchao.quantization")
+    from torchao import quantization
+
     quantization.quantize_(trunk, quantization.Int8WeightOnlyConfig())
     return trunk
 
