@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hiera_det.engine.events import last_iteration
@@ -277,7 +278,11 @@ def check_iteration(path: str, iteration: Any) -> int:
 
 
 def check_unchanged(
-    path: str, saved: Mapping[str, Any], own: Mapping[str, Any], allowed: Sequence[str] = ()
+    path: str,
+    saved: Mapping[str, Any],
+    own: Mapping[str, Any],
+    allowed: Sequence[str] = (),
+    derived: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[str]:
     """Refuse to go on with settings under which the rest would not be the same training.
 
@@ -286,6 +291,7 @@ def check_unchanged(
         saved: its settings, by the user's words for them.
         own: those of this run.
         allowed: words that may differ (``--allow-changed``).
+        derived: settings that follow from others; where one of these has changed, it alone is asked about.
 
     Returns:
         the allowed words that do differ.
@@ -300,18 +306,16 @@ def check_unchanged(
         raise InputError(
             f"--allow-changed {unknown[0]}: no setting that a checkpoint is compared in; these are: {known}"
         )
-    changed = []
-    for name, value in own.items():
-        was = plain_saved.get(_plain(name), value)  # an older checkpoint does not have all
-        if was == value:
-            continue
-        if _plain(name) not in plain_allowed:
+    changed = [name for name in own if plain_saved.get(_plain(name), own[name]) != own[name]]  # older ones lack some
+    for name in changed:
+        was, value = plain_saved[_plain(name)], own[name]
+        follows = any(source in changed for source in derived.get(name, ()))
+        if _plain(name) not in plain_allowed and not follows:
             raise InputError(
                 f"--resume: {path} was made with {name} {was}, now it is {value}; resume with the same, or give "
                 f"--allow-changed {_plain(name)}"
             )
         logger.warning("%s was %s and is now %s: from here on it is another training", name, was, value)
-        changed.append(name)
     return changed
 
 

@@ -63,6 +63,7 @@ class Task:
         evaluate: called in every process with the number of epochs done; gives metrics, or none.
         evaluate_epochs: epochs from one call of it to the next; the last epoch is always evaluated.
         allowed: words of ``unchanged`` that may differ all the same.
+        derived: words of ``unchanged`` that follow from others.
     """
 
     model: nn.Module
@@ -77,6 +78,7 @@ class Task:
     evaluate: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     evaluate_epochs: int = 1
     allowed: Sequence[str] = ()
+    derived: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Loop:
@@ -125,7 +127,7 @@ class Loop:
             InputError: there is none, or it was made with other settings.
         """
         path, state = self.checkpoints.newest_good(self._read)
-        check_unchanged(path, state["settings"], self.task.unchanged, self.task.allowed)
+        check_unchanged(path, state["settings"], self.task.unchanged, self.task.allowed, self.task.derived)
         if state["iteration"] > self.settings.iterations:
             reached = f"iteration {state['iteration']} of {self.settings.iterations}"
             raise InputError(f"{path}: is at {reached}; train longer")

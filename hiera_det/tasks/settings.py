@@ -218,6 +218,12 @@ class TaskSettings(Worded):
         own |= {"image_size" if name == "pretrain_size" else name: value for name, value in fields.items()}
         return {self.word(name): value for name, value in own.items()} | {"the processes": process_count()}
 
+    def derived(self) -> dict[str, Sequence[str]]:
+        """Which of the `unchanged` follow from others, because nobody gives them, and from which."""
+        sources = {"lr": "batch_size", "warmup_epochs": "epochs"}
+        found = {self.word(name): [self.word(of)] for name, of in sources.items() if getattr(self, name) is None}
+        return found | {"the files": ["the number of files", "the classes"]}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(TaskSettings):

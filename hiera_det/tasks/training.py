@@ -96,6 +96,7 @@ def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -
         evaluate=parts.evaluate,
         evaluate_epochs=parts.evaluate_epochs,
         allowed=settings.allow_changed,
+        derived=settings.derived(),
     )
     part = settings.batch_size // (settings.accumulate * process_count())
     less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"

@@ -193,6 +193,16 @@ def test_changed_settings_are_refused_with_both_values_and_the_word_that_lets_th
     assert check_unchanged("a.pth", saved, changed, ["--batch-size", "classes"]) == ["batch_size", "the classes"]
 
 
+def test_a_setting_that_follows_from_another_is_not_asked_about() -> None:
+    saved, own = {"--epochs": 10, "--warmup": 1.0}, {"--epochs": 20, "--warmup": 2.0}
+    derived = {"--warmup": ["--epochs"]}
+    with pytest.raises(InputError, match="give --allow-changed epochs"):
+        check_unchanged("a.pth", saved, own, [], derived)
+    assert check_unchanged("a.pth", saved, own, ["epochs"], derived) == ["--epochs", "--warmup"]
+    with pytest.raises(InputError, match="give --allow-changed warmup"):
+        check_unchanged("a.pth", saved, own | {"--epochs": 10}, ["epochs"], derived)
+
+
 def test_a_name_that_is_no_setting_is_refused() -> None:
     with pytest.raises(InputError, match=r"--allow-changed rate: no setting .+; these are: lr, classes"):
         check_unchanged("a.pth", {}, {"--lr": 1, "the classes": []}, ["rate"])

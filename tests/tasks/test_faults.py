@@ -272,6 +272,20 @@ def test_what_is_allowed_to_change_acts_and_is_said(root: Path, tmp_path: Path) 
     assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
 
 
+@pytest.mark.parametrize(("tool", "more", "follower"), [
+    ("classify", ["--epochs", "4"], "--warmup-epochs was"), ("classify", ["--batch-size", "6"], "--lr was"),
+])  # fmt: skip
+def test_what_follows_from_an_allowed_change_is_said_and_needs_no_word_of_its_own(
+    tool: str, more: list[str], follower: str, root: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    own = [word for word in words(root, out) if word not in ("--lr", "1e-3", "--warmup-epochs")]
+    assert run(tool, own, tmp_path / "a", in_step(5)).status == 143
+    done = run(tool, [*own, "--resume", *more, "--allow-changed", more[0].removeprefix("--")], tmp_path / "b")
+    assert done.status == 0, done.stderr
+    assert follower in done.stderr
+
+
 def test_two_processes_refuse_a_second_run_and_other_numbers(root: Path, stopped: Path, tmp_path: Path) -> None:
     ranks = run_two("classify", words(root, stopped, "--resume"), tmp_path / "stderr")
     assert [rank.status for rank in ranks] == [2, 2]

@@ -7,7 +7,9 @@ annotations once, in arrays that worker processes share. `load_records` is the l
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json as json_module
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +28,7 @@ from hiera_det.data.coco.read import no_garbage_collection, read_coco
 from hiera_det.data.coco.schema import Contents
 from hiera_det.data.coco.write import dataset_of
 
-__all__ = ["CocoRecords", "coco_api", "compact_records", "load_records"]
+__all__ = ["CocoRecords", "coco_api", "compact_records", "content_digest", "load_records"]
 
 
 def load_records(json: str, root: str) -> list[dict[str, Any]]:
@@ -48,6 +50,15 @@ def compact_records(names: Sequence[str], *, filter_empty: bool, min_keypoints: 
     if not isinstance(load, partial) or load.func is not load_records:
         return None
     return CocoRecords(*load.args, filter_empty=filter_empty, min_keypoints=min_keypoints)
+
+
+def content_digest(names: Sequence[str]) -> str:
+    """A short hash of what registered data sets hold, wherever they lie; "" where `compact_records` has none of them.
+
+    Of the images it has names, sizes and order, of the annotations all that is trained on.
+    """
+    records = compact_records(names, filter_empty=False)
+    return records.digest() if records else ""
 
 
 def coco_api(name: str) -> COCO | None:
@@ -128,6 +139,19 @@ class CocoRecords(Dataset[dict[str, Any]]):
     def sizes(self) -> npt.NDArray[np.int64]:
         """Height and width of each image, without making the records, ``[N, 2]``."""
         return self._sizes[self._places]
+
+    def digest(self) -> str:
+        """See `content_digest`."""
+        columns, contents = self._contents.annotations, self._contents
+        arrays = (self._names, self._ends, self._sizes, self._places, self._classes, contents.rows)
+        arrays += (columns.boxes, columns.crowd, columns.polygon_starts, columns.number_starts, columns.numbers)
+        digest = hashlib.sha256()
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        named = [contents.names[id_] for id_ in sorted(contents.names)]
+        rest = [named, *({str(key): value for key, value in one.items()} for one in (columns.rles, columns.keypoints))]
+        digest.update(json_module.dumps(rest, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
 
     def _instances(self, indices: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
         columns = self._contents.annotations

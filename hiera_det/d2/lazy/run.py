@@ -42,7 +42,7 @@ def train_by_lazy_config(request: RunRequest, check_files: bool) -> None:
         lazy, cfg = setup_lazy_config(request, check_files=check_files)
         keys = {node: key for key, node in NODES.items()}
         request = replace(request, allow_changed=tuple(keys.get(word, word) for word in request.allow_changed))
-        run_detector(cfg, request, stop, trainer_class(lazy), lazy)
+        run_detector(cfg, request, stop, trainer_class(lazy), lazy, given_keys(request.opts))
 
 
 def setup_lazy_config(request: RunRequest, *, check_files: bool = True) -> tuple[DictConfig, CfgNode]:

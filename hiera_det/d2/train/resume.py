@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,17 +10,26 @@ from typing import Any
 import torch
 from detectron2.solver import LRMultiplier
 
-from hiera_det.d2.config.changes import changed_settings
+from hiera_det.d2.config.changes import ALSO_KNOWN, CONTENT, changed_settings, derived_settings
+from hiera_det.d2.config.kinds import same
 from hiera_det.d2.train.hooks import EMAHook
 from hiera_det.engine.checkpoint import check_unchanged
 from hiera_det.engine.launch import is_restart
 from hiera_det.errors import InputError
 from hiera_det.weights.training_state import check_optimizer_state
 
+logger = logging.getLogger("hiera_det.trainer")
+
 __all__ = ["check_settings", "check_trainer_state", "own_options"]
 
 
-def check_settings(folder: str, saved: Mapping[str, Any], own: Mapping[str, Any], allow_changed: Sequence[str]) -> None:
+def check_settings(
+    folder: str,
+    saved: Mapping[str, Any],
+    own: Mapping[str, Any],
+    allow_changed: Sequence[str],
+    given: Sequence[str] = (),
+) -> None:
     """Refuse to go on as another training.
 
     Args:
@@ -27,17 +37,21 @@ def check_settings(folder: str, saved: Mapping[str, Any], own: Mapping[str, Any]
         saved: the checkpoint's settings (`hiera_det.d2.config.changes.settings_of`); empty where it is older.
         own: this run's.
         allow_changed: keys that may differ.
+        given: keys of the command line, which follow from no others.
 
     Raises:
         InputError: another key differs, with both values; or a key is none that is compared.
     """
-    if unknown := [key for key in allow_changed if key not in own]:
+    allowed = [ALSO_KNOWN.get(key, key) for key in allow_changed]
+    if unknown := [key for key in allowed if key not in own or key == CONTENT]:
         raise InputError(f"--allow-changed {unknown[0]}: no key that a checkpoint is compared in")
     changed = changed_settings(saved, own)
     if is_restart():  # machines may have come or gone
         changed = [change for change in changed if change[0] != "processes"]
     before, now = ({key: values[place] for key, *values in changed} for place in (0, 1))
-    check_unchanged(folder, before, now, [key for key in allow_changed if key in now])
+    check_unchanged(folder, before, now, [key for key in allowed if key in now], derived_settings(given))
+    if "DATASETS.TRAIN" not in now and not same(saved.get("DATASETS.TRAIN"), own.get("DATASETS.TRAIN")):
+        logger.info("the training data lie elsewhere than they did, or were written anew: their content is the same")
 
 
 def check_trainer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, averages: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,7 @@ def train_by_yaml(request: RunRequest, check_files: bool, gpu_price: float = 0.0
         begin_logging()
         cfg = setup_config(request, check_files=check_files)
         if not request.dry_run:
-            return run_detector(cfg, request, stop)
+            return run_detector(cfg, request, stop, given=request.opts[0::2])
         forecast = dry_run(cfg)
         if comm.is_main_process():
             print(forecast.report(gpu_price))
@@ -73,7 +74,12 @@ def train_by_yaml(request: RunRequest, check_files: bool, gpu_price: float = 0.0
 
 
 def run_detector(
-    cfg: CfgNode, request: RunRequest, stop: Stop, kind: type[Trainer] = Trainer, written: Any = None
+    cfg: CfgNode,
+    request: RunRequest,
+    stop: Stop,
+    kind: type[Trainer] = Trainer,
+    written: Any = None,
+    given: Sequence[str] = (),
 ) -> Any:
     """Train, or evaluate only; called in every process.
 
@@ -83,6 +89,7 @@ def run_detector(
         stop: entered by the caller.
         kind: of trainer.
         written: the config as it goes into ``config.yaml``, where that is another one than ``cfg``.
+        given: keys of the command line.
 
     Returns:
         results of the evaluation, if there was one.
@@ -102,7 +109,7 @@ def run_detector(
         if comm.is_main_process():
             Checkpoints(cfg.OUTPUT_DIR).sweep()
         trainer = kind(cfg, stop)
-        trainer.resume_or_load(resume, request.allow_changed)
+        trainer.resume_or_load(resume, request.allow_changed, given)
         _write_config(cfg, cfg if written is None else written)
         return trainer.train()
 

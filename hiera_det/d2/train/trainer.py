@@ -24,6 +24,7 @@ from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
+from hiera_det.d2.data.records import content_digest
 from hiera_det.d2.data.train_loader import train_loader_from_config
 from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, check_test_classes, with_tta
 from hiera_det.d2.predict.pictures import PictureHook
@@ -96,26 +97,28 @@ class Trainer(DefaultTrainer):
         self.checkpointer = HieraCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.categories = dataset_categories(cfg.DATASETS.TRAIN[0])
         self.checkpointer.ema, self.checkpointer.keep = self.ema, settings.keep
-        self.checkpointer.settings = settings_of(cfg, settings.processes)
+        self.checkpointer.settings = settings_of(cfg, settings.processes, content_digest(cfg.DATASETS.TRAIN))
         self.start_iter = self.finished_steps = 0
         self.max_iter = settings.iterations
         self.cfg, self.settings = cfg, settings
         self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True, allow_changed: Sequence[str] = ()) -> None:
+    def resume_or_load(self, resume: bool = True, allow_changed: Sequence[str] = (), given: Sequence[str] = ()) -> None:
         """Load ``MODEL.WEIGHTS``, or resume; the average of weights starts from what was loaded.
 
         Args:
             resume: go on from the newest good checkpoint.
             allow_changed: keys that may differ from the checkpoint's.
+            given: keys of the command line.
 
         Raises:
             InputError: the file does not fit; or the settings are not those that the training began with.
         """
         loaded = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
-            check_settings(self.cfg.OUTPUT_DIR, loaded.get("settings", {}), self.checkpointer.settings, allow_changed)
+            saved, own = loaded.get("settings", {}), self.checkpointer.settings
+            check_settings(self.cfg.OUTPUT_DIR, saved, own, allow_changed, given)
         self.start_iter = self.finished_steps = self.iter + 1 if resume else 0
         if self.ema and not self.ema.steps:
             self.ema.reset()
