@@ -218,7 +218,7 @@ class TaskSettings(Worded):
         own |= {"image_size" if name == "pretrain_size" else name: value for name, value in fields.items()}
         return {self.word(name): value for name, value in own.items()} | {"the processes": process_count()}
 
-    def derived(self) -> dict[str, Sequence[str]]:
+    def derived(self) -> Mapping[str, Sequence[str]]:
         """Which of the `unchanged` follow from others, because nobody gives them, and from which."""
         sources = {"lr": "batch_size", "warmup_epochs": "epochs"}
         found = {self.word(name): [self.word(of)] for name, of in sources.items() if getattr(self, name) is None}

@@ -143,10 +143,10 @@ class CocoRecords(Dataset[dict[str, Any]]):
     def digest(self) -> str:
         """See `content_digest`."""
         columns, contents = self._contents.annotations, self._contents
-        arrays = (self._names, self._ends, self._sizes, self._places, self._classes, contents.rows)
-        arrays += (columns.boxes, columns.crowd, columns.polygon_starts, columns.number_starts, columns.numbers)
+        images = (self._names, self._ends, self._sizes, self._places)
+        boxes = (self._classes, contents.rows, columns.boxes, columns.crowd)
         digest = hashlib.sha256()
-        for array in arrays:
+        for array in (*images, *boxes, columns.polygon_starts, columns.number_starts, columns.numbers):
             digest.update(np.ascontiguousarray(array).tobytes())
         named = [contents.names[id_] for id_ in sorted(contents.names)]
         rest = [named, *({str(key): value for key, value in one.items()} for one in (columns.rles, columns.keypoints))]
