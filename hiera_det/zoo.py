@@ -5,13 +5,12 @@ Each Hiera size is there as a trunk, as a classifier and as the autoencoder that
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from hiera_det.files import StrPath
 from hiera_det.modeling.classifier import HieraForClassification
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import Hiera, HieraBase
 from hiera_det.modeling.mae import HieraMAE
-from hiera_det.modeling.options import HieraOptions
 from hiera_det.modeling.variants import get_hieradet_variant, get_variant
 from hiera_det.weights.load import load_weights
 
@@ -33,6 +32,8 @@ __all__ = [
     "hieradet_tiny",
 ]
 
+Model = TypeVar("Model", bound=HieraBase)
+
 #: Classes of the published classifiers: ImageNet-1k, and Kinetics-400 for clips.
 IMAGE_CLASSES, CLIP_CLASSES = 1000, 400
 
@@ -49,7 +50,7 @@ def build_hiera(size: str, *, weights: StrPath = "", **overrides: Any) -> Hiera:
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    return _trunk(get_variant(size).options, weights, overrides)
+    return _loaded(Hiera(get_variant(size).options, **overrides), weights)
 
 
 def hiera_classifier(
@@ -70,9 +71,7 @@ def hiera_classifier(
     """
     classes = num_classes if num_classes is not None else CLIP_CLASSES if overrides.get("frames") else IMAGE_CLASSES
     model = HieraForClassification(get_variant(size).options, num_classes=classes, **overrides)
-    if weights:
-        load_weights(model, weights, new_head)
-    return model
+    return _loaded(model, weights, new_head)
 
 
 def hiera_mae(size: str, *, weights: StrPath = "", **overrides: Any) -> HieraMAE:
@@ -87,18 +86,14 @@ def hiera_mae(size: str, *, weights: StrPath = "", **overrides: Any) -> HieraMAE
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    model = HieraMAE(get_variant(size).options, **overrides)
+    return _loaded(HieraMAE(get_variant(size).options, **overrides), weights)
+
+
+def _loaded(model: Model, weights: StrPath, new_head: bool = False) -> Model:
+    """The model, with the weights that are named, if any."""
     if weights:
-        load_weights(model, weights)
+        load_weights(model, weights, new_head)
     return model
-
-
-def _trunk(options: HieraOptions, weights: StrPath, overrides: dict[str, Any]) -> Hiera:
-    """The trunk of these options with some in place of their own, and its weights where any are named."""
-    trunk = Hiera(options, **overrides)
-    if weights:
-        load_weights(trunk, weights)
-    return trunk
 
 
 def build_hieradet(size: str, *, weights: StrPath = "", **overrides: Any) -> Hiera:
@@ -112,7 +107,7 @@ def build_hieradet(size: str, *, weights: StrPath = "", **overrides: Any) -> Hie
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    return _trunk(get_hieradet_variant(size).options, weights, overrides)
+    return _loaded(Hiera(get_hieradet_variant(size).options, **overrides), weights)
 
 
 def hiera_tiny(*, weights: StrPath = "", **overrides: Any) -> Hiera:

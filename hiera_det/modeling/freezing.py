@@ -43,9 +43,7 @@ class Freezable(nn.Module):
             InputError: another number or name.
         """
         known = ("stem", "positions", *STAGES)
-        if isinstance(stages, bool):
-            raise InputError(f"freeze {stages}: give a number of stages, 0 to 4, or some of {', '.join(known)}")
-        parts = known[: 2 + stages] if isinstance(stages, int) and 0 <= stages <= len(STAGES) else stages
+        parts = known[: 2 + stages] if type(stages) is int and 0 <= stages <= len(STAGES) else stages  # True is no 1
         if isinstance(parts, int | str) or any(part not in known for part in parts):
             raise InputError(f"freeze {stages!r}: give a number of stages, 0 to 4, or some of {', '.join(known)}")
         self.frozen = tuple(part for part in known if part in self.frozen or part in parts)

@@ -83,11 +83,8 @@ class HieraBase(Freezable):
         self.blocks = nn.ModuleList(_build_block(options, i) for i in range(len(options.block_stages)))
         #: Leading blocks that attend inside mask units only.
         self.local_blocks = next((i for i, window in enumerate(options.windows) if window != 1), len(self.blocks))
-        self._unit_strides, self._unit_group, self.pos_grid = (
-            options.unit_strides,
-            options.unit_group,
-            options.table_grid,
-        )
+        self._unit_strides, self._unit_group = options.unit_strides, options.unit_group
+        self.pos_grid = options.table_grid
         #: For each block whether it is recomputed in the backward pass, and how mask units are nested after it.
         self._plan = tuple(
             (STAGES[stage] in options.checkpoint_stages, options.unit_strides[min(stage, options.q_pool) :])
@@ -180,11 +177,8 @@ class HieraBase(Freezable):
         x = patches.movedim(1, -1)
         if frames is not None:
             x = x.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
-        x = (
-            unroll(x, self._unit_strides, group)
-            .contiguous()
-            .view(patches.shape[0], positions.shape[1], positions.shape[2])
-        )
+        x = unroll(x, self._unit_strides, group).contiguous()
+        x = x.view(patches.shape[0], positions.shape[1], positions.shape[2])
         return Tokens(x + positions.to(x.dtype), UnitGrid(rows, cols, group), self._unit_strides, frames)
 
     def embed_kept(self, images: Tensor, mask: Tensor, kept: Tensor) -> Tokens:
@@ -207,16 +201,12 @@ class HieraBase(Freezable):
 
     def _make_positions(self, size: tuple[int, ...]) -> Tensor:
         """The position embedding ``[T or 1, H, W, C]`` for a map of ``size`` tokens."""
-        height, width = size[-2:]
-        mode = self.options.pos_embed
+        side, mode = (size[-2], size[-1]), self.options.pos_embed
         if self.frames:
-            spatial, temporal = self.pos_embed_spatial, self.pos_embed_temporal
-            return separable_embed(spatial, temporal, self.pos_grid, size[0], (height, width))
+            return separable_embed(self.pos_embed_spatial, self.pos_embed_temporal, self.pos_grid, size[0], side)
         if mode == "absolute_win":
-            antialias = self.options.pos_antialias
-            return absolute_win_embed(self.pos_embed, self.pos_embed_window, (height, width), antialias)
-        embed = tile_pos_embed if mode == "tile" else resize_pos_embed
-        return embed(self.pos_embed, self.pos_grid, (height, width))
+            return absolute_win_embed(self.pos_embed, self.pos_embed_window, side, self.options.pos_antialias)
+        return (tile_pos_embed if mode == "tile" else resize_pos_embed)(self.pos_embed, self.pos_grid, side)
 
     def run(self, tokens: Tokens, first: int = 0, last: int | None = None) -> Iterator[tuple[int, Tokens]]:
         """Run the blocks, or those from ``first`` to before ``last``.
