@@ -60,6 +60,15 @@ class Place(NamedTuple):
     address: str
 
 
+class Job(NamedTuple):
+    """What every process runs once it has met the others; see `launch`."""
+
+    main: Callable[..., object]
+    args: tuple[Any, ...]
+    device: str
+    on_join: Callable[[Place], object] | None
+
+
 def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
     """A variable of torchrun or srun that counts something.
 
@@ -158,9 +167,9 @@ def launch(
     Raises:
         InputError: the numbers do not fit each other or the machine; or a process ended in one, which has been said.
     """
-    place = place_from_environment()
+    place, job = place_from_environment(), Job(main, args, device, on_join)
     if place is not None:
-        _run(place, main, args, device, on_join)
+        _run(place, job)
     elif num_processes * num_machines == 1:
         main(*args)
     else:
@@ -168,7 +177,8 @@ def launch(
         if not 0 <= machine_rank < num_machines:
             raise InputError(f"--machine-rank {machine_rank}: machines count from 0 to {num_machines - 1}")
         _limit_threads(num_processes, device)
-        _spawn(num_processes, (num_processes, num_machines, machine_rank, address, main, args, device, on_join))
+        first = Place(machine_rank * num_processes, num_machines * num_processes, 0, num_processes, address)
+        _spawn(first, job)
 
 
 def _address(dist_url: str, num_machines: int) -> str:
@@ -187,14 +197,14 @@ def _limit_threads(num_processes: int, device: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_processes))
 
 
-def _spawn(num_processes: int, args: tuple[Any, ...]) -> None:
-    """Start processes and wait; where one ends with a user's mistake or by a signal, so does this."""
+def _spawn(first: Place, job: Job) -> None:
+    """Start this machine's processes and wait; where one ends with a user's mistake or by a signal, so does this."""
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
     sent: list[int] = []
     try:
         with _signals_to_children(sent):
             start: Callable[..., object] = spawn
-            start(_worker, (*args, multiprocessing.get_context("spawn").Lock()), nprocs=num_processes)
+            start(_worker, (first, job, multiprocessing.get_context("spawn").Lock()), nprocs=first.local_size)
     except (ProcessExitedException, ProcessRaisedException) as error:
         status = getattr(error, "exit_code", 1)
         if sent and status != EXIT_BAD_INPUT:
@@ -236,29 +246,17 @@ def _signals_to_children(sent: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _worker(
-    local_rank: int,
-    num_processes: int,
-    num_machines: int,
-    machine_rank: int,
-    address: str,
-    main: Callable[..., object],
-    args: tuple[Any, ...],
-    device: str,
-    on_join: Callable[[Place], object] | None,
-    said: Any,
-) -> None:
-    """A process of this machine; ``said`` is a lock that the first to say why it ends does not give back."""
+def _worker(local_rank: int, first: Place, job: Job, said: Any) -> None:
+    """A process of the machine that ``first`` is the first of; who says why it ends keeps the lock ``said``."""
     for number in SIGNALS:
         signal.signal(number, leave)
-    rank, world_size = machine_rank * num_processes + local_rank, num_machines * num_processes
-    place = Place(rank, world_size, local_rank, num_processes, address)
+    place = first._replace(rank=first.rank + local_rank, local_rank=local_rank)
 
     def say_once(line: str) -> None:
         if said.acquire(block=False):
             print(line, file=sys.stderr)
 
-    run_tool(lambda: _run(place, main, args, device, on_join), say_once)
+    run_tool(lambda: _run(place, job), say_once)
     # All is written. To take the interpreter down with the backend's threads in it is slow, and now and then aborts.
     logging.shutdown()
     sys.stdout.flush()
@@ -266,15 +264,9 @@ def _worker(
     os._exit(0)
 
 
-def _run(
-    place: Place,
-    main: Callable[..., object],
-    args: tuple[Any, ...],
-    device: str,
-    on_join: Callable[[Place], object] | None,
-) -> None:
+def _run(place: Place, job: Job) -> None:
     """Join the others, run, and part."""
-    on_gpu = torch.device(device).type == "cuda"
+    on_gpu = torch.device(job.device).type == "cuda"
     if on_gpu:
         if place.local_rank >= torch.cuda.device_count():
             raise InputError(
@@ -296,10 +288,10 @@ def _run(
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"process {place.rank} cannot meet the others at {place.address}: {reason}") from None
-    if on_join:
-        on_join(place)
+    if job.on_join:
+        job.on_join(place)
     dist.barrier(device_ids=[place.local_rank] if on_gpu else None)
-    main(*args)
+    job.main(*job.args)
     dist.destroy_process_group()  # after an error the others may be gone, and this would wait for them
 
 
