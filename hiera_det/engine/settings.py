@@ -13,7 +13,7 @@ from hiera_det.engine.precision import check_precision
 from hiera_det.engine.sharding import HAS_FSDP
 from hiera_det.errors import InputError
 
-__all__ = ["PARALLEL", "TrainSettings", "Worded"]
+__all__ = ["PARALLEL", "CommonSettings", "TrainSettings"]
 
 #: Ways to have a model in several processes: a copy in each, or shared out among them.
 PARALLEL = ("ddp", "fsdp")
@@ -31,10 +31,31 @@ AT_LEAST = {
 }
 
 
-class Worded:
-    """Settings that the user knows by flags or keys, and whose errors name these."""
+@dataclass(frozen=True, kw_only=True)
+class CommonSettings:
+    """What every training has, under the same names and with the same defaults, whoever fills it.
 
-    words: Mapping[str, str]
+    Attributes:
+        accumulate: forwards and backwards per step, each of a part of a process's share, to save memory.
+        seed: of all that is random.
+        parallel: a model in several processes: ``ddp`` or ``fsdp``.
+        compile: compile the model with torch.compile.
+        clip_norm: largest norm of all gradients together; 0 for any.
+        ema_decay: of an average of the weights, per step; 0 for none.
+        log_period: steps from one line of the log to the next.
+        skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
+        words: the flag or key by which the user knows a field, for messages; empty for a user of Python.
+    """
+
+    accumulate: int = 1
+    seed: int = 0
+    parallel: str = "ddp"
+    compile: bool = False
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    log_period: int = 20
+    skip_nonfinite: int = 0
+    words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def word(self, name: str) -> str:
         """What the user calls a field."""
@@ -47,30 +68,21 @@ class Worded:
 
 
 @dataclass(frozen=True)
-class TrainSettings(Worded):
+class TrainSettings(CommonSettings):
     """How a model is trained, once it, its data and its optimizer are there; checked when it is made.
 
-    Attributes:
+    Attributes besides the common ones:
         output: folder for checkpoints and metrics.
         iterations: steps of the optimizer in all.
         batch_size: images per step, of all processes together.
         processes: how many processes share the batch.
-        accumulate: parts of a process's share, one forward and backward each.
         device: ``cpu`` or ``cuda``.
-        seed: of all that is random.
         precision: a key of `hiera_det.engine.precision.PRECISIONS`.
-        parallel: ``ddp`` or ``fsdp``.
-        compile: compile the model with torch.compile.
-        clip_norm: largest norm of all gradients together; 0 for any.
-        ema_decay: of an average of the weights, per step; 0 for none.
         workers: processes that read images, for each that trains.
-        log_period: steps from one line of the log to the next.
         checkpoint_period: steps from one checkpoint to the next.
         eval_period: steps from one evaluation to the next; 0 for the end only.
         keep: newest checkpoints that are kept; 0 for all.
         best: metric whose best checkpoint is kept, such as ``top1``; "" for none.
-        skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
-        words: the flag or key by which the user knows a field, for messages.
 
     Raises:
         InputError: a value that cannot be used, by the user's word.
@@ -80,22 +92,13 @@ class TrainSettings(Worded):
     iterations: int
     batch_size: int
     processes: int = 1
-    accumulate: int = 1
     device: str = "cpu"
-    seed: int = 0
     precision: str = "float32"
-    parallel: str = "ddp"
-    compile: bool = False
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
     workers: int = 0
-    log_period: int = 20
     checkpoint_period: int = 1
     eval_period: int = 0
     keep: int = 0
     best: str = ""
-    skip_nonfinite: int = 0
-    words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, least in AT_LEAST.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.engine.processes import check_device, default_device, process_count
-from hiera_det.engine.settings import TrainSettings, Worded
+from hiera_det.engine.settings import CommonSettings, TrainSettings
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import FRAME_STRIDE
 from hiera_det.modeling.mae import CLIP_MASK_RATIO, IMAGE_MASK_RATIO
@@ -25,17 +25,14 @@ from hiera_det.modeling.variants import get_variant
 from hiera_det.tasks.recipes import Recipe, Recipes, scaled_lr, warmup_for
 from hiera_det.tasks.transforms import UNIT, Augmentation, check_image_size
 
-__all__ = ["ClassifierSettings", "PretrainSettings", "Schedule", "TaskSettings"]
+__all__ = ["ClassifierSettings", "Mixing", "PretrainSettings", "Schedule", "TaskSettings"]
 
 logger = logging.getLogger("hiera_det.training")
 
 #: What a classifier's evaluation gives; with ``ema_decay`` also under "ema/".
 METRICS = ("top1", "top5", "val_loss")
 #: Fields that the engine has under the same names.
-ENGINES = (
-    *("batch_size", "accumulate", "device", "seed", "parallel", "compile", "clip_norm", "ema_decay", "workers"),
-    *("log_period", "skip_nonfinite", "words"),
-)
+ENGINES = ("batch_size", "device", "workers", *(field.name for field in fields(CommonSettings)))
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,10 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSettings(Worded):
+class TaskSettings(CommonSettings):
     """What the plain trainings have in common.
 
-    Attributes:
+    Attributes besides those of all trainings:
         output: folder for checkpoints, metrics, log and pictures.
         size: published size, whose dimensions and recipe are the defaults; "" for the weights' file's, else base.
         image_size: side of the images in pixels.
@@ -67,30 +64,21 @@ class TaskSettings(Worded):
         drop_path: stochastic depth of the last block.
         epochs: passes over the images.
         batch_size: images of a step, of all processes together.
-        accumulate: forwards per step, to save memory.
         lr: highest learning rate, at this very batch; the recipe's is scaled to the batch, linearly.
         warmup_epochs: those over which it rises.
         weight_decay: of AdamW.
-        clip_norm: largest norm of all gradients together; 0 for any.
-        ema_decay: of an average of the weights, per step; 0 for none.
-        skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
         use_checkpoint: recompute blocks when going back, to save memory.
-        compile: compile the model with torch.compile.
         precision: a key of `hiera_det.engine.precision.PRECISIONS`; "" for bfloat16 on GPUs and float32 on a CPU.
-        parallel: a model in several processes: ``ddp`` or ``fsdp``.
         device: ``cuda`` or ``cpu``.
-        seed: of all that is random.
         workers: processes that read images, for each that trains.
         max_pixels: largest image, see `hiera_det.data.images`.
         on_bad_image: what becomes of files that cannot be read, see `hiera_det.data.bad_images`: ``fail`` ends the run;
             with ``skip`` another file, which the seed decides, takes the place of one in training, and an evaluation
             leaves it out.
-        log_period: steps from a line of the log to the next.
         checkpoint_epochs: epochs from a checkpoint to the next.
         resume: go on from the checkpoint in ``output``.
         auto_resume: go on where there is one, else start.
         allow_changed: settings that may differ from the checkpoint's, such as ``lr``.
-        words: the flags by which the user knows the settings, for messages; empty for a user of Python.
 
     Raises:
         InputError: a value that cannot be used, by the user's word.
@@ -105,28 +93,19 @@ class TaskSettings(Worded):
     drop_path: float | None = None
     epochs: int | None = None
     batch_size: int = 64
-    accumulate: int = 1
     lr: float | None = None
     warmup_epochs: float | None = None
     weight_decay: float | None = None
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
-    skip_nonfinite: int = 0
     use_checkpoint: bool = False
-    compile: bool = False
     precision: str = ""
-    parallel: str = "ddp"
     device: str = field(default_factory=default_device)
-    seed: int = 0
     workers: int = 4
     max_pixels: int = MAX_PIXELS
     on_bad_image: str = "fail"
-    log_period: int = 20
     checkpoint_epochs: int = 1
     resume: bool = False
     auto_resume: bool = False
     allow_changed: Sequence[str] = ()
-    words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_device(self.device, self.word("device"))
@@ -226,21 +205,31 @@ class TaskSettings(Worded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(TaskSettings):
-    """Training a classifier.
+class Mixing:
+    """How images and labels of a batch are blended; the published recipe's values.
 
     Attributes:
+        mixup: parameter of the beta distribution for blending whole images; 0 for never.
+        cutmix: the same for pasting rectangles; where both are on, one of them is drawn for each batch.
+        label_smoothing: part of a label that goes to all classes.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(TaskSettings, Mixing, Augmentation):
+    """Training a classifier.
+
+    Attributes besides those of its bases:
         train: folder of a folder per class.
         val: the same classes, to evaluate on.
         weights: a file, URL, ``hf://`` or ``timm://`` to start from; "" for random weights.
         keep_head: take over the last layer of a file that does not name its classes.
         layer_decay: factor on the learning rate from a block to the one before.
         dropout: before the last layer.
-        mixup: see `hiera_det.tasks.classify.loss.Mixing`, also of the two below.
-        cutmix: see there.
-        label_smoothing: see there.
-        auto_augment: see `hiera_det.tasks.transforms.Augmentation`, also of the one below.
-        random_erase: see there.
         eval_batch_size: images at a time.
         eval_epochs: epochs from an evaluation to the next; the last is always evaluated.
         best: metric whose best weights are kept in ``model_best.pth``; "" for none.
@@ -252,11 +241,6 @@ class ClassifierSettings(TaskSettings):
     keep_head: bool = False
     layer_decay: float | None = None
     dropout: float = 0.0
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    label_smoothing: float = 0.1
-    auto_augment: str = Augmentation.auto_augment
-    random_erase: float = Augmentation.random_erase
     eval_batch_size: int = 64
     eval_epochs: int = 1
     best: str = "top1"
@@ -281,7 +265,7 @@ class ClassifierSettings(TaskSettings):
 class PretrainSettings(TaskSettings):
     """Pretraining a masked autoencoder, on images or on videos.
 
-    Attributes:
+    Attributes besides those of its base:
         images: folder of images, at any depth.
         videos: folder of videos, in place of images.
         mask_ratio: part that is left out; None for 0.6, of clips 0.9.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 from hiera_det.tasks.batches import Batch, eval_loader, samples_of
-from hiera_det.tasks.classify.loss import MixedLoss, Mixing, evaluate
+from hiera_det.tasks.classify.loss import MixedLoss, evaluate
+from hiera_det.tasks.settings import Mixing
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,7 @@ def test_of_fewer_than_five_classes_all_are_among_the_first_five() -> None:
 
 def test_without_mixing_the_loss_is_cross_entropy() -> None:
     logits, labels = torch.randn(3, 4), torch.tensor([0, 3, 1])
-    loss = MixedLoss(Mixing(0, 0, 0.1), 4, part=3)
+    loss = MixedLoss(Mixing(mixup=0, cutmix=0, label_smoothing=0.1), 4, part=3)
     expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(loss(nn.Identity(), Batch(logits, labels, [])), expected)
 
@@ -62,7 +63,7 @@ def test_mixed_images_have_mixed_labels(mixup: float, cutmix: float) -> None:
         shares.append(share)
         return torch.stack([1 - share, share], dim=1).log()
 
-    loss = MixedLoss(Mixing(mixup, cutmix, 0.0), 2, part=2)
+    loss = MixedLoss(Mixing(mixup=mixup, cutmix=cutmix, label_smoothing=0.0), 2, part=2)
     batch = Batch(images.clone(), torch.tensor([0, 1]), [])
     value = loss(model, batch)  # type: ignore[arg-type]
     (share,) = shares

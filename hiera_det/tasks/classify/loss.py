@@ -17,23 +17,9 @@ from hiera_det.engine.stop import Stop
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.tasks.batches import Batch
+from hiera_det.tasks.settings import Mixing
 
-__all__ = ["Accuracy", "MixedLoss", "Mixing", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """How images and labels of a batch are blended; the published recipe's values.
-
-    Attributes:
-        mixup: parameter of the beta distribution for blending whole images; 0 for never.
-        cutmix: the same for pasting rectangles; where both are on, one of them is drawn for each batch.
-        label_smoothing: part of a label that goes to all classes.
-    """
-
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    label_smoothing: float = 0.1
+__all__ = ["Accuracy", "MixedLoss", "evaluate"]
 
 
 class MixedLoss:

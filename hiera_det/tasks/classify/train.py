@@ -16,11 +16,11 @@ from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.tasks.batches import eval_loader, order_of, samples_of
-from hiera_det.tasks.classify.loss import MixedLoss, Mixing, evaluate
+from hiera_det.tasks.classify.loss import MixedLoss, evaluate
 from hiera_det.tasks.recipes import FINETUNING, Recipe
 from hiera_det.tasks.settings import ClassifierSettings
 from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_parts
-from hiera_det.tasks.transforms import Augmentation, augmented_reader, eval_reader
+from hiera_det.tasks.transforms import augmented_reader, eval_reader
 from hiera_det.weights.load import fit
 from hiera_det.weights.model_file import ModelFile, read_model_file
 
@@ -82,13 +82,11 @@ def _train(settings: ClassifierSettings, stop: Stop) -> int:
     size = settings.size or (inputs.source.size if inputs.source else "") or "base"
     recipe = _recipe(settings, size)
     schedule = settings.schedule(recipe)
-    mixing = Mixing(settings.mixup, settings.cutmix, settings.label_smoothing)
-    loss = MixedLoss(mixing, len(train.classes), order.part, settings.word)
+    loss = MixedLoss(settings, len(train.classes), order.part, settings.word)
     seed_all(derive(settings.seed, 0))
     model, fields = _build_model(settings, size, inputs, recipe.drop_path_rate)
     model.to(process_device(settings.device))
-    augmentation = Augmentation(settings.auto_augment, settings.random_erase)
-    reader = augmented_reader(settings.image_size, augmentation, settings.word)
+    reader = augmented_reader(settings.image_size, settings, settings.word)
     reader.by(settings.max_pixels, settings.bad_images())
     parts = Parts(
         model=model,
