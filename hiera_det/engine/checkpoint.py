@@ -65,8 +65,9 @@ class Checkpoints:
         Raises:
             InputError: it cannot be written; the folder is as it was.
         """
-        if name == CHECKPOINT:
-            self._keep_previous()
+        if name == CHECKPOINT and (self.folder / name).is_file():
+            # The one that is about to be replaced has a second name: at no moment is there none.
+            link_atomically(self.folder / name, self.folder / PREVIOUS)
         self.write(name, content)
         self.tag(name)
         self._prune()
@@ -137,11 +138,6 @@ class Checkpoints:
         raise InputError(
             f"--resume: no checkpoint in {self.folder}; leave --resume out, or name the folder of the run to resume"
         )
-
-    def _keep_previous(self) -> None:
-        """Have the checkpoint that is about to be replaced under a second name, whose moment without a file is none."""
-        if (self.folder / CHECKPOINT).is_file():
-            link_atomically(self.folder / CHECKPOINT, self.folder / PREVIOUS)
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""

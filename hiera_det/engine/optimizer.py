@@ -52,15 +52,8 @@ def parameter_groups(model: HieraBase, weight_decay: float, layer_decay: float) 
         # Without layer decay two groups do; every further one costs a pass of the optimizer.
         layer = layer_of(name, depth) if layer_decay != 1 else depth
         decayed = is_decayed(name, parameter)
-        group = groups.setdefault(
-            (layer, decayed),
-            {
-                "params": [],
-                "weight_decay": weight_decay if decayed else 0.0,
-                "lr_scale": layer_decay ** (depth - layer),
-            },
-        )
-        group["params"].append(parameter)
+        options = {"weight_decay": weight_decay if decayed else 0.0, "lr_scale": layer_decay ** (depth - layer)}
+        groups.setdefault((layer, decayed), {"params": []} | options)["params"].append(parameter)
     return list(groups.values())
 
 

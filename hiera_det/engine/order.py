@@ -26,11 +26,7 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 
 def shuffled(length: int) -> Callable[[int], Indices]:
     """Every image once, in an order of its own for each seed."""
-
-    def indices(seed: int) -> Indices:
-        return np.random.default_rng(seed).permutation(length)
-
-    return indices
+    return lambda seed: np.random.default_rng(seed).permutation(length)
 
 
 class EpochOrder:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
 from hiera_det.engine.log import logged_to
@@ -33,20 +33,19 @@ def run_in(folder: str, run: Callable[[Stop], int], word: str = "--output") -> i
     """
     with Stop() as stop:
         try:
-            with _folder(folder, word):
-                return run(stop)
+            make_folder(folder, word)
+            with FolderLock(folder, word) if is_main_process() else nullcontext(), logged_to(folder):
+                return _run_logged(folder, run, stop)
         except StopRequested as request:
             return request.number
 
 
-@contextmanager
-def _folder(folder: str, word: str) -> Iterator[None]:
-    make_folder(folder, word)
-    with FolderLock(folder, word) if is_main_process() else nullcontext(), logged_to(folder):
-        if is_main_process():
-            Checkpoints(folder).sweep()
-        try:
-            yield
-        except StopRequested as request:
-            logger.warning("%s before the first step", request)
-            raise
+def _run_logged(folder: str, run: Callable[[Stop], int], stop: Stop) -> int:
+    """Run where the log is; once the loop runs, it takes signals itself and returns their number."""
+    if is_main_process():
+        Checkpoints(folder).sweep()
+    try:
+        return run(stop)
+    except StopRequested as request:
+        logger.warning("%s before the first step", request)
+        raise

@@ -112,7 +112,7 @@ def whole(model: nn.Module) -> Iterator[None]:
     A shared model is gathered anew in each forward pass, for which all processes must be there: evaluation, where one
     may have an image more than another, would wait forever. All processes must enter and leave.
     """
-    shards: list[Any] = [module for module in model.modules() if is_sharded(module)] if is_sharded(model) else []
+    shards: list[Any] = [module for module in model.modules() if is_sharded(module)]
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()

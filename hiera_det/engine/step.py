@@ -80,7 +80,7 @@ class Step:
         for number, part in enumerate(parts, start=1):
             files += self.files(part)
             with contextlib.nullcontext() if number == self.accumulate else without_sync(self.model):
-                for name, loss in self._named_backward(part, files, iteration).items():
+                for name, loss in self._backward(part, files, iteration).items():
                     totals[name] = totals[name] + loss if name in totals else loss
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
@@ -89,20 +89,16 @@ class Step:
         self.scaler.update()
         return totals
 
-    def _named_backward(self, part: Any, files: Sequence[str], iteration: int) -> dict[str, Tensor]:
-        """`_backward`; a model that itself refuses numbers that are not finite, as detectron2's RPN, is told of too."""
+    def _backward(self, part: Any, files: Sequence[str], iteration: int) -> dict[str, Tensor]:
+        """Add one part's gradients; returns its share of the losses."""
         try:
-            return self._backward(part)
-        except FloatingPointError as error:
+            with autocast(self.device.type, self.precision):
+                losses = {name: loss / self.accumulate for name, loss in self.losses(self.model, part).items()}
+                total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            torch.autograd.backward(self.scaler.scale(total))
+        except FloatingPointError as error:  # of a model that itself refuses what is not finite, as detectron2's RPN
             nan = torch.tensor(float("nan"))
             raise NonFiniteError(f"{self._message(nan, {}, files, iteration)} ({error})") from None
-
-    def _backward(self, part: Any) -> dict[str, Tensor]:
-        """Add one part's gradients; returns its share of the losses."""
-        with autocast(self.device.type, self.precision):
-            losses = {name: loss / self.accumulate for name, loss in self.losses(self.model, part).items()}
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        torch.autograd.backward(self.scaler.scale(total))
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _gradient_norm(self) -> Tensor:

@@ -15,7 +15,7 @@ from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.processes import process_count, process_rank
 from hiera_det.tasks.settings import TaskSettings
 
-__all__ = ["Batch", "Sample", "collate", "eval_loader", "order_of", "samples_of", "train_loader"]
+__all__ = ["Batch", "Sample", "collate", "eval_loader", "order_of", "samples_of"]
 
 
 class Sample(NamedTuple):
@@ -88,11 +88,6 @@ def order_of(settings: TaskSettings, files: Sequence[str]) -> EpochOrder:
     if settings.batch_size > len(files):
         raise settings.refusal("batch_size", f"there are {len(files)} files; lower it")
     return EpochOrder(len(files), settings.batch_size, settings.accumulate, settings.seed)
-
-
-def train_loader(samples: Seeded, order: EpochOrder, workers: int, pin: bool) -> DataLoader[Any]:
-    """A loader whose every pass is the rest of the epoch that ``order`` is at."""
-    return keyed_loader(samples, order, workers, pin, collate)
 
 
 def eval_loader(samples: Seeded, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from hiera_det.engine.checkpoint import goes_on
 from hiera_det.engine.failures import explained
-from hiera_det.engine.loader import Seeded
+from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.loop import Loop, Task
 from hiera_det.engine.optimizer import build_adamw
 from hiera_det.engine.order import EpochOrder
-from hiera_det.engine.processes import process_count
 from hiera_det.engine.stop import Stop
 from hiera_det.modeling.hiera import HieraBase
-from hiera_det.tasks.batches import Batch, train_loader
+from hiera_det.tasks.batches import Batch, collate
 from hiera_det.tasks.recipes import Recipe
 from hiera_det.tasks.results import leave_results
 from hiera_det.tasks.settings import Schedule, TaskSettings
@@ -82,11 +81,10 @@ def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -
         InputError: a file or checkpoint cannot be used, a loss is not finite, or nothing can be saved.
     """
     recipe, schedule, iterations = parts.recipe, parts.schedule, parts.order.iterations
-    on_gpu = settings.device == "cuda"
     task = Task(
         model=parts.model,
         build_optimizer=lambda _: build_adamw(parts.model, recipe.betas, recipe.weight_decay, recipe.layer_decay),
-        loader=train_loader(parts.samples, parts.order, settings.workers, on_gpu),
+        loader=keyed_loader(parts.samples, parts.order, settings.workers, settings.device == "cuda", collate),
         order=parts.order,
         loss=parts.loss,
         lr=schedule.lr,
@@ -98,9 +96,8 @@ def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -
         allowed=settings.allow_changed,
         derived=settings.derived(),
     )
-    part = settings.batch_size // (settings.accumulate * process_count())
     less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"
-    with explained(f"training, {part} images of {settings.image_size} pixels at a time", less):
+    with explained(f"training, {parts.order.part} images of {settings.image_size} pixels at a time", less):
         loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop)
         if resumed:
             loop.resume()

@@ -13,10 +13,10 @@ from media import write_class_folders
 from torch import nn
 
 from hiera_det.data.bad_images import BadImages
-from hiera_det.engine.loader import unwrap
+from hiera_det.engine.loader import keyed_loader, unwrap
 from hiera_det.engine.order import EpochOrder
 from hiera_det.errors import InputError
-from hiera_det.tasks.batches import eval_loader, samples_of, train_loader
+from hiera_det.tasks.batches import collate, eval_loader, samples_of
 from hiera_det.tasks.classify.loss import evaluate
 from hiera_det.tasks.classify.train import train_classifier
 from hiera_det.tasks.pretrain.train import pretrain
@@ -49,7 +49,8 @@ def test_another_file_takes_the_place_of_a_bad_one_and_the_seed_says_which(image
     drawn = []
     for _ in range(2):
         reader = eval_reader(64).by(10**8, BadImages("skip"))
-        loader = train_loader(samples_of(files, reader, labels), EpochOrder(12, 4, 1, seed=3), workers, False)
+        order = EpochOrder(12, 4, 1, seed=3)
+        loader = keyed_loader(samples_of(files, reader, labels), order, workers, False, collate)
         batches = [unwrap(batch) for batch in loader]
         drawn.append([file for batch in batches for file in batch.files])
         assert reader.bad_images.count >= 2

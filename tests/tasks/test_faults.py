@@ -88,7 +88,7 @@ def test_a_signal_in_the_set_up_ends_in_one_line_and_leaves_no_checkpoint(
 def _sleep_in_step() -> None:
     from hiera_det.engine.step import Step
 
-    Step._backward = lambda self, part: time.sleep(60)  # type: ignore
+    Step._backward = lambda self, *part: time.sleep(60)  # type: ignore
 
 
 def test_a_second_signal_ends_at_once(root: Path, tmp_path: Path) -> None:

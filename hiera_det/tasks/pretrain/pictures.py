@@ -10,16 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hiera_det.data.video import MEAN, STD
 from hiera_det.files import write_atomically
 from hiera_det.modeling.hiera import FRAME_STRIDE
 from hiera_det.modeling.mae import LABEL_EPS, HieraMAE
 from hiera_det.modeling.masking import mask_from_noise
-from hiera_det.tasks.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Reconstruction", "draw_reconstructions", "reconstruct"]
-
-VIDEO_MEAN, VIDEO_STD = (MEAN,) * 3, (STD,) * 3
 
 #: What is left out is shown in this grey, and the panels are this far apart.
 GREY, GAP = 128, 4
@@ -86,8 +82,8 @@ def draw_reconstructions(model: HieraMAE, images: Tensor, mask_ratio: float, pat
     whole = reconstruct(model, images, mask_ratio)
     steps = len(whole.original) // len(images)  # frames of a clip
     chosen = slice(steps // 2, None, steps)
-    mean, std = (VIDEO_MEAN, VIDEO_STD) if model.frames else (IMAGENET_MEAN, IMAGENET_STD)
-    original, predicted = (_bytes(part[chosen], mean, std) for part in (whole.original, whole.predicted))
+    pixels = model.pixel_mean, model.pixel_std
+    original, predicted = (_bytes(part[chosen], *pixels) for part in (whole.original, whole.predicted))
     kept = whole.kept[chosen].cpu()
     masked = original.where(kept, torch.tensor(GREY, dtype=torch.uint8))
     rows = zip(original, masked, predicted, original.where(kept, predicted), strict=True)
@@ -114,4 +110,4 @@ def _to_images(tokens: Tensor, like: Tensor) -> Tensor:
 def _bytes(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised images to bytes, on the CPU."""
     scale, shift = (torch.tensor(values).view(1, 3, 1, 1) for values in (std, mean))
-    return ((images.float().cpu() * scale + shift) * 255).round().clamp(0, 255).to(torch.uint8)
+    return (images.float().cpu() * scale + shift).round().clamp(0, 255).to(torch.uint8)
