@@ -62,7 +62,9 @@ def _picture(contents: Contents, image_root: str, row: int) -> Image.Image:
     boxes = columns.boxes[indices].copy()
     boxes[:, 2:] += boxes[:, :2]
     masks = [_mask(columns, index, scale, size) for index in indices]
-    picture = draw_objects(np.asarray(pixels.resize(size)), Objects(boxes * scale, labels, masks))
+    points = [np.array(columns.keypoints.get(index, ()), np.float64).reshape(-1, 3) for index in indices]
+    seen = [(some[some[:, 2] > 0, :2] + 0.5) * scale for some in points]  # COCO's are indices of pixels
+    picture = draw_objects(np.asarray(pixels.resize(size)), Objects(boxes * scale, labels, masks, seen))
     caption = f"{printable(image['file_name'])}: {len(indices)} objects"
     return captioned(picture, caption, CAPTION, least_width=SIDE // 2)
 

@@ -54,11 +54,13 @@ class Objects:
         boxes: XYXY ``[N, 4]``.
         labels: N texts, "" for none.
         masks: N masks, or None where there are none at all.
+        keypoints: of each object the places that are drawn, N times ``[K, 2]``, or None where there are none at all.
     """
 
     boxes: npt.NDArray[np.float64]
     labels: list[str]
     masks: list[Mask] | None
+    keypoints: list[npt.NDArray[np.float64]] | None = None
 
 
 def class_name(category: int, names: Sequence[str] | None) -> str:
@@ -85,6 +87,9 @@ def draw_objects(image: npt.NDArray[np.uint8], objects: Objects, colors: Sequenc
     line = max(1, round(1.5 * _scale(picture.size)))
     for index in order:
         draw.rectangle(_corners(objects.boxes[index], picture.size), outline=_rgb(colors[index]), width=line)
+    for points, color in zip(objects.keypoints or (), colors, strict=False):
+        for x, y in points.tolist():
+            draw.circle((x, y), 2 * line, fill=_rgb(color), outline=(0, 0, 0))
     labels = Labels(draw, picture.size, _scale(picture.size))
     for box, label, color in zip(objects.boxes.tolist(), objects.labels, colors, strict=False):  # above all boxes
         if label:

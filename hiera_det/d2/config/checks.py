@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 
 from hiera_det.d2.config.layers import get_value
 from hiera_det.d2.config.model_keys import is_hiera
@@ -14,8 +15,6 @@ __all__ = ["check_detector", "check_keypoints"]
 
 #: Channels of an image in each format, where they are not three.
 CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
-#: Keypoints for which the evaluation has sigmas of its own: COCO's of a person.
-COCO_KEYPOINTS = 17
 #: Norms that a detector of ours may have, of which PreciseBN needs one with statistics of batches.
 NORMS = ("MODEL.RPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 
@@ -89,13 +88,18 @@ def check_keypoints(cfg: CfgNode) -> None:
         metadata = MetadataCatalog.get(name)
         if not (metadata.get("keypoint_names") and metadata.get("keypoint_flip_map") is not None):
             raise InputError(
-                f"MODEL.KEYPOINT_ON True: data set {name!r} has no keypoint_names and keypoint_flip_map, nor has own "
-                "data by JSON: register it in Python with both, as detectron2 does keypoints_coco_2017_train, or set "
-                "MODEL.KEYPOINT_ON False"
+                f"MODEL.KEYPOINT_ON True: data set {name!r} has no keypoint_names and keypoint_flip_map: give its JSON "
+                'categories with "keypoints": ["nose", ...], or register it in Python with both, as detectron2 does '
+                "keypoints_coco_2017_train, or set MODEL.KEYPOINT_ON False"
             )
         if len(metadata.keypoint_names) != count:
             raise InputError(
                 f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {count}: data set {name!r} has {len(metadata.keypoint_names)}"
             )
-    if cfg.DATASETS.TEST and len(sigmas) != count and (sigmas or count != COCO_KEYPOINTS):
-        raise InputError(f"TEST.KEYPOINT_OKS_SIGMAS: give the {count} sigmas of the keypoints; COCO's are for 17")
+    names = [list(MetadataCatalog.get(name).keypoint_names) for name in cfg.DATASETS.TEST]
+    if len(sigmas) != count and (sigmas or any(own != list(COCO_PERSON_KEYPOINT_NAMES) for own in names)):
+        some = ", ".join(["0.05"] * min(count, 3)) + (", ..." if count > 3 else "")
+        raise InputError(
+            f"TEST.KEYPOINT_OKS_SIGMAS: give the {count} sigmas of the keypoints, COCO's are for a person's 17: "
+            f'TEST.KEYPOINT_OKS_SIGMAS "[{some}]", larger where people agree less on the place'
+        )

@@ -19,6 +19,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from hiera_det.d2.data.keypoints import keypoint_metadata, set_keypoints
 from hiera_det.d2.data.records import load_records
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.compare import compare_splits, same_classes
@@ -64,6 +65,7 @@ def register_json(name_prefix: str, json: str, image_root: str, summary: CocoSum
         evaluator_type="coco",
         thing_classes=list(summary.class_names),
         thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(summary.category_ids)},
+        **keypoint_metadata(path),
     )
     return name
 
@@ -123,6 +125,7 @@ def own_data_config(
         _check_evaluation(cfg, val)
     _set_class_counts(cfg, summaries[0], given)
     _set_mask_format(cfg, summaries, given)
+    set_keypoints(cfg, [summary.path for summary in summaries], given)
     if train and "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in given:
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
         if train.num_negatives:

@@ -118,4 +118,7 @@ class TrainMapper(ImageMapper):
             del dataset_dict["annotations"]
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
             return
+        if self.keypoint_hflip_indices is not None:  # an object without keypoints has none that are labelled
+            for annotation in dataset_dict["annotations"]:
+                annotation.setdefault("keypoints", [0.0] * 3 * len(self.keypoint_hflip_indices))
         super()._transform_annotations(dataset_dict, transforms, image_shape)

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from hiera_det.d2.data.keypoints import keypoint_metadata
 from hiera_det.d2.data.records import load_records
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.findings import fix_command
@@ -79,7 +80,8 @@ def _check_json(cfg: CfgNode, name: str, check_files: bool) -> CocoSummary:
         )
     # Set now and not when the data are loaded: what checks classes comes before.
     ids = {id_: index for index, id_ in enumerate(summary.category_ids)}
-    metadata.set(thing_classes=list(summary.class_names), thing_dataset_id_to_contiguous_id=ids)
+    keypoints = {key: value for key, value in keypoint_metadata(json_file).items() if metadata.get(key) is None}
+    metadata.set(thing_classes=list(summary.class_names), thing_dataset_id_to_contiguous_id=ids, **keypoints)
     _taken_over.add(name)
     DatasetCatalog.pop(name)
     DatasetCatalog.register(name, partial(load_records, json_file, image_root))

@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
@@ -194,9 +195,6 @@ class Evaluator(COCOEvaluator):
         """Evaluate what all processes have predicted, and keep the metrics of each task."""
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         tasks = self._tasks or self._tasks_from_predictions(results)
-        if "keypoints" in tasks:  # detectron2's own, for COCO's people
-            super()._eval_predictions(predictions, img_ids)
-            return
         self._restore_category_ids(results)
         self._save(results)
         if not self._do_evaluation:
@@ -209,6 +207,8 @@ class Evaluator(COCOEvaluator):
         self._results: OrderedDict[str, dict[str, float]] = OrderedDict()
         tasks = [task for task, key in (("bbox", "bbox"), ("segm", "segmentation")) if key in (results or [{}])[0]]
         without = sum(not annotation.get("segmentation") for annotation in self._coco_api.anns.values())
+        if "keypoints" in (results or [{}])[0]:
+            self._logger.warning("keypoints are not scored: the sigmas of their places stand in a config")
         if "segm" in tasks and without:
             self._logger.warning("masks are not scored: %d annotations have none", without)
             tasks.remove("segm")
@@ -258,12 +258,15 @@ class Evaluator(COCOEvaluator):
         write_atomically(path, lambda file: file.write(json.dumps(results).encode()), durable=False)
 
     def _evaluate(self, results: Sequence[dict[str, Any]], task: str, img_ids: list[int] | None) -> Any:
-        """The evaluation of one task, "bbox" or "segm", by what ``params`` says."""
+        """The evaluation of one task, "bbox", "segm" or "keypoints", by what ``params`` says."""
         # Where a result has a box, COCO's API takes the box's area for a mask's too.
         without = {"bbox"} if task == "segm" else set()
         copies = [{key: value for key, value in result.items() if key not in without} for result in results]
         evaluation = self._implementation(self._coco_api, self._coco_api.loadRes(copies), task)
-        evaluation.params.maxDets = self._max_dets_per_image
+        if task != "keypoints":  # of which COCO counts 20
+            evaluation.params.maxDets = self._max_dets_per_image
+        elif self._kpt_oks_sigmas:
+            evaluation.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
         evaluation.evaluate()
@@ -273,7 +276,9 @@ class Evaluator(COCOEvaluator):
 
     def _implementation(self, truth: Any, found: Any, task: str) -> Any:
         """Pycocotools' evaluation, or detectron2's."""
-        if self._max_dets_per_image[-1] != COCO_MAX_DETS:  # the others summarize the first 100 only
+        if (
+            self._max_dets_per_image[-1] != COCO_MAX_DETS and task != "keypoints"
+        ):  # the others summarize the first 100 only
             return COCOevalMaxDets(truth, found, task)
         if self._use_fast_impl:
             from detectron2.evaluation.fast_eval_api import COCOeval_opt

@@ -46,6 +46,7 @@ PANEL_SIDE = 640  # longest side of one panel, pixels
 CAPTION_HEIGHT = 30
 CAPTION_WIDTH = 340
 GAP = 8  # between pictures
+KEYPOINT_SCORE = 0.05  # least score of a keypoint that is drawn, detectron2's
 SHEET_COLUMNS = 2
 SHEET_CELL = (800, 450)  # greatest width and height of one pair on the sheet, pixels
 
@@ -231,7 +232,15 @@ def _ground_truth(
     if any(a.get("segmentation") for a in annotations):
         masks = [_mask(a.get("segmentation"), scale, size) for a in annotations]
     scaled = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * np.tile(scale, 2)
-    return Objects(scaled, labels, masks)
+    points = None
+    if any("keypoints" in a for a in annotations):
+        points = [_placed(np.array(a.get("keypoints", ()), np.float64).reshape(-1, 3), 0) * scale for a in annotations]
+    return Objects(scaled, labels, masks, points)
+
+
+def _placed(keypoints: npt.NDArray[np.float64], least: float) -> npt.NDArray[np.float64]:
+    """Places of keypoints ``[K, 3]`` whose visibility or score is above ``least``."""
+    return keypoints[keypoints[:, 2] > least, :2]
 
 
 def _mask(segmentation: Any, scale: npt.NDArray[np.float64], size: tuple[int, int]) -> Mask:
@@ -255,4 +264,7 @@ def predicted_objects(instances: Instances, threshold: float, names: Sequence[st
         for category, score in zip(kept.pred_classes.tolist(), kept.scores.tolist(), strict=True)
     ]
     masks: list[Mask] | None = list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None
-    return Objects(kept.pred_boxes.tensor.double().numpy(), labels, masks), len(instances)
+    points = None
+    if kept.has("pred_keypoints"):
+        points = [_placed(one, KEYPOINT_SCORE) for one in kept.pred_keypoints.double().numpy()]
+    return Objects(kept.pred_boxes.tensor.double().numpy(), labels, masks, points), len(instances)

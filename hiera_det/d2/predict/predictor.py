@@ -49,7 +49,8 @@ class Prediction:
         file: the image's path.
         image: its pixels ``[H, W, 3]``, RGB, 0-255, upright.
         instances: detectron2's, on the CPU, the best score first: ``pred_boxes`` (XYXY in the image's pixels),
-            ``scores``, ``pred_classes`` (indices) and, with masks, ``pred_masks`` ``[N, H, W]``.
+            ``scores``, ``pred_classes`` (indices) and, with masks, ``pred_masks`` ``[N, H, W]``, with keypoints
+            ``pred_keypoints`` ``[N, K, 3]`` (x, y, score).
         frame: its number in a video, from 0; None for an image.
     """
 
@@ -227,7 +228,10 @@ class Predictor:
         ``file_name``, ``category_name`` and, of a video, ``frame`` are added. Category ids are those of the training
         JSON, where they are known, else indices.
         """
-        results: list[dict[str, Any]] = instances_to_coco_json(prediction.instances, image_id)
+        instances = Instances(prediction.instances.image_size, **prediction.instances.get_fields())
+        if instances.has("pred_keypoints"):  # which detectron2 moves in place, by half a pixel
+            instances.pred_keypoints = instances.pred_keypoints.clone()
+        results: list[dict[str, Any]] = instances_to_coco_json(instances, image_id)
         for result in results:
             index = result["category_id"]
             if index < len(self.categories):

@@ -38,6 +38,7 @@ def _annotations(contents: Contents) -> list[dict[str, Any]]:
     columns = contents.annotations
     renumber = bool((columns.ids == 0).any())
     has_masks = bool(columns.has_mask.any())
+    unlabelled = [0.0] * max(map(len, columns.keypoints.values()), default=0)
     empty = columns.is_empty
     rows = zip(
         columns.ids.tolist(),
@@ -59,8 +60,7 @@ def _annotations(contents: Contents) -> list[dict[str, Any]]:
             mask = [box_polygon(box)]
         if mask:
             entry["segmentation"] = mask
-        if index in columns.keypoints:
-            points = columns.keypoints[index]
+        if points := columns.keypoints.get(index, unlabelled):  # pycocotools wants them of all, or of none
             entry |= {"keypoints": points, "num_keypoints": sum(visible > 0 for visible in points[2::3])}
         found.append(entry)
     return found
