@@ -151,6 +151,7 @@ class Loop:
             self.ema.load_state_dict(state["ema"]) if "ema" in state else self.ema.reset()
         self.best.load_state_dict(state.get("best", {}))
         self.iteration, self._window = state["iteration"], [float(loss) for loss in state.get("window", ())]
+        self._set_lr(max(0, self.iteration - 1))  # of the last step: nothing but its evaluation may be left to do
         self._ended = int(state.get("ended", self.iteration))
 
     def _read(self, path: str) -> dict[str, Any]:
@@ -264,11 +265,14 @@ class Loop:
     def _step(self, parts: list[Any]) -> float:
         """One step of the optimizer; the mean loss over all processes."""
         seed_all(derive(self.settings.seed, self.iteration, process_rank(), 2))
-        set_lr(self.optimizer, lr_at(self.iteration, self.settings.iterations, self.task.warmup, self.task.lr))
+        self._set_lr(self.iteration)
         loss = self.step(parts, self.iteration + 1)["loss"]
         if self.ema:
             self.ema.update()
         return float(sum_over_processes(loss.clone())) / process_count()
+
+    def _set_lr(self, step: int) -> None:
+        set_lr(self.optimizer, lr_at(step, self.settings.iterations, self.task.warmup, self.task.lr))
 
     def _end_epoch(self) -> int:
         """Evaluate and save; the signal that came meanwhile, or 0."""

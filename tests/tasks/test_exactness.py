@@ -76,17 +76,17 @@ def assert_stopped(done: Ended, status: int, at: int) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("tool", ["pretrain", "classify"])
+@pytest.mark.parametrize(("tool", "step"), [("pretrain", 5), ("classify", 5), ("pretrain", 9)])
 def test_stopped_by_a_signal_to_the_whole_group_and_resumed(
-    tool: str, root: Path, straight: dict[str, Path], tmp_path: Path
+    tool: str, step: int, root: Path, straight: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    stopped = run(tool, words(tool, root, out), tmp_path / "first.txt", in_step(5))
-    assert_stopped(stopped, 143, 5)
+    stopped = run(tool, words(tool, root, out), tmp_path / "first.txt", in_step(step))
+    assert_stopped(stopped, 143, step)
     assert not (out / "model_final.pth").exists()
     done = run(tool, words(tool, root, out, "--resume"), tmp_path / "second.txt")
     assert done.status == 0, done.stderr
-    assert "resuming at iteration 5 from " in done.stderr
+    assert f"resuming at iteration {step} from " in done.stderr
     assert_same_runs(out, straight[tool])
 
 
