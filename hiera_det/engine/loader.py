@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiera_det.engine.order import Key
 from hiera_det.engine.randomness import derive, seeded
-from hiera_det.engine.stop import ignore_signals
+from hiera_det.engine.stop import held_back, ignore_signals
 from hiera_det.errors import InputError
 
 __all__ = ["Refused", "Seeded", "end_workers", "keyed_loader", "unwrap"]
@@ -64,6 +64,14 @@ class Seeded(Dataset[Any]):
         return Refused(f"{REPLACEMENTS} images in a row gave nothing to train on; look at the data and the crop")
 
 
+class _Loader(DataLoader[Any]):
+    """PyTorch's, whose workers are forked without a signal in the midst of it."""
+
+    def _get_iterator(self) -> Any:
+        with held_back():
+            return super()._get_iterator()
+
+
 def keyed_loader(
     data: Dataset[Any],
     order: Any,
@@ -85,7 +93,7 @@ def keyed_loader(
     if workers:
         _end_workers_at_exit()
     sampler: Sampler[list[int]] | Any = order
-    return DataLoader(
+    return _Loader(
         data,
         batch_sampler=sampler,
         num_workers=workers,

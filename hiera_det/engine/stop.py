@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from hiera_det.engine.processes import process_count
 
-__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "ignore_signals", "leave", "stoppable"]
+__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "held_back", "ignore_signals", "leave", "stoppable"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -59,6 +59,26 @@ def ignore_signals(worker: int = 0) -> None:
     """Make a loader worker deaf to what the training is stopped by; a ``worker_init_fn``."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals act only at the end, where processes are forked.
+
+    What a handler raises in a fork's own callbacks is lost, and a lock that they were about to give back stays taken.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
+    if came:
+        signal.raise_signal(came[0])
 
 
 def leave(number: int, frame: FrameType | None) -> None:

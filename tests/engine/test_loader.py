@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from hiera_det.engine.loader import Refused, Seeded, keyed_loader, unwrap
 from hiera_det.engine.order import EpochOrder
+from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
 
 RECORDS = list(range(11))
@@ -72,3 +76,19 @@ def test_another_record_takes_the_place_of_one_without_anything_to_train_on() ->
     nothing = Seeded(RECORDS, lambda record: None)[0, 0]
     assert isinstance(nothing, Refused)
     assert nothing.message.startswith("100 images in a row gave nothing to train on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_a_signal_while_workers_are_forked_waits_until_all_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, forks = os.fork, 0
+
+    def signalled_fork() -> int:
+        nonlocal forks
+        forks += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", signalled_fork)
+    with Stop(), pytest.raises(StopRequested):
+        batches(EpochOrder(11, 4, 1, 0), workers=2)
+    assert forks == 2

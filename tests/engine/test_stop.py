@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hiera_det.engine.stop import SIGNALS, Stop, StopRequested, exit_status, ignore_signals
+from hiera_det.engine.stop import SIGNALS, Stop, StopRequested, exit_status, held_back, ignore_signals
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,18 @@ def test_a_wait_inside_is_open_to_a_signal_that_came_before_it_and_to_one_in_it(
         with pytest.raises(StopRequested), stop.interruptible():
             raise AssertionError("the signal had come before")
         assert stop.requested
+
+
+def test_a_signal_that_is_held_back_acts_at_the_end() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with held_back():
+            send()
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_handler_that_was_there_is_called_and_comes_back() -> None:
