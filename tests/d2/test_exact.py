@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from detections import CONFIGS, LAZY_SMALL, SMALL, write_boxes
-from trainings import Running, run, start
+from trainings import Running, before, run, start
 
 from hiera_det.engine.events import read_metrics
 
@@ -134,14 +134,25 @@ def test_a_training_that_was_interrupted_and_resumed_equals_one_that_was_not(
     assert not list(out.glob(".*.partial"))
 
 
+def test_a_later_evaluation_that_is_cut_short_twice_is_made_up_for(straight: Path, kind: Kind, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for call, flags in ((3, ()), (1, ("--resume",))):  # each evaluation is of two models
+        patch = before("hiera_det.d2.predict.evaluation", "Evaluator.evaluate", call)
+        assert run(kind.tool, kind.words(out, *flags), tmp_path / "said", patch).status == 143
+    done = run(kind.tool, kind.words(out, "--resume"), tmp_path / "said")
+    assert done.status == 0, done.stderr
+    assert_same_files(out, straight, "model_final.pth")
+    assert metrics(out) == metrics(straight)
+
+
 def test_going_on_as_another_training_is_refused_unless_allowed(straight: Path, kind: Kind, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(straight, out)
-    before = (out / "config.yaml").read_bytes()
+    config = (out / "config.yaml").read_bytes()
     done = run(kind.tool, kind.words(out, "--resume", more=(kind.lr, "0.5")), tmp_path / "said")
     assert done.status == 2
     assert f"was made with {kind.lr} " in done.stderr
     assert "Traceback" not in done.stderr
-    assert (out / "config.yaml").read_bytes() == before
+    assert (out / "config.yaml").read_bytes() == config
     words = kind.words(out, "--resume", "--allow-changed", kind.lr, more=(kind.lr, "0.5"))
     assert run(kind.tool, words, tmp_path / "said").status == 0

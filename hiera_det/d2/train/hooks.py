@@ -173,9 +173,12 @@ class Events(PeriodicWriter):  # type: ignore[misc]
         self.evaluation = evaluation
         self._state: dict[str, Any] = {}
 
-    def before_train(self) -> None:
-        """Take up what was measured before a stop, and write the line that it kept from being written."""
+    def restore(self) -> None:
+        """Take up what was measured before a stop; to be called before an evaluation that it owes adds to it."""
         _restore(self.trainer.storage, self._state)
+
+    def before_train(self) -> None:
+        """Write the line that a stop kept from being written."""
         start = self.trainer.start_iter
         written = max((writer.open(start) for writer in self._writers if isinstance(writer, MetricsWriter)), default=-1)
         for writer in self._writers:
@@ -210,7 +213,7 @@ class Events(PeriodicWriter):  # type: ignore[misc]
         return _recent(storage) if storage else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave, when the training begins."""
+        """Keep what `state_dict` gave for `restore`."""
         self._state = state
 
 

@@ -158,6 +158,7 @@ class Trainer(DefaultTrainer):
         with EventStorage(self.start_iter) as self.storage:
             try:
                 self.iter = self.start_iter
+                self._events.restore()
                 self.before_train()
                 for iteration in range(self.start_iter, self.max_iter):
                     self.iter = iteration
@@ -278,6 +279,7 @@ class Trainer(DefaultTrainer):
         evaluation = Evaluation(
             settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(averaged)
         )
+        self._events = Events(writers, evaluation)
         return [
             *inherited,
             Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH),
@@ -285,7 +287,7 @@ class Trainer(DefaultTrainer):
             self._bad_images,
             self._checkpointing,
             evaluation,
-            Events(writers, evaluation),
+            self._events,
             Stopping(self.stop, next(self.model.parameters()).device),
             PictureHook(self.cfg),
         ]
