@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from hiera_det.engine.stop import SIGNALS, exit_status, leave
+from hiera_det.engine.stop import SIGNALS, exit_status, ignore_signals, leave
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
@@ -200,11 +200,13 @@ def _limit_threads(num_processes: int, device: str) -> None:
 def _spawn(first: Place, job: Job) -> None:
     """Start this machine's processes and wait; where one ends with a user's mistake or by a signal, so does this."""
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
+    _start_tracker()
     sent: list[int] = []
+    said = multiprocessing.get_context("spawn").Lock()
     try:
         with _signals_to_children(sent):
             start: Callable[..., object] = spawn
-            start(_worker, (first, job, multiprocessing.get_context("spawn").Lock()), nprocs=first.local_size)
+            start(_worker, (first, job, said), nprocs=first.local_size)
     except (ProcessExitedException, ProcessRaisedException) as error:
         status = getattr(error, "exit_code", 1)
         if sent and status != EXIT_BAD_INPUT:
@@ -214,9 +216,24 @@ def _spawn(first: Place, job: Job) -> None:
             sys.exit(status)
         if isinstance(error, ProcessRaisedException):
             raise
+        if not said.acquire(block=False):  # another one has told that it is gone
+            sys.exit(EXIT_BAD_INPUT)
         raise InputError(
             f"{error}, and with it the others; was it killed for its memory? --resume goes on from the last checkpoint"
         ) from None
+
+
+def _start_tracker() -> None:
+    """Start what multiprocessing tracks semaphores with, deaf also to SIGUSR1: the others of a group it ignores."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # takes the mask along
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -256,7 +273,10 @@ def _worker(local_rank: int, first: Place, job: Job, said: Any) -> None:
         if said.acquire(block=False):
             print(line, file=sys.stderr)
 
-    run_tool(lambda: _run(place, job), say_once)
+    try:
+        run_tool(lambda: _run(place, job), say_once)
+    finally:
+        ignore_signals()  # the first to end has the others ended, who may be taking themselves down
     # All is written. To take the interpreter down with the backend's threads in it is slow, and now and then aborts.
     logging.shutdown()
     sys.stdout.flush()

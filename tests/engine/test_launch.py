@@ -106,3 +106,34 @@ def test_a_mistake_that_all_processes_meet_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(REFUSED)
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "error: x.jpg: cannot be read\n")
+
+
+ENDED = """
+import os, signal
+import torch.distributed as dist
+from hiera_det.engine.failures import explained
+from hiera_det.engine.launch import launch
+from hiera_det.errors import run_tool
+
+def main(to_all: bool) -> None:
+    if dist.get_rank() == 1:
+        os.killpg(0, signal.SIGUSR1) if to_all else os.kill(os.getpid(), signal.SIGKILL)
+    with explained("a wait", "wait for less"):
+        dist.barrier()
+
+if __name__ == "__main__":
+    run_tool(lambda: launch(main, (TO_ALL,), num_processes=2, device="cpu"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals to groups of processes")
+@pytest.mark.parametrize(("to_all", "status", "lines"), [(False, 2, 1), (True, 143, 0)])
+def test_a_lost_process_is_said_once_and_a_requeue_signal_to_the_group_ends_without_a_word(
+    to_all: bool, status: int, lines: int, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(ENDED.replace("TO_ALL", str(to_all)))
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.splitlines()) == lines, done.stderr
+    assert "Traceback" not in done.stderr
