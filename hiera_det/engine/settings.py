@@ -17,18 +17,6 @@ __all__ = ["PARALLEL", "CommonSettings", "TrainSettings"]
 
 #: Ways to have a model in several processes: a copy in each, or shared out among them.
 PARALLEL = ("ddp", "fsdp")
-#: Fields that count something and must be at least so much.
-AT_LEAST = {
-    "iterations": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "workers": 0,
-    "log_period": 1,
-    "checkpoint_period": 1,
-    "eval_period": 0,
-    "keep": 0,
-    "skip_nonfinite": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +54,19 @@ class CommonSettings:
         value: Any = getattr(self, name)
         return InputError(f"{self.word(name)} {value}: {problem}")
 
+    def check_counts(self, least: int, *names: str) -> None:
+        """Refuse what is no whole number of at least ``least``."""
+        for name in names:
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise self.refusal(name, f"must be a whole number of at least {least}")
+
+    def check_amounts(self, *names: str) -> None:
+        """Refuse what is no number of at least 0."""
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise self.refusal(name, "must be a number of at least 0")
+
 
 @dataclass(frozen=True)
 class TrainSettings(CommonSettings):
@@ -101,16 +102,13 @@ class TrainSettings(CommonSettings):
     best: str = ""
 
     def __post_init__(self) -> None:
-        for name, least in AT_LEAST.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise self.refusal(name, f"must be a whole number of at least {least}")
+        self.check_counts(1, "iterations", "batch_size", "accumulate", "log_period", "checkpoint_period")
+        self.check_counts(0, "workers", "eval_period", "keep", "skip_nonfinite")
         parts = self.processes * self.accumulate
         if self.batch_size % parts:
             by = f"the processes times {self.word('accumulate')}, {self.processes} x {self.accumulate}"
             raise self.refusal("batch_size", f"counts the images of all processes and must be a multiple of {by}")
-        if not (math.isfinite(self.clip_norm) and self.clip_norm >= 0):
-            raise self.refusal("clip_norm", "must be a number of at least 0")
+        self.check_amounts("clip_norm")
         if not 0 <= self.ema_decay < 1:
             raise self.refusal("ema_decay", "give a decay below 1, such as 0.9998, or 0 for no average")
         self._check_machine()

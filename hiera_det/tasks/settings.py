@@ -112,14 +112,10 @@ class TaskSettings(CommonSettings):
         check_image_size(self.image_size, self.word("image_size"))
         if self.size:
             get_variant(self.size)
-        for name in ("lr", "warmup_epochs", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise self.refusal(name, "must be a number of at least 0")
+        self.check_amounts(*self._given("lr", "warmup_epochs", "weight_decay"))
         self.bad_images()
-        self._check_counts("checkpoint_epochs", "max_pixels", *(("epochs",) if self.epochs is not None else ()))
-        if self.drop_path is not None:
-            self._check_share("drop_path")
+        self.check_counts(1, "checkpoint_epochs", "max_pixels", *self._given("epochs"))
+        self._check_share(*self._given("drop_path"))
         if self.allow_changed and not (self.resume or self.auto_resume):
             raise self.refusal("allow_changed", f"is for {self.word('resume')}, which is not given")
         self.train_settings(Schedule(1, 0.0, 0.0), 1)  # which checks the settings of the engine
@@ -132,12 +128,9 @@ class TaskSettings(CommonSettings):
         """
         return BadImages(self.on_bad_image, self.word("on_bad_image"))
 
-    def _check_counts(self, *names: str, least: int = 1) -> None:
-        """Refuse what is no whole number of at least ``least``."""
-        for name in names:
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise self.refusal(name, f"must be a whole number of at least {least}")
+    def _given(self, *names: str) -> list[str]:
+        """Those that are not left to the recipe."""
+        return [name for name in names if getattr(self, name) is not None]
 
     def _check_share(self, *names: str) -> None:
         """Refuse what is no part of something, from 0 to below 1."""
@@ -255,7 +248,7 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise self.refusal(name, "must not be negative")
         self._check_share("dropout", "label_smoothing")
-        self._check_counts("eval_batch_size", "eval_epochs")
+        self.check_counts(1, "eval_batch_size", "eval_epochs")
         metrics = ("", *METRICS, *(f"ema/{name}" for name in METRICS if self.ema_decay))
         if self.best not in metrics:
             raise self.refusal("best", f"choose one of {', '.join(metrics[1:])}, or '' for none")
@@ -300,8 +293,8 @@ class PretrainSettings(TaskSettings):
             raise self.refusal("frames", f"must be a positive multiple of {FRAME_STRIDE}")
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise self.refusal("mask_ratio", "must be above 0 and below 1")
-        self._check_counts("pictures", least=0)
-        self._check_counts("picture_epochs")
+        self.check_counts(0, "pictures")
+        self.check_counts(1, "picture_epochs")
         units = max(1, self.clip_frames // FRAME_STRIDE) * (self.image_size // UNIT) ** 2
         mask_from_noise(torch.zeros(1, units), self.ratio)  # refuses a ratio that leaves nothing in
 
