@@ -50,7 +50,7 @@ def build_hiera(size: str, *, weights: StrPath = "", **overrides: Any) -> Hiera:
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    return _loaded(Hiera(get_variant(size).options, **overrides), weights)
+    return _with_weights(Hiera(get_variant(size).options, **overrides), weights)
 
 
 def hiera_classifier(
@@ -71,7 +71,7 @@ def hiera_classifier(
     """
     classes = num_classes if num_classes is not None else CLIP_CLASSES if overrides.get("frames") else IMAGE_CLASSES
     model = HieraForClassification(get_variant(size).options, num_classes=classes, **overrides)
-    return _loaded(model, weights, new_head)
+    return _with_weights(model, weights, new_head)
 
 
 def hiera_mae(size: str, *, weights: StrPath = "", **overrides: Any) -> HieraMAE:
@@ -86,10 +86,10 @@ def hiera_mae(size: str, *, weights: StrPath = "", **overrides: Any) -> HieraMAE
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    return _loaded(HieraMAE(get_variant(size).options, **overrides), weights)
+    return _with_weights(HieraMAE(get_variant(size).options, **overrides), weights)
 
 
-def _loaded(model: Model, weights: StrPath, new_head: bool = False) -> Model:
+def _with_weights(model: Model, weights: StrPath, new_head: bool = False) -> Model:
     """The model, with the weights that are named, if any."""
     if weights:
         load_weights(model, weights, new_head)
@@ -107,7 +107,7 @@ def build_hieradet(size: str, *, weights: StrPath = "", **overrides: Any) -> Hie
     Raises:
         InputError: unknown size, a value that cannot be used, or weights that do not fit.
     """
-    return _loaded(Hiera(get_hieradet_variant(size).options, **overrides), weights)
+    return _with_weights(Hiera(get_hieradet_variant(size).options, **overrides), weights)
 
 
 def hiera_tiny(*, weights: StrPath = "", **overrides: Any) -> Hiera:

@@ -269,12 +269,12 @@ def _worker(local_rank: int, first: Place, job: Job, said: Any) -> None:
         signal.signal(number, leave)
     place = first._replace(rank=first.rank + local_rank, local_rank=local_rank)
 
-    def say_once(line: str) -> None:
+    def print_once(line: str) -> None:
         if said.acquire(block=False):
             print(line, file=sys.stderr)
 
     try:
-        run_tool(lambda: _run(place, job), say_once)
+        run_tool(lambda: _run(place, job), print_once)
     finally:
         ignore_signals()  # the first to end has the others ended, who may be taking themselves down
     # All is written. To take the interpreter down with the backend's threads in it is slow, and now and then aborts.

@@ -132,13 +132,13 @@ class Loop:
             reached = f"iteration {state['iteration']} of {self.settings.iterations}"
             raise InputError(f"{path}: is at {reached}; train longer")
         try:
-            self._take_up(state)
+            self._load_state(state)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:REASON]
             raise InputError(f"{path}: does not fit this training ({reason}); resume with its settings") from None
         logger.info("resuming at iteration %d from %s", self.iteration, path)
 
-    def _take_up(self, state: Mapping[str, Any]) -> None:
+    def _load_state(self, state: Mapping[str, Any]) -> None:
         """Go to where a checkpoint was written."""
         own = self.model.state_dict()
         self.model.load_state_dict({n: like(x, own[n]) if n in own else x for n, x in state["model_state"].items()})
@@ -203,12 +203,12 @@ class Loop:
         with self.stop, self.stop.shielded():
             if is_main_process():
                 output = self.settings.output
-                require_space(output, self._room())
+                require_space(output, self._required_space())
                 self._writers = [MetricsFile(output, self.iteration), TensorBoard(output, self.iteration)]
             sent = 0
             try:
                 while not sent and not self._is_done():
-                    sent = self._end_epoch() if self._is_epochs_end() else self._run_epoch()
+                    sent = self._end_epoch() if self._is_epoch_end() else self._run_epoch()
             finally:
                 end_workers(self.task.loader)
                 for writer in self._writers:
@@ -221,12 +221,12 @@ class Loop:
                 return sent
             return 0
 
-    def _room(self) -> int:
+    def _required_space(self) -> int:
         """Bytes that checkpoints need: weights, two moments, the average; the last, the one before and a new one."""
         weights = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
         return weights * (4 if self.ema else 3) * (1 if self.iteration else 3)
 
-    def _is_epochs_end(self) -> bool:
+    def _is_epoch_end(self) -> bool:
         """Whether an epoch's evaluation is due; a run that was stopped before it owes it when it goes on."""
         return self._ended < self.iteration and self.iteration % self.task.order.iterations == 0
 

@@ -75,7 +75,7 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def _is_shared(tensor: Any) -> bool:
+def _is_dtensor(tensor: Any) -> bool:
     """Whether a tensor is part of such a model or of what belongs to it."""
     if not HAS_FSDP or process_count() == 1:
         return False
@@ -130,12 +130,12 @@ def gather(state: Any) -> Any:
         return {key: gather(value) for key, value in state.items()}
     if isinstance(state, list):
         return [gather(value) for value in state]
-    return state.full_tensor() if _is_shared(state) else state
+    return state.full_tensor() if _is_dtensor(state) else state
 
 
 def like(tensor: Tensor, model_tensor: Tensor) -> Tensor:
     """A whole tensor, the same in all processes, shared out as the model's is."""
-    if not _is_shared(model_tensor) or _is_shared(tensor):
+    if not _is_dtensor(model_tensor) or _is_dtensor(tensor):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

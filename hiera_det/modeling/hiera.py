@@ -22,7 +22,7 @@ from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock
 from hiera_det.modeling.fast.paths import records_gradients
 from hiera_det.modeling.fast.sizes import as_traced, as_units, divides
-from hiera_det.modeling.fast.slabs import run_in_slabs, slabs_pay
+from hiera_det.modeling.fast.slabs import run_in_slabs, use_slabs
 from hiera_det.modeling.freezing import Freezable
 from hiera_det.modeling.images import CLIP_PIXELS, IMAGE_PIXELS, check_images
 from hiera_det.modeling.masking import check_mask, gather_units, kept_units, unit_windows
@@ -225,7 +225,7 @@ class HieraBase(Freezable):
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """The maps of the stages in ``out_features``, in that order, from the tokens of `embed`."""
-        if slabs_pay(self.blocks, self.local_blocks, tokens):
+        if use_slabs(self.blocks, self.local_blocks, tokens):
             steps = run_in_slabs(self.run, self.local_blocks, tokens, self._outputs)
         else:
             steps = self.run(tokens)

@@ -126,7 +126,7 @@ def _draw_losses(axes: Any, series: Mapping[str, Series]) -> None:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(series[name][1]) for name in names)))
         axes.legend(fontsize="small", loc="best")
     else:
-        _say(axes, "no losses yet")
+        _write_in_middle(axes, "no losses yet")
     if "lr" in series:
         _draw_learning_rate(axes, series["lr"])
 
@@ -148,7 +148,7 @@ def _draw_scores(axes: Any, scores: Sequence[tuple[str, str, str, Series]]) -> N
     is_ap = not scores or "AP" in scores[0][0]
     axes.set(title="on held-out images", ylabel="AP (%)" if is_ap else "accuracy", ylim=(0, 102 if is_ap else 1.02))
     if not scores:
-        _say(axes, "no evaluation yet")
+        _write_in_middle(axes, "no evaluation yet")
         return
     for label, color, style, (places, values) in scores:
         text = f"{label}, last {values[-1]:.{1 if is_ap else 3}f}"
@@ -159,6 +159,6 @@ def _draw_scores(axes: Any, scores: Sequence[tuple[str, str, str, Series]]) -> N
     axes.legend(fontsize="small", loc="best")
 
 
-def _say(axes: Any, text: str) -> None:
+def _write_in_middle(axes: Any, text: str) -> None:
     """Words in the middle of an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=14, color="gray")

@@ -47,7 +47,7 @@ class Labels:
         if width > self.size[0] or 2 * height > self.size[1]:  # it would hide the picture
             return
         places = list(self._places(box, width, height))
-        place = next((place for place in places if not any(_meet(place, other) for other in self.taken)), places[0])
+        place = next((place for place in places if not any(_overlap(place, other) for other in self.taken)), places[0])
         self.taken.append(place)
         self.draw.rectangle(place, fill=GROUND)
         self.draw.text((place[0] + margin - left, place[1] + margin - top), label, fill=color, font=font)
@@ -61,6 +61,6 @@ class Labels:
             yield x, top, x + width, top + height
 
 
-def _meet(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
+def _overlap(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
     """Whether two boxes, XYXY, have pixels in common."""
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]

@@ -44,23 +44,24 @@ class Batch(NamedTuple):
         return Batch(self.inputs.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.files)
 
 
-class LeftOut(NamedTuple):
+class Skipped(NamedTuple):
     """In the place of a file that cannot be read and has no stand-in."""
 
     file: str
 
 
-class _Reading:
+class _SampleReader:
     """Reads a file and keeps its label; an object and no closure, so that worker processes can be sent it."""
 
     def __init__(self, read: Callable[[str], Any], replace: bool) -> None:
         self.read, self.replace = read, replace
 
-    def __call__(self, record: tuple[str, int]) -> Sample | LeftOut | None:
+    def __call__(self, record: tuple[str, int]) -> Sample | Skipped | None:
         file, label = record
         tensor = self.read(file)
+        # For training None draws a stand-in; an evaluation must not count another image in its place.
         if tensor is None:
-            return None if self.replace else LeftOut(file)
+            return None if self.replace else Skipped(file)
         return Sample(tensor, label, file)
 
 
@@ -76,7 +77,7 @@ def samples_of(
         labels: a class index for each; none where there are no classes.
         replace: give another file's sample in the place of None, as for training; otherwise leave it out.
     """
-    return Seeded(list(zip(files, labels or itertools.repeat(-1), strict=False)), _Reading(read, replace))
+    return Seeded(list(zip(files, labels or itertools.repeat(-1), strict=False)), _SampleReader(read, replace))
 
 
 def order_of(settings: TaskSettings, files: Sequence[str]) -> EpochOrder:
@@ -92,12 +93,13 @@ def order_of(settings: TaskSettings, files: Sequence[str]) -> EpochOrder:
 
 def eval_loader(samples: Seeded, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
     """A loader of this process's part of all samples, each once, in order."""
+    # Each image in one process alone: a sampler that pads would count some twice in the accuracy.
     own = range(process_rank(), len(samples), process_count())
     batches = [[(index, 0) for index in own[at : at + batch_size]] for at in range(0, len(own), batch_size)]
     return keyed_loader(samples, batches, workers, pin, collate, stay=False)
 
 
-def collate(samples: list[Sample | LeftOut | Refused]) -> Batch | Refused | None:
+def collate(samples: list[Sample | Skipped | Refused]) -> Batch | Refused | None:
     """Samples to a batch, to the first of them that is refused, or to None where all are left out."""
     refused = next((sample for sample in samples if isinstance(sample, Refused)), None)
     if refused:

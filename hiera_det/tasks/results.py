@@ -13,14 +13,14 @@ from hiera_det.engine.sharding import gather
 from hiera_det.report.curves import draw_curves
 from hiera_det.weights.model_file import write_model_file
 
-__all__ = ["leave_results"]
+__all__ = ["write_results"]
 
 logger = logging.getLogger("hiera_det.training")
 
 FINAL_EMA = FINAL.replace(".pth", "_ema.pth")
 
 
-def leave_results(loop: Loop, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+def write_results(loop: Loop, fields: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
     """Write ``model_final.pth`` and ``curves.png``, and log where they are; the averaged weights lie beside.
 
     Args:

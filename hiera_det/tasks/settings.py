@@ -143,6 +143,7 @@ class TaskSettings(CommonSettings):
         variant = get_variant(size)
         return {
             "embed_dim": self.embed_dim or variant.embed_dim,
+            # Another width need not divide by the size's heads.
             "num_heads": self.num_heads or (variant.num_heads if not self.embed_dim else 1),
             "depths": list(self.depths or variant.depths),
             "pretrain_size": self.image_size,
@@ -187,6 +188,7 @@ class TaskSettings(CommonSettings):
         own = {name: getattr(self, name) for name in ("batch_size", "accumulate", "clip_norm", "ema_decay", "seed")}
         own |= {"epochs": schedule.epochs, "lr": schedule.lr, "warmup_epochs": schedule.warmup_epochs}
         own |= {"weight_decay": recipe.weight_decay, "drop_path": recipe.drop_path_rate}
+        # By the flag's name: nobody knows the model's field.
         own |= {"image_size" if name == "pretrain_size" else name: value for name, value in fields.items()}
         return {self.word(name): value for name, value in own.items()} | {"the processes": process_count()}
 

@@ -21,10 +21,10 @@ from hiera_det.engine.stop import Stop
 from hiera_det.modeling.hiera import HieraBase
 from hiera_det.tasks.batches import Batch, collate
 from hiera_det.tasks.recipes import Recipe
-from hiera_det.tasks.results import leave_results
+from hiera_det.tasks.results import write_results
 from hiera_det.tasks.settings import Schedule, TaskSettings
 
-__all__ = ["Parts", "is_resumed", "list_hash", "run_parts"]
+__all__ = ["Parts", "is_resumed", "list_hash", "run_training"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -71,7 +71,7 @@ def is_resumed(settings: TaskSettings) -> bool:
     return goes_on(str(settings.output), settings.resume, settings.auto_resume, settings.word("output"))
 
 
-def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -> int:
+def run_training(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -> int:
     """Train to the end and leave the results, in every process.
 
     Returns:
@@ -102,13 +102,13 @@ def run_parts(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -
         if resumed:
             loop.resume()
         stopped = loop.run()
-    _say_bad_files(parts.samples, settings)
+    _log_bad_files(parts.samples, settings)
     if not stopped:
-        leave_results(loop, parts.fields, parts.classes)
+        write_results(loop, parts.fields, parts.classes)
     return stopped
 
 
-def _say_bad_files(samples: Seeded, settings: TaskSettings) -> None:
+def _log_bad_files(samples: Seeded, settings: TaskSettings) -> None:
     """How often another file took the place of one that cannot be read."""
     bad_images = getattr(getattr(samples.read, "read", None), "bad_images", None)
     if bad_images and bad_images.count:
@@ -120,6 +120,7 @@ def list_hash(root: str, files: Sequence[str], labels: Sequence[int] = ()) -> st
     """A short hash of the files below a folder, wherever that is, and their classes."""
     digest = hashlib.sha256()
     for index, file in enumerate(files):
+        # Below the root, so that a data set may be moved between two runs.
         line = f"{file.removeprefix(root).lstrip(os.sep)}\t{labels[index] if labels else ''}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

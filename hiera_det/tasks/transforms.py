@@ -65,7 +65,7 @@ class Reader:
     def __init__(self) -> None:
         self.max_pixels, self.bad_images = MAX_PIXELS, BadImages()
 
-    def by(self: _Reader, max_pixels: int, bad_images: BadImages) -> _Reader:
+    def with_limits(self: _Reader, max_pixels: int, bad_images: BadImages) -> _Reader:
         """This reader, with another limit and another treatment of bad files."""
         self.max_pixels, self.bad_images = max_pixels, bad_images
         return self

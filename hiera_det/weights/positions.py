@@ -67,7 +67,7 @@ def resample_positions(
             tensors[name] = _resized(tensors[name], grid, size)
             done.append(f"{name} {_by(grid)} to {_by(size)}")
     over_time = "pos_embed_temporal"
-    if over_time in expected and _fits_but_for_size(tensors.get(over_time), expected[over_time]):
+    if over_time in expected and _is_resizable(tensors.get(over_time), expected[over_time]):
         have, want = tensors[over_time].shape[1], expected[over_time].shape[1]
         if have != want:
             tensors[over_time] = resize_temporal_embed(tensors[over_time], want)
@@ -99,7 +99,7 @@ def _grids(
     found = {}
     for name, size in trunk.position_grids().items():
         table = tensors.get(name)
-        if table is None or not _fits_but_for_size(table, expected[name]):
+        if table is None or not _is_resizable(table, expected[name]):
             continue
         recorded = _scaled(contents.grid, trunk.pos_grid, size)
         as_ours = recorded is None and table.shape == expected[name].shape
@@ -107,7 +107,7 @@ def _grids(
     return found
 
 
-def _fits_but_for_size(table: Tensor | None, target: Tensor) -> bool:
+def _is_resizable(table: Tensor | None, target: Tensor) -> bool:
     """Whether resampling can make one table the other; else it is refused with all that does not fit."""
     width = 1 if target.ndim == 4 else -1
     return table is not None and table.ndim == target.ndim and table.shape[width] == target.shape[width]

@@ -48,7 +48,7 @@ def test_another_file_takes_the_place_of_a_bad_one_and_the_seed_says_which(image
     files, labels = files_and_labels(images)
     drawn = []
     for _ in range(2):
-        reader = eval_reader(64).by(10**8, BadImages("skip"))
+        reader = eval_reader(64).with_limits(10**8, BadImages("skip"))
         order = EpochOrder(12, 4, 1, seed=3)
         loader = keyed_loader(samples_of(files, reader, labels), order, workers, False, collate)
         batches = [unwrap(batch) for batch in loader]
@@ -71,7 +71,7 @@ class Blue(nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_an_evaluation_leaves_bad_files_out_or_names_them(images: Path, batch_size: int) -> None:
     files, labels = files_and_labels(images)
-    reader = eval_reader(64).by(10**8, BadImages("skip"))
+    reader = eval_reader(64).with_limits(10**8, BadImages("skip"))
     samples = samples_of(files, reader, labels, replace=False)
     accuracy = evaluate(Blue(), eval_loader(samples, batch_size, 0, False), torch.device("cpu"), progress=False)
     assert accuracy.images == 10

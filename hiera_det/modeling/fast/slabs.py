@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hiera_det.modeling.fast.paths import Kernel, Path, choose, untouched
 from hiera_det.modeling.tokens import Tokens
 
-__all__ = ["run_in_slabs", "slabs_pay"]
+__all__ = ["run_in_slabs", "use_slabs"]
 
 #: Tokens of stage 1 that the blocks take at a time.
 SLAB_TOKENS = 8192
@@ -27,7 +27,7 @@ class Run(Protocol):
     def __call__(self, tokens: Tokens, first: int = 0, last: int | None = None) -> Iterator[tuple[int, Tokens]]: ...
 
 
-def slabs_pay(blocks: Iterable[nn.Module], local: int, tokens: Tokens) -> bool:
+def use_slabs(blocks: Iterable[nn.Module], local: int, tokens: Tokens) -> bool:
     """Whether the first ``local`` blocks are sooner done so, and nobody looks at the whole between or draws numbers."""
     if not local or tokens.kept is not None or choose(Path.SLABS, tokens.x) is not Kernel.FAST:
         return False

@@ -60,7 +60,7 @@ class MixedLoss:
         """The mean loss of a batch."""
         if self.mix is None:
             return F.cross_entropy(model(batch.inputs), batch.labels, label_smoothing=self.label_smoothing)
-        inputs, labels = self.mix(batch.inputs, batch.labels)
+        inputs, labels = self.mix(batch.inputs, batch.labels)  # labels [B, classes], which timm has smoothed
         return F.cross_entropy(model(inputs), labels)
 
 

@@ -100,7 +100,7 @@ class Classifier:
         check_image_size(size)
         self.device, self.image_size, self.stride, self.views = torch.device(device), size, stride, views
         self.model.to(self.device)
-        self._reader = eval_reader(size).by(max_pixels, bad_images or BadImages())
+        self._reader = eval_reader(size).with_limits(max_pixels, bad_images or BadImages())
         self.classes = tuple(classes) or file.classes
         if self.classes and len(self.classes) != self.model.num_classes:
             raise InputError(

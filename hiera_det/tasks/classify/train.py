@@ -19,7 +19,7 @@ from hiera_det.tasks.batches import eval_loader, order_of, samples_of
 from hiera_det.tasks.classify.loss import MixedLoss, evaluate
 from hiera_det.tasks.recipes import FINETUNING, Recipe
 from hiera_det.tasks.settings import ClassifierSettings
-from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_parts
+from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
 from hiera_det.tasks.transforms import augmented_reader, eval_reader
 from hiera_det.weights.load import fit
 from hiera_det.weights.model_file import ModelFile, read_model_file
@@ -77,17 +77,18 @@ def train_classifier(settings: ClassifierSettings) -> int:
 def _train(settings: ClassifierSettings, stop: Stop) -> int:
     inputs = read_inputs(settings)
     train = inputs.train
-    _say(train, inputs.val)
+    _log_counts(train, inputs.val)
     order = order_of(settings, train.files)
+    # Fine-tuning goes on with the file's size, so that it need not be repeated on the command line.
     size = settings.size or (inputs.source.size if inputs.source else "") or "base"
     recipe = _recipe(settings, size)
     schedule = settings.schedule(recipe)
     loss = MixedLoss(settings, len(train.classes), order.part, settings.word)
-    seed_all(derive(settings.seed, 0))
+    seed_all(derive(settings.seed, 0))  # the same random weights in all processes
     model, fields = _build_model(settings, size, inputs, recipe.drop_path_rate)
     model.to(process_device(settings.device))
     reader = augmented_reader(settings.image_size, settings, settings.word)
-    reader.by(settings.max_pixels, settings.bad_images())
+    reader.with_limits(settings.max_pixels, settings.bad_images())
     parts = Parts(
         model=model,
         fields=fields,
@@ -102,10 +103,10 @@ def _train(settings: ClassifierSettings, stop: Stop) -> int:
         evaluate_epochs=settings.eval_epochs,
         best=settings.best,
     )
-    return run_parts(settings, parts, inputs.resumed, stop)
+    return run_training(settings, parts, inputs.resumed, stop)
 
 
-def _say(train: ImageFolder, val: ImageFolder) -> None:
+def _log_counts(train: ImageFolder, val: ImageFolder) -> None:
     """What there is to train on; classes that no image is evaluated of."""
     logger.info("%d images of %d classes, %d to evaluate", len(train.files), len(train.classes), len(val.files))
     there = set(val.labels)
@@ -133,6 +134,7 @@ def _build_model(
         InputError: the weights do not fit.
     """
     fields, source = settings.model_fields(size), inputs.source
+    # What the file records may be no published size; a dimension that the user names is meant to differ from it.
     if source and not (settings.size or settings.embed_dim or settings.num_heads or settings.depths):
         fields |= source.trunk_fields | {"pretrain_size": settings.image_size}
     if fields["frames"]:
@@ -145,7 +147,7 @@ def _build_model(
         use_checkpoint=settings.use_checkpoint,
         **fields,
     )
-    if source and not inputs.resumed:
+    if source and not inputs.resumed:  # a checkpoint has all weights
         _load(model, source, inputs.train.classes, settings.keep_head)
     return model, fields
 
@@ -156,7 +158,7 @@ def _load(model: HieraForClassification, source: ModelFile, classes: Sequence[st
     same = source.classes == tuple(classes) if source.classes else keep_head
     has_head = "head.projection.weight" in source.contents.heads
     tensors, report = fit(source.contents, model, new_head=has_head and not same)
-    model.load_state_dict(tensors, strict=not report.initialised)
+    model.load_state_dict(tensors, strict=not report.initialised)  # without the head, names are missing by intent
     logger.info("%s", report)
 
 
@@ -165,7 +167,7 @@ def _evaluation(
 ) -> Callable[[int], Mapping[str, float]]:
     """What measures the accuracy after so many epochs."""
     device = process_device(settings.device)
-    reader = eval_reader(settings.image_size).by(settings.max_pixels, settings.bad_images())
+    reader = eval_reader(settings.image_size).with_limits(settings.max_pixels, settings.bad_images())
     samples = samples_of(val.files, reader, val.labels, replace=False)
     loader = eval_loader(samples, settings.eval_batch_size, settings.workers, device.type == "cuda")
 

@@ -21,7 +21,7 @@ from hiera_det.modeling.mae import HieraMAE
 from hiera_det.tasks.batches import Batch, collate, order_of, samples_of
 from hiera_det.tasks.recipes import PRETRAINING
 from hiera_det.tasks.settings import PretrainSettings
-from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_parts
+from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
 from hiera_det.tasks.transforms import Reader, clip_reader, cropped_reader, eval_reader
 
 __all__ = ["pretrain", "read_inputs"]
@@ -69,7 +69,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
     if settings.videos:
         logger.info("the recipe is that for images; for clips, only the mask ratio and the stride are the paper's")
     fields = settings.model_fields(size)
-    seed_all(derive(settings.seed, 0))
+    seed_all(derive(settings.seed, 0))  # the same random weights in all processes
     model = HieraMAE(**fields, drop_path_rate=recipe.drop_path_rate, use_checkpoint=settings.use_checkpoint)
     model.to(process_device(settings.device))
     schedule = settings.schedule(recipe)
@@ -88,7 +88,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
             "the files": list_hash(settings.videos or settings.images, files),
         },
     )
-    return run_parts(settings, parts, resumed, stop)
+    return run_training(settings, parts, resumed, stop)
 
 
 def _reader(settings: PretrainSettings, crop: Callable[[int], Reader] = cropped_reader) -> Reader:
@@ -98,7 +98,7 @@ def _reader(settings: PretrainSettings, crop: Callable[[int], Reader] = cropped_
         reader = clip_reader(settings.image_size, settings.clip_frames, settings.stride)
     else:
         reader = crop(settings.image_size)
-    return reader.by(settings.max_pixels, settings.bad_images())
+    return reader.with_limits(settings.max_pixels, settings.bad_images())
 
 
 def _loss(mask_ratio: float) -> Callable[[nn.Module, Batch], Tensor]:
@@ -119,6 +119,7 @@ def _drawing(
         return lambda epoch: {}
     from hiera_det.tasks.pretrain.pictures import draw_reconstructions
 
+    # Evenly over the sorted files, so that several folders are seen, and the same at each epoch and after a resume.
     chosen = [files[place * len(files) // settings.pictures] for place in range(min(settings.pictures, len(files)))]
     samples = samples_of(chosen, _reader(settings, eval_reader))
     batch = unwrap(collate([samples[index, 0] for index in range(len(chosen))]))
