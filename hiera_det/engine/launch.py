@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from hiera_det.engine.stop import SIGNALS, exit_status, ignore_signals, leave
+from hiera_det.engine.stop import SIGNALS, exit_status, held_back, ignore_signals, leave
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
@@ -225,15 +225,11 @@ def _spawn(first: Place, job: Job) -> None:
 
 def _start_tracker() -> None:
     """Start what multiprocessing tracks semaphores with, deaf also to SIGUSR1: the others of a group it ignores."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return
-    from multiprocessing import resource_tracker
+    if os.name == "posix":
+        from multiprocessing import resource_tracker
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # takes the mask along
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with held_back():
+            resource_tracker.ensure_running()
 
 
 @contextmanager

@@ -56,27 +56,33 @@ def exit_status(number: int) -> int:
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """Make a loader worker deaf to what the training is stopped by; a ``worker_init_fn``."""
+    """Make a process, such as a loader worker, deaf to what a training is stopped by."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # with which `held_back` has it begin
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals act only at the end, where processes are forked.
+    """Let signals act only at the end, where processes are started, who begin with them blocked.
 
     What a handler raises in a fork's own callbacks is lost, and a lock that they were about to give back stays taken.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    can_block, came = hasattr(signal, "pthread_sigmask"), list[int]()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if can_block else set()
+    # Blocked here, a signal may still come by way of another thread.
     before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if came:
         signal.raise_signal(came[0])
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data._utils import signal_handling
 
 from hiera_det.engine.loader import Refused, Seeded, keyed_loader, unwrap
 from hiera_det.engine.order import EpochOrder
@@ -92,3 +93,15 @@ def test_a_signal_while_workers_are_forked_waits_until_all_are_there(monkeypatch
     with Stop(), pytest.raises(StopRequested):
         batches(EpochOrder(11, 4, 1, 0), workers=2)
     assert forks == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_a_worker_that_has_only_just_begun_is_deaf_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = signal_handling._set_worker_signal_handlers
+
+    def signalled_begin() -> None:
+        begin()  # PyTorch's own handler of SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled_begin)
+    assert len(batches(EpochOrder(11, 4, 1, 0), workers=2)) == 2
