@@ -7,7 +7,9 @@ stderr and exit status 2; from Python it is an ordinary `ValueError`.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 __all__ = ["InputError", "printable", "run_tool"]
@@ -42,8 +44,8 @@ def printable(text: str) -> str:
 def run_tool(main: Callable[[], object], say: Callable[[str], object] | None = None) -> None:
     """Run a tool's ``main`` and exit: 0 on success, 2 with one line for an `InputError` or a package that is missing.
 
-    Ctrl-C ends in a line too, with 130, where no training listens to it. Any other exception is a defect of ours and
-    keeps its traceback.
+    Ctrl-C ends in a line too, with 130; a training that listened to it has said so itself, and knows its status. Any
+    other exception is a defect of ours and keeps its traceback.
 
     Args:
         main: the tool.
@@ -60,6 +62,10 @@ def run_tool(main: Callable[[], object], say: Callable[[str], object] | None = N
             raise
         say(f"error: {error.name} is not installed: hiera-det doctor has the command that gets it")
         sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        say("stopped by SIGINT")
-        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # again, while the process ends: at once, no traceback
+        status: int = getattr(stop, "status", 0)  # of `hiera_det.engine.stop.StopRequested`
+        if not status:
+            say("stopped by SIGINT")
+        sys.exit(status or EXIT_INTERRUPTED)

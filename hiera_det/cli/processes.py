@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hiera_det.engine.launch import launch
 from hiera_det.engine.processes import check_device, default_device
-from hiera_det.engine.stop import exit_status
+from hiera_det.engine.stop import StopRequested
 from hiera_det.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,4 +74,4 @@ def run_everywhere(
 
 def _run(run: Callable[[Any], int], settings: TaskSettings) -> None:
     if stopped := run(settings):
-        sys.exit(exit_status(stopped))
+        raise StopRequested(stopped)

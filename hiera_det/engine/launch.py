@@ -10,18 +10,23 @@ gloo serves CPUs and NCCL serves GPUs, and three ways lead to the same group of 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from types import FrameType
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +34,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from hiera_det.engine.stop import SIGNALS, exit_status, held_back, ignore_signals, leave
+from hiera_det.engine.stop import SIGNALS, StopRequested, exit_status, held_back, ignore_signals, leave
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
@@ -40,6 +45,8 @@ TIMEOUT = timedelta(minutes=30)
 ATTEMPT = 2.0
 #: Where torchrun's store says where the first process of the present attempt is.
 ADDRESS_KEY = "hiera_det/address"
+#: Files in which processes that were started leave the line with which the first of them ends, and what was found.
+SAID, VALUE = "said", "value"
 
 
 class Place(NamedTuple):
@@ -151,11 +158,13 @@ def launch(
     dist_url: str = "auto",
     device: str = "cuda",
     on_join: Callable[[Place], object] | None = None,
-) -> None:
+) -> Any:
     """Run ``main(*args)`` in every process of a training.
 
     Args:
-        main: a function that other processes can import.
+        main: a function, whose exceptions are those of `hiera_det.errors.run_tool`. Processes that are started here do
+            not import the caller's script: what that defines is handed to them by value, where cloudpickle is
+            installed.
         args: its arguments, the same for all processes.
         num_processes: to start on this machine; not looked at where torchrun or srun has started them.
         num_machines: on how many machines this is called.
@@ -164,21 +173,24 @@ def launch(
         device: "cuda", or "cpu" for processes on the CPU, whose cores they share.
         on_join: called in each process of a group when all have met, before ``main``; one that others can import.
 
+    Returns:
+        what ``main`` does in this process, or in the first of those that are started here.
+
     Raises:
-        InputError: the numbers do not fit each other or the machine; or a process ended in one, which has been said.
+        InputError: the numbers do not fit each other or the machine; or the first of those with which a process ended.
+        StopRequested: a signal stopped the processes that were started here.
     """
     place, job = place_from_environment(), Job(main, args, device, on_join)
     if place is not None:
-        _run(place, job)
-    elif num_processes * num_machines == 1:
-        main(*args)
-    else:
-        address = _address(dist_url, num_machines)
-        if not 0 <= machine_rank < num_machines:
-            raise InputError(f"--machine-rank {machine_rank}: machines count from 0 to {num_machines - 1}")
-        _limit_threads(num_processes, device)
-        first = Place(machine_rank * num_processes, num_machines * num_processes, 0, num_processes, address)
-        _spawn(first, job)
+        return _run(place, job)
+    if num_processes * num_machines == 1:
+        return main(*args)
+    address = _address(dist_url, num_machines)
+    if not 0 <= machine_rank < num_machines:
+        raise InputError(f"--machine-rank {machine_rank}: machines count from 0 to {num_machines - 1}")
+    first = Place(machine_rank * num_processes, num_machines * num_processes, 0, num_processes, address)
+    with _limited_threads(num_processes, device):
+        return _spawn(first, job)
 
 
 def _address(dist_url: str, num_machines: int) -> str:
@@ -191,36 +203,104 @@ def _address(dist_url: str, num_machines: int) -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def _limit_threads(num_processes: int, device: str) -> None:
+@contextmanager
+def _limited_threads(num_processes: int, device: str) -> Iterator[None]:
     """Share the cores out: else each process takes all, and they wait for each other."""
-    if "OMP_NUM_THREADS" not in os.environ and device == "cpu":
-        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_processes))
+    if "OMP_NUM_THREADS" in os.environ or device != "cpu":
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_processes))
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS", None)
 
 
-def _spawn(first: Place, job: Job) -> None:
+def _spawn(first: Place, job: Job) -> Any:
     """Start this machine's processes and wait; where one ends with a user's mistake or by a signal, so does this."""
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
     _start_tracker()
     sent: list[int] = []
-    said = multiprocessing.get_context("spawn").Lock()
+    with TemporaryDirectory() as folder, _quiet("torch.multiprocessing.spawn"):
+        try:
+            with _signals_to_children(sent):
+                _start_and_join(first, job, folder)
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            raise _reason(error, Path(folder) / SAID, sent) from None
+        value = Path(folder) / VALUE
+        return pickle.loads(value.read_bytes()) if value.is_file() else None
+
+
+def _start_and_join(first: Place, job: Job, folder: str) -> None:
+    start: Callable[..., Any] = spawn
+    with _main_hidden():
+        context = start(_worker, (_packed((first, job)), folder), nprocs=first.local_size, join=False)
+    while not context.join():
+        pass
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """A logger that tells errors only: that a process which ends has the others ended is no news."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with _signals_to_children(sent):
-            start: Callable[..., object] = spawn
-            start(_worker, (first, job, said), nprocs=first.local_size)
-    except (ProcessExitedException, ProcessRaisedException) as error:
-        status = getattr(error, "exit_code", 1)
-        if sent and status != EXIT_BAD_INPUT:
-            sys.exit(exit_status(sent[0]))
-        # 2: it has said why. 143 and 130: stopped, after a checkpoint.
-        if status in (EXIT_BAD_INPUT, *map(exit_status, SIGNALS)):
-            sys.exit(status)
-        if isinstance(error, ProcessRaisedException):
-            raise
-        if not said.acquire(block=False):  # another one has told that it is gone
-            sys.exit(EXIT_BAD_INPUT)
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keep processes that are started from importing the caller's script, which would start them once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _packed(content: object) -> bytes:
+    """A pickle that needs no ``__main__``: what a script or notebook defines goes by value.
+
+    Raises:
+        InputError: that needs cloudpickle, which is not installed.
+    """
+    try:
+        from cloudpickle import dumps
+    except ImportError:
+        dumps = pickle.dumps
+    try:
+        packed: bytes = dumps(content)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{error}, and with it the others; was it killed for its memory? --resume goes on from the last checkpoint"
+            f"several processes: what they are given cannot be passed on ({error}); pip install cloudpickle, or define "
+            "it in a module"
         ) from None
+    return packed
+
+
+def _reason(error: ProcessExitedException | ProcessRaisedException, said: Path, sent: list[int]) -> BaseException:
+    """Why processes have ended, as an exception.
+
+    Args:
+        error: of the one that was found first.
+        said: the line of the one that spoke first; there may be none.
+        sent: signals that were passed on.
+    """
+    status = getattr(error, "exit_code", 1)
+    if sent and status != EXIT_BAD_INPUT:
+        return StopRequested(sent[0])
+    if status in map(exit_status, SIGNALS):  # stopped, after a checkpoint
+        return StopRequested(signal.SIGINT if status == exit_status(signal.SIGINT) else signal.SIGTERM)
+    if said.is_file():
+        return InputError(said.read_text(encoding="utf-8").removeprefix("error: "))
+    if isinstance(error, ProcessRaisedException):
+        return error
+    return InputError(
+        f"{error}, and with it the others; was it killed for its memory? --resume goes on from the last checkpoint"
+    )
 
 
 def _start_tracker() -> None:
@@ -242,12 +322,15 @@ def _signals_to_children(sent: list[int]) -> Iterator[None]:
     Args:
         sent: gets the numbers of those that come.
     """
+    if threading.current_thread() is not threading.main_thread():  # where Python delivers none
+        yield
+        return
 
     def forward(number: int, frame: FrameType | None) -> None:
         sent.append(number)
         children = [child.pid for child in multiprocessing.active_children() if child.pid]
         if not children:
-            sys.exit(exit_status(number))
+            raise StopRequested(number)
         for child in children:
             os.kill(child, number)
 
@@ -259,18 +342,24 @@ def _signals_to_children(sent: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _worker(local_rank: int, first: Place, job: Job, said: Any) -> None:
-    """A process of the machine that ``first`` is the first of; who says why it ends keeps the lock ``said``."""
+def _worker(local_rank: int, packed: bytes, folder: str) -> None:
+    """A process of this machine; it leaves in a folder why it ends, if it is the first, or what it has found."""
     for number in SIGNALS:
         signal.signal(number, leave)
+    first, job = pickle.loads(packed)
     place = first._replace(rank=first.rank + local_rank, local_rank=local_rank)
 
-    def print_once(line: str) -> None:
-        if said.acquire(block=False):
-            print(line, file=sys.stderr)
+    def say_once(line: str) -> None:
+        with contextlib.suppress(FileExistsError), open(Path(folder) / SAID, "x", encoding="utf-8") as file:
+            file.write(line)
+
+    def run() -> None:
+        value = _run(place, job)
+        if local_rank == 0 and value is not None:
+            (Path(folder) / VALUE).write_bytes(_packed(value))
 
     try:
-        run_tool(lambda: _run(place, job), print_once)
+        run_tool(run, say_once)
     finally:
         ignore_signals()  # the first to end has the others ended, who may be taking themselves down
     # All is written. To take the interpreter down with the backend's threads in it is slow, and now and then aborts.
@@ -280,8 +369,8 @@ def _worker(local_rank: int, first: Place, job: Job, said: Any) -> None:
     os._exit(0)
 
 
-def _run(place: Place, job: Job) -> None:
-    """Join the others, run, and part."""
+def _run(place: Place, job: Job) -> Any:
+    """Join the others, run, and part; what was found."""
     on_gpu = torch.device(job.device).type == "cuda"
     if on_gpu:
         if place.local_rank >= torch.cuda.device_count():
@@ -307,8 +396,9 @@ def _run(place: Place, job: Job) -> None:
     if job.on_join:
         job.on_join(place)
     dist.barrier(device_ids=[place.local_rank] if on_gpu else None)
-    job.main(*job.args)
+    value = job.main(*job.args)
     dist.destroy_process_group()  # after an error the others may be gone, and this would wait for them
+    return value
 
 
 def _fresh_store(place: Place) -> TCPStore:

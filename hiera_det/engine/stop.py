@@ -36,15 +36,24 @@ SIGNALS = tuple(
 ONE_REQUEST = 0.5
 
 
-class StopRequested(BaseException):
-    """A signal came where waiting on would be pointless: in a wait for data, an evaluation, the set-up.
+class StopRequested(KeyboardInterrupt):
+    """A training was stopped by a signal; where steps were done, after a checkpoint.
 
-    No `Exception`, so that no broad handler on the way takes it for a failure.
+    No `Exception`, so that no broad handler on the way takes it for a failure; and for a caller in Python what Ctrl-C
+    is anyway.
+
+    Attributes:
+        number: of the signal.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that it ends; see `exit_status`."""
+        return exit_status(self.number)
 
 
 def exit_status(number: int) -> int:
@@ -196,13 +205,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Listen over a whole run, its set-up included; stopped, it ends in one line and with `exit_status`."""
+    """Listen over a whole run, its set-up included; that it was stopped is said in the log."""
     with Stop() as stop:
         try:
             yield stop
         except StopRequested as request:
             logger.warning("%s", request)
-            if threading.current_thread() is threading.main_thread():
-                # Ctrl-C again, while the process ends: at once, and without a traceback.
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-            sys.exit(exit_status(request.number))
+            raise

@@ -15,12 +15,12 @@ from hiera_det.engine.launch import launch as launch_processes
 __all__ = ["launch", "launch_tool"]
 
 
-def launch(main: Callable[..., object], args: tuple[Any, ...] = (), **options: Any) -> None:
+def launch(main: Callable[..., object], args: tuple[Any, ...] = (), **options: Any) -> Any:
     """`hiera_det.engine.launch.launch`, with the groups of processes that ``detectron2.utils.comm`` asks for."""
-    launch_processes(main, args, on_join=_make_local_groups, **options)
+    return launch_processes(main, args, on_join=_make_local_groups, **options)
 
 
-def launch_tool(run: Callable[..., object], request: RunRequest, *, check: Callable[[], object], device: str) -> None:
+def launch_tool(run: Callable[..., object], request: RunRequest, *, check: Callable[[], object], device: str) -> Any:
     """Run a training tool in as many processes as its command line, torchrun or srun asks for.
 
     Args:
@@ -28,12 +28,15 @@ def launch_tool(run: Callable[..., object], request: RunRequest, *, check: Calla
         request: what the command line asks for.
         check: called once, where a mistake ends in one line, before this starts processes that would each say it.
         device: "cuda" or "cpu".
+
+    Returns:
+        what ``run`` does; see `hiera_det.engine.launch.launch`.
     """
     place = place_from_environment()
     several = request.num_gpus > 1 or request.num_machines > 1
     if several and not place:
         check()
-    launch(
+    return launch(
         run,
         (request, place.local_rank == 0 if place else not several),
         num_processes=request.num_gpus,
