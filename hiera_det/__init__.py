@@ -14,10 +14,15 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hiera_det.api.detector import train_detector
+    from hiera_det.api.evaluation import evaluate
+    from hiera_det.api.plain import pretrain_mae, train_classifier
+    from hiera_det.api.run import Run, Weights, open_run
     from hiera_det.d2 import HieraBackbone, add_hiera_config
     from hiera_det.d2.predict.predictor import Predictor
     from hiera_det.data.coco.check import check_dataset
     from hiera_det.data.coco.findings import Finding
+    from hiera_det.engine.callbacks import Callback
     from hiera_det.errors import InputError
     from hiera_det.modeling.classifier import HieraForClassification
     from hiera_det.modeling.hiera import Hiera
@@ -49,10 +54,15 @@ __version__ = "0.1.0"
 
 #: The public names by their modules.
 _NAMES = {
+    "api.detector": "train_detector",
+    "api.evaluation": "evaluate",
+    "api.plain": "pretrain_mae train_classifier",
+    "api.run": "Run Weights open_run",
     "d2": "HieraBackbone add_hiera_config",
     "d2.predict.predictor": "Predictor",
     "data.coco.check": "check_dataset",
     "data.coco.findings": "Finding",
+    "engine.callbacks": "Callback",
     "errors": "InputError",
     "modeling.classifier": "HieraForClassification",
     "modeling.hiera": "Hiera",
@@ -71,6 +81,7 @@ __all__ = [
     "FPN",
     "HIERADET_VARIANTS",
     "VARIANTS",
+    "Callback",
     "Finding",
     "Hiera",
     "HieraBackbone",
@@ -84,11 +95,14 @@ __all__ = [
     "LoadReport",
     "MAEOutput",
     "Predictor",
+    "Run",
     "SimpleFeaturePyramid",
+    "Weights",
     "add_hiera_config",
     "build_hiera",
     "build_hieradet",
     "check_dataset",
+    "evaluate",
     "hiera_base",
     "hiera_base_plus",
     "hiera_classifier",
@@ -104,6 +118,10 @@ __all__ = [
     "hieradet_tiny",
     "intermediates",
     "load_weights",
+    "open_run",
+    "pretrain_mae",
+    "train_classifier",
+    "train_detector",
 ]
 
 

@@ -25,6 +25,7 @@ FLOORS = (
     {"tasks"},
     {"d2", "adapters"},
     {"export", "benchmark"},
+    {"api"},
     {"cli"},
 )
 #: Names that are imported on first use, and the command: they lead to everything.

@@ -39,8 +39,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from hiera_det.api.needs import need_detectron2
 from hiera_det.benchmark.catalogue import COMPILED, DEFAULT_MODELS, DETECTOR_TASKS, DTYPES, TASKS, TRUNKS
-from hiera_det.cli.command import command_parser, need_detectron2
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
 from hiera_det.modeling.variants import get_variant
 

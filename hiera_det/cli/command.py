@@ -1,4 +1,4 @@
-"""What the commands have in common: a parser that speaks of itself as it was called, and what may not be installed."""
+"""What the commands have in common: a parser that speaks of itself as it was called."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import sys
 from typing import NoReturn
 
-from hiera_det.errors import EXIT_BAD_INPUT, InputError
+from hiera_det.errors import EXIT_BAD_INPUT
 
-__all__ = ["command_parser", "need_detectron2"]
+__all__ = ["command_parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,18 +40,3 @@ def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=allow_abbrev,
     )
-
-
-def need_detectron2() -> None:
-    """Refuse to go on without detectron2; registers what the adapter adds to it.
-
-    Raises:
-        InputError: it is not installed, or cannot be imported; the line says how to get it.
-        ModuleNotFoundError: something else is not installed, that it needs.
-    """
-    try:
-        import hiera_det.d2  # noqa: F401
-    except ModuleNotFoundError:
-        raise
-    except ImportError as error:
-        raise InputError(str(error)) from None

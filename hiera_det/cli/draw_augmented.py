@@ -14,7 +14,8 @@ import argparse
 import logging
 import os
 
-from hiera_det.cli.command import command_parser, need_detectron2
+from hiera_det.api.needs import need_detectron2
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
 
 

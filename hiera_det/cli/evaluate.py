@@ -19,7 +19,8 @@ import math
 import os
 from pathlib import Path
 
-from hiera_det.cli.command import command_parser, need_detectron2
+from hiera_det.api.needs import need_detectron2
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder, write_atomically
 

@@ -21,7 +21,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from hiera_det.cli.command import command_parser, need_detectron2
+from hiera_det.api.needs import need_detectron2
+from hiera_det.cli.command import command_parser
 from hiera_det.cli.flags import add_image_flags
 from hiera_det.errors import InputError
 from hiera_det.extras import need

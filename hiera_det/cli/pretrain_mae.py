@@ -40,8 +40,9 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Check, start the processes, train."""
     args = argument_parser().parse_args()
-    from hiera_det.cli.processes import run_everywhere, settings_from
+    from hiera_det.cli.processes import machines, settings_from
     from hiera_det.tasks.pretrain.train import pretrain, read_inputs
+    from hiera_det.tasks.processes import train_everywhere
     from hiera_det.tasks.settings import PretrainSettings
 
-    run_everywhere(pretrain, read_inputs, settings_from(PretrainSettings, args), args)
+    train_everywhere(pretrain, read_inputs, settings_from(PretrainSettings, args), **machines(args))

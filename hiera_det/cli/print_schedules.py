@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.command import command_parser, need_detectron2
+from hiera_det.api.needs import need_detectron2
+from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
 
 COCO_TRAIN_2017 = 118287

@@ -53,8 +53,9 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Check, start the processes, train."""
     args = argument_parser().parse_args()
-    from hiera_det.cli.processes import run_everywhere, settings_from
-    from hiera_det.tasks.classify.train import read_inputs, train_classifier
+    from hiera_det.cli.processes import machines, settings_from
+    from hiera_det.tasks.classify.train import read_inputs, train
+    from hiera_det.tasks.processes import train_everywhere
     from hiera_det.tasks.settings import ClassifierSettings
 
-    run_everywhere(train_classifier, read_inputs, settings_from(ClassifierSettings, args), args)
+    train_everywhere(train, read_inputs, settings_from(ClassifierSettings, args), **machines(args))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.command import need_detectron2
+from hiera_det.api.needs import need_detectron2
 from hiera_det.cli.detector_flags import run_request, training_parser
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from hiera_det.engine.events import last_iteration
 from hiera_det.engine.launch import is_restart
+from hiera_det.engine.settings import PYTHON_WORDS
 from hiera_det.errors import InputError
 from hiera_det.files import link_atomically, sweep_partials, write_atomically
 from hiera_det.weights.saving import save_tensors
@@ -44,6 +45,8 @@ TAG = "last_checkpoint"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 #: More steps than any training takes; a counter beyond is damage.
 MOST_ITERATIONS = 10**8
+#: Words of callers in Python for settings, as `_typed` has them, by those that a checkpoint has.
+SAME = {word.replace("_", "-"): name.replace("_", "-") for name, word in PYTHON_WORDS.items()}
 #: Savings in a row that may fail before the run gives up.
 FAILURES = 3
 
@@ -297,8 +300,8 @@ def check_unchanged(
     """
     plain_saved = {_plain(name): value for name, value in saved.items()}
     plain_allowed = {_plain(word) for word in allowed}
-    if unknown := sorted(plain_allowed - {_plain(name) for name in own}):
-        known = ", ".join(_plain(name) for name in own)
+    if unknown := sorted(_typed(word) for word in allowed if _plain(word) not in {_plain(name) for name in own}):
+        known = ", ".join(_typed(name) for name in own)
         raise InputError(
             f"--allow-changed {unknown[0]}: no setting that a checkpoint is compared in; these are: {known}"
         )
@@ -309,14 +312,20 @@ def check_unchanged(
         if _plain(name) not in plain_allowed and not follows:
             raise InputError(
                 f"--resume: {path} was made with {name} {was}, now it is {value}; resume with the same, or give "
-                f"--allow-changed {_plain(name)}"
+                f"--allow-changed {_typed(name)}"
             )
         logger.warning("%s was %s and is now %s: from here on it is another training", name, was, value)
     return changed
 
 
-def _plain(word: str) -> str:
+def _typed(word: str) -> str:
     """A setting's name as it can be typed: ``--batch-size`` and ``batch_size`` are ``batch-size``."""
     if word == word.upper():  # a config key
         return word
     return word.removeprefix("--").removeprefix("the ").replace("_", "-").replace(" ", "-")
+
+
+def _plain(word: str) -> str:
+    """The one name of a setting, whichever door it was given at."""
+    typed = _typed(word)
+    return SAME.get(typed, typed)

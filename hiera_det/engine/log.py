@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hiera_det.engine.processes import is_main_process
 
-__all__ = ["logged_to"]
+__all__ = ["logged_to", "loggers_kept"]
 
 LOG = "log.txt"
 
@@ -45,3 +46,21 @@ def logged_to(folder: str) -> Iterator[None]:
         for handler in handlers:
             ours.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def loggers_kept(*names: str) -> Iterator[None]:
+    """Put loggers back to the handlers and levels that the caller gave them, and close what came in between."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            for handler in {*logger.handlers} - {*handlers}:
+                handler.close()
+                stream: Any = getattr(handler, "stream", None)
+                if os.path.basename(str(getattr(stream, "name", ""))).startswith(LOG):  # detectron2 leaves it open
+                    stream.close()
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)

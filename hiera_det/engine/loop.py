@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hiera_det.engine.best import Best
+from hiera_det.engine.callbacks import Callbacks
 from hiera_det.engine.checkpoint import BEST, CHECKPOINT, Checkpoints, Patience, check_iteration, check_unchanged
 from hiera_det.engine.compilation import compile_in_place
 from hiera_det.engine.ema import EMA
@@ -88,13 +89,17 @@ class Loop:
         task: what is trained.
         settings: how.
         stop: entered by the caller, so that set-up and evaluation can be stopped too.
+        callbacks: hear of steps, evaluations and checkpoints.
 
     Attributes:
         iteration: steps done.
     """
 
-    def __init__(self, task: Task, settings: TrainSettings, stop: Stop | None = None) -> None:
+    def __init__(
+        self, task: Task, settings: TrainSettings, stop: Stop | None = None, callbacks: Callbacks | None = None
+    ) -> None:
         self.task, self.settings, self.stop = task, settings, stop or Stop()
+        self.callbacks = callbacks or Callbacks()
         self.model = task.model
         self.device = next(self.model.parameters()).device
         if settings.compile:
@@ -184,6 +189,7 @@ class Loop:
             content["grad_scaler"] = self.step.scaler.state_dict()
         if is_main_process():
             self.checkpoints.save(name, content | dict(self.task.extra))
+            self.callbacks.on_checkpoint(self.iteration, self.checkpoints.folder / name)
 
     def write_metrics(self, **values: Any) -> None:
         """Add a line to the metrics, with iteration and epoch, from the main process."""
@@ -246,6 +252,7 @@ class Loop:
                 return request.number
             self._window.append(self._step(parts))
             self.iteration += 1
+            self.callbacks.on_step(self.iteration, {"loss": self._window[-1], "lr": self._lr()})
             rate.add(order.batch_size)
             ends = self.iteration % order.iterations == 0
             if self.iteration % self.settings.log_period == 0 or ends:
@@ -270,6 +277,10 @@ class Loop:
         if self.ema:
             self.ema.update()
         return float(sum_over_processes(loss.clone())) / process_count()
+
+    def _lr(self) -> float:
+        """The highest learning rate of the last step."""
+        return max(float(group["lr"] / group["lr_scale"]) for group in self.optimizer.param_groups)
 
     def _set_lr(self, step: int) -> None:
         set_lr(self.optimizer, lr_at(step, self.settings.iterations, self.task.warmup, self.task.lr))
@@ -303,6 +314,7 @@ class Loop:
         if self.best.improved(metrics, self.iteration):
             logger.info("best %s so far: %.4f", self.best.metric, self.best.value)
             self._patience.save(self._save_best)
+        self.callbacks.on_evaluation(self.iteration, metrics)
 
     def _save_best(self) -> None:
         """Keep these weights as the best; a checkpoint to resume from is another file."""
@@ -314,7 +326,7 @@ class Loop:
     def _log(self, rate: float) -> None:
         """A line in the log and one in the metrics: the mean loss since the last."""
         loss, self._window = sum(self._window) / len(self._window), []
-        lr = max(group["lr"] / group["lr_scale"] for group in self.optimizer.param_groups)
+        lr = self._lr()
         order, total = self.task.order, self.settings.iterations
         logger.info(
             "epoch %d/%d  iteration %d/%d  loss %.4f  lr %.3g  %.1f images/s  ETA %s",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["derive", "seed_all", "seeded"]
+__all__ = ["derive", "generators_kept", "seed_all", "seeded"]
 
 
 def derive(*parts: int) -> int:
@@ -30,15 +30,23 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed inside, on the CPU; afterwards the generators are as they were."""
+def generators_kept() -> Iterator[None]:
+    """Put the generators of Python, NumPy and PyTorch, on all its devices, back to where they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)
-        random.seed(seed)
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed inside, on the CPU; afterwards the generators are as they were."""
+    with generators_kept():
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        random.seed(seed)
+        yield

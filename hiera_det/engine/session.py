@@ -1,20 +1,37 @@
-"""What surrounds a run in each of its processes: its folder, the lock on it, the log in it, and an ear for signals."""
+"""What surrounds a run in each of its processes: its folder, the lock on it, the log in it, and an ear for signals.
+
+A run may be one of several in a process that is not ours, such as a notebook's, which finds it as it was.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
 
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
-from hiera_det.engine.log import logged_to
+from hiera_det.engine.log import logged_to, loggers_kept
 from hiera_det.engine.processes import is_main_process
+from hiera_det.engine.randomness import generators_kept
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.files import make_folder
 
-__all__ = ["run_in"]
+__all__ = ["process_kept", "run_in"]
 
 logger = logging.getLogger("hiera_det.training")
+
+
+@contextmanager
+def process_kept(*loggers: str) -> Iterator[None]:
+    """Leave a process as it was found: its random numbers, its loggers of these names, and how cuDNN chooses."""
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        with loggers_kept(*loggers), generators_kept():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def run_in(folder: str, run: Callable[[Stop], int], word: str = "--output") -> int:
@@ -31,7 +48,7 @@ def run_in(folder: str, run: Callable[[Stop], int], word: str = "--output") -> i
     Raises:
         InputError: the folder cannot be written, or another training runs there.
     """
-    with Stop() as stop:
+    with process_kept(), Stop() as stop:
         try:
             make_folder(folder, word)
             with FolderLock(folder, word) if is_main_process() else nullcontext(), logged_to(folder):

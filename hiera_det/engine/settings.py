@@ -13,7 +13,12 @@ from hiera_det.engine.precision import check_precision
 from hiera_det.engine.sharding import HAS_FSDP
 from hiera_det.errors import InputError
 
-__all__ = ["PARALLEL", "CommonSettings", "TrainSettings"]
+__all__ = ["EMA_DECAY", "PARALLEL", "PYTHON_WORDS", "CommonSettings", "TrainSettings"]
+
+#: The decay of averaged weights where a caller asks for an average and names none.
+EMA_DECAY = 0.9998
+#: Fields that have another word where a caller in Python names them.
+PYTHON_WORDS = {"lr": "learning_rate", "workers": "num_workers", "ema_decay": "ema"}
 
 #: Ways to have a model in several processes: a copy in each, or shared out among them.
 PARALLEL = ("ddp", "fsdp")

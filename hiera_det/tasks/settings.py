@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,12 +25,18 @@ from hiera_det.modeling.variants import get_variant
 from hiera_det.tasks.recipes import Recipe, Recipes, scaled_lr, warmup_for
 from hiera_det.tasks.transforms import UNIT, Augmentation, check_image_size
 
-__all__ = ["ClassifierSettings", "Mixing", "PretrainSettings", "Schedule", "TaskSettings"]
+__all__ = ["REGULARISERS", "ClassifierSettings", "Mixing", "PretrainSettings", "Schedule", "TaskSettings"]
 
 logger = logging.getLogger("hiera_det.training")
 
 #: What a classifier's evaluation gives; with ``ema_decay`` also under "ema/".
 METRICS = ("top1", "top5", "val_loss")
+#: Fields in which a checkpoint must agree: as they are given, the recipe's where they are not, and the model's.
+AS_GIVEN = ("batch_size", "accumulate", "clip_norm", "ema_decay", "seed")
+RECIPES = ("epochs", "lr", "warmup_epochs", "weight_decay", "drop_path")
+REGULARISERS = ("mixup", "cutmix", "label_smoothing", "auto_augment", "random_erase", "dropout")
+DECODERS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+MODELS = ("image_size", "embed_dim", "num_heads", "depths")
 #: Fields that the engine has under the same names.
 ENGINES = ("batch_size", "device", "workers", *(field.name for field in fields(CommonSettings)))
 
@@ -183,9 +189,12 @@ class TaskSettings(CommonSettings):
             **{name: getattr(self, name) for name in ENGINES},
         )
 
+    #: Fields in which a checkpoint must agree to be gone on with.
+    compared: ClassVar[tuple[str, ...]] = (*AS_GIVEN, *RECIPES, *MODELS)
+
     def unchanged(self, recipe: Recipe, schedule: Schedule, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint must agree in to be gone on with, by the user's words."""
-        own = {name: getattr(self, name) for name in ("batch_size", "accumulate", "clip_norm", "ema_decay", "seed")}
+        own = {name: getattr(self, name) for name in AS_GIVEN}
         own |= {"epochs": schedule.epochs, "lr": schedule.lr, "warmup_epochs": schedule.warmup_epochs}
         own |= {"weight_decay": recipe.weight_decay, "drop_path": recipe.drop_path_rate}
         # By the flag's name: nobody knows the model's field.
@@ -240,6 +249,8 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
     eval_epochs: int = 1
     best: str = "top1"
 
+    compared: ClassVar[tuple[str, ...]] = (*TaskSettings.compared, *REGULARISERS, "layer_decay")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.random_erase <= 1:
@@ -284,6 +295,8 @@ class PretrainSettings(TaskSettings):
     decoder_depth: int | None = None
     decoder_num_heads: int | None = None
 
+    compared: ClassVar[tuple[str, ...]] = (*TaskSettings.compared, "mask_ratio", "frames", *DECODERS)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         images, videos = self.word("images"), self.word("videos")
@@ -316,6 +329,6 @@ class PretrainSettings(TaskSettings):
 
     def model_fields(self, size: str) -> dict[str, Any]:
         """The arguments of `HieraMAE` that the settings name."""
-        decoder = {name: getattr(self, name) for name in ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")}
+        decoder = {name: getattr(self, name) for name in DECODERS}
         own = {name: value for name, value in decoder.items() if value is not None}
         return super().model_fields(size) | {"frames": self.clip_frames} | own

@@ -11,12 +11,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hiera_det.engine.callbacks import Callbacks
 from hiera_det.engine.checkpoint import goes_on
 from hiera_det.engine.failures import explained
 from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.loop import Loop, Task
 from hiera_det.engine.optimizer import build_adamw
 from hiera_det.engine.order import EpochOrder
+from hiera_det.engine.processes import is_main_process
+from hiera_det.engine.record import write_record
 from hiera_det.engine.stop import Stop
 from hiera_det.modeling.hiera import HieraBase
 from hiera_det.tasks.batches import Batch, collate
@@ -28,12 +31,16 @@ __all__ = ["Parts", "is_resumed", "list_hash", "run_training"]
 
 logger = logging.getLogger("hiera_det.training")
 
+#: Settings that may name files or folders.
+PATHS = ("train", "val", "images", "videos", "weights")
+
 
 @dataclass(frozen=True)
 class Parts:
     """What is special to one training.
 
     Attributes:
+        task: its word in ``run.json``.
         model: on its device.
         fields: the arguments that build it, plain values.
         recipe: how it is trained.
@@ -48,6 +55,7 @@ class Parts:
         best: metric whose best weights are kept; "" for none.
     """
 
+    task: str
     model: HieraBase
     fields: Mapping[str, Any]
     recipe: Recipe
@@ -71,8 +79,17 @@ def is_resumed(settings: TaskSettings) -> bool:
     return goes_on(str(settings.output), settings.resume, settings.auto_resume, settings.word("output"))
 
 
-def run_training(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop) -> int:
+def run_training(
+    settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop, callbacks: Sequence[object] = ()
+) -> int:
     """Train to the end and leave the results, in every process.
+
+    Args:
+        settings: of the training.
+        parts: of the task.
+        resumed: whether a checkpoint is gone on from.
+        stop: entered by the caller.
+        callbacks: see `hiera_det.engine.callbacks`.
 
     Returns:
         0, or the number of the signal that stopped it.
@@ -96,15 +113,19 @@ def run_training(settings: TaskSettings, parts: Parts, resumed: bool, stop: Stop
         allowed=settings.allow_changed,
         derived=settings.derived(),
     )
+    told = Callbacks(callbacks)
     less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"
     with explained(f"training, {parts.order.part} images of {settings.image_size} pixels at a time", less):
-        loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop)
+        loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop, told)
         if resumed:
             loop.resume()
+        if is_main_process():
+            write_record(str(settings.output), parts.task, vars(settings), PATHS)
         stopped = loop.run()
     _log_bad_files(parts.samples, settings)
     if not stopped:
         write_results(loop, parts.fields, parts.classes)
+        told.on_end(loop.iteration)
     return stopped
 
 

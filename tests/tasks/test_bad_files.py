@@ -18,7 +18,7 @@ from hiera_det.engine.order import EpochOrder
 from hiera_det.errors import InputError
 from hiera_det.tasks.batches import collate, eval_loader, samples_of
 from hiera_det.tasks.classify.loss import evaluate
-from hiera_det.tasks.classify.train import train_classifier
+from hiera_det.tasks.classify.train import train
 from hiera_det.tasks.pretrain.train import pretrain
 from hiera_det.tasks.settings import ClassifierSettings, PretrainSettings
 from hiera_det.tasks.transforms import eval_reader
@@ -88,10 +88,10 @@ def test_an_evaluation_leaves_bad_files_out_or_names_them(images: Path, batch_si
 def test_a_classifier_trains_past_bad_files(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     places = {"train": str(images), "val": str(images)}
     with pytest.raises(InputError, match=r"jpg: cannot be read as an image"):
-        train_classifier(ClassifierSettings(output=str(tmp_path / "fail"), **places, **SMALL, **PLAIN))
+        train(ClassifierSettings(output=str(tmp_path / "fail"), **places, **SMALL, **PLAIN))
     out = tmp_path / "skip"
     with caplog.at_level(logging.WARNING):
-        train_classifier(ClassifierSettings(output=str(out), **places, **SMALL, **PLAIN, on_bad_image="skip"))
+        train(ClassifierSettings(output=str(out), **places, **SMALL, **PLAIN, on_bad_image="skip"))
     assert (out / "model_final.pth").is_file()
     log = (out / "log.txt").read_text()
     assert "times another file took the place of one that cannot be read" in log

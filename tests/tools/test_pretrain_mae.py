@@ -48,7 +48,15 @@ def output(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_pretraining_leaves(output: Path) -> None:
     assert {path.name for path in output.iterdir() if not path.name.startswith("events")} == {
-        *("checkpoint.pth", "checkpoint.previous.pth", "curves.png", "last_checkpoint", "log.txt", "metrics.json"),
+        *(
+            "checkpoint.pth",
+            "checkpoint.previous.pth",
+            "curves.png",
+            "last_checkpoint",
+            "log.txt",
+            "metrics.json",
+            "run.json",
+        ),
         *("model_final.pth", "reconstructions.png"),
     }
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]

@@ -62,7 +62,15 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 def test_what_a_training_leaves(trained: Path) -> None:
     assert {path.name for path in trained.iterdir() if not path.name.startswith("events")} == {
-        *("checkpoint.pth", "checkpoint.previous.pth", "curves.png", "last_checkpoint", "log.txt", "metrics.json"),
+        *(
+            "checkpoint.pth",
+            "checkpoint.previous.pth",
+            "curves.png",
+            "last_checkpoint",
+            "log.txt",
+            "metrics.json",
+            "run.json",
+        ),
         *("model_best.pth", "model_final.pth"),
     }
     judged = [line for line in metrics(trained) if "top1" in line]

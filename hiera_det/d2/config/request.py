@@ -8,7 +8,10 @@ from typing import Any
 from hiera_det.engine.launch import place_from_environment
 from hiera_det.errors import InputError
 
-__all__ = ["RunRequest"]
+__all__ = ["PATHS", "RunRequest"]
+
+#: Fields that may name files or folders.
+PATHS = ("config_file", "train_json", "train_images", "val_json", "val_images")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RunRequest:
     """
 
     config_file: str = ""
-    opts: tuple[str, ...] = ()
+    opts: tuple[Any, ...] = ()
     train_json: str | None = None
     train_images: str | None = None
     val_json: str | None = None

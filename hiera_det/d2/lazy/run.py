@@ -15,7 +15,8 @@ from hiera_det.d2.lazy.files import load_lazy_config, walk
 from hiera_det.d2.lazy.trainer import trainer_class
 from hiera_det.d2.lazy.translate import NODES, given_keys, naming_nodes, to_keys, to_nodes
 from hiera_det.d2.train.launch import launch_tool
-from hiera_det.d2.train.run import begin_logging, run_detector
+from hiera_det.d2.train.run import LOGGERS, begin_logging, run_detector
+from hiera_det.engine.session import process_kept
 from hiera_det.engine.stop import stoppable
 from hiera_det.errors import InputError
 
@@ -37,7 +38,7 @@ def start(request: RunRequest) -> None:
 
 def train_by_lazy_config(request: RunRequest, check_files: bool) -> None:
     """Train, or evaluate only; called in every process, with whether to look at each image file of own data."""
-    with stoppable() as stop, naming_nodes():
+    with process_kept(*LOGGERS), stoppable() as stop, naming_nodes():
         begin_logging()
         lazy, cfg = setup_lazy_config(request, check_files=check_files)
         keys = {node: key for key, node in NODES.items()}

@@ -7,7 +7,7 @@ evaluation knows that it is owed, so that a run that is killed in between evalua
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,22 @@ from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.d2.train.progress import MetricsWriter
 from hiera_det.data.bad_images import BadImages
 from hiera_det.engine.best import Best
+from hiera_det.engine.callbacks import Callbacks
 from hiera_det.engine.checkpoint import Patience
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.stop import Stop, StopRequested
 
-__all__ = ["BadImageCount", "Checkpointing", "EMAHook", "Evaluation", "Events", "StoppableEvaluator", "Stopping"]
+__all__ = [
+    "BadImageCount",
+    "Checkpointing",
+    "EMAHook",
+    "Evaluation",
+    "Events",
+    "StoppableEvaluator",
+    "Stopping",
+    "Telling",
+    "split_callbacks",
+]
 
 logger = logging.getLogger("hiera_det.trainer")
 
@@ -85,11 +96,19 @@ class Evaluation(EvalHook):  # type: ignore[misc]
         evaluate: gives detectron2's nested results.
         best: the best so far.
         save_best: writes the present weights as the best.
+        callbacks: hear of it.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], Any], best: Best, save_best: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        period: int,
+        evaluate: Callable[[], Any],
+        best: Best,
+        save_best: Callable[[], object],
+        callbacks: Callbacks | None = None,
+    ) -> None:
         super().__init__(period, evaluate)
-        self.best, self.save_best = best, save_best
+        self.best, self.save_best, self.callbacks = best, save_best, callbacks or Callbacks()
         self.done = 0  # steps after which the last evaluation was
 
     def before_train(self) -> None:
@@ -112,6 +131,8 @@ class Evaluation(EvalHook):  # type: ignore[misc]
         metrics = {name: float(value) for name, value in flatten_results_dict(results or {}).items()}
         if metrics and self.best.improved(metrics, self.done):
             self.save_best()
+        if metrics:
+            self.callbacks.on_evaluation(self.done, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -129,10 +150,11 @@ class Checkpointing(HookBase):  # type: ignore[misc]
     Args:
         checkpointer: all processes have one; the first one writes.
         period: steps.
+        callbacks: hear of it.
     """
 
-    def __init__(self, checkpointer: HieraCheckpointer, period: int) -> None:
-        self.checkpointer, self.period = checkpointer, period
+    def __init__(self, checkpointer: HieraCheckpointer, period: int, callbacks: Callbacks | None = None) -> None:
+        self.checkpointer, self.period, self.callbacks = checkpointer, period, callbacks or Callbacks()
         self.patience = Patience()
         self.saved = 0  # steps of the newest checkpoint
 
@@ -153,11 +175,36 @@ class Checkpointing(HookBase):  # type: ignore[misc]
         steps = self.trainer.finished_steps
         if self.patience.save(lambda: self.checkpointer.save(name, iteration=steps - 1), last):
             self.saved = steps
+            self.callbacks.on_checkpoint(steps, f"{self.checkpointer.save_dir}/{name}.pth")
 
     def save_stopped(self) -> None:
         """Save where a run is stopped, unless that was just done."""
         if self.trainer.finished_steps > self.saved:
             self.save(f"model_{self.trainer.finished_steps - 1:07d}", last=True)
+
+
+class Telling(HookBase):  # type: ignore[misc]
+    """Tells callbacks what is known of a step."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.callbacks = callbacks
+
+    def after_step(self) -> None:
+        """Tell what the step itself has put into the storage."""
+        if self.callbacks.listeners:
+            latest = self.trainer.storage.latest().items()
+            of_step = {name: float(value) for name, (value, iteration) in latest if iteration == self.trainer.iter}
+            self.callbacks.on_step(self.trainer.finished_steps, of_step)
+
+
+def split_callbacks(callbacks: Sequence[object]) -> tuple[list[HookBase], Callbacks]:
+    """detectron2's hooks among callbacks, and the others.
+
+    Raises:
+        InputError: see `Callbacks`.
+    """
+    hooks = [callback for callback in callbacks if isinstance(callback, HookBase)]
+    return hooks, Callbacks([callback for callback in callbacks if not isinstance(callback, HookBase)])
 
 
 class Events(PeriodicWriter):  # type: ignore[misc]

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,58 +16,77 @@ from detectron2.config import CfgNode, LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.logger import _cached_log_stream, setup_logger
 
-from hiera_det.d2.config.request import RunRequest
+from hiera_det.d2.config.request import PATHS, RunRequest
 from hiera_det.d2.config.setup import setup_config, training_device
 from hiera_det.d2.train.checkpoint import check_weights, decide_resume
 from hiera_det.d2.train.dry_run import dry_run
+from hiera_det.d2.train.hooks import split_callbacks
 from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
+from hiera_det.engine.record import write_record
+from hiera_det.engine.session import process_kept
 from hiera_det.engine.stop import Stop, stoppable
 from hiera_det.files import write_atomically
 
-__all__ = ["begin_logging", "run_detector", "start", "train_by_yaml"]
+__all__ = ["LOGGERS", "begin_logging", "run_detector", "start", "train_by_yaml"]
 
 logger = logging.getLogger("hiera_det.setup")
 
 
+#: Of detectron2, fvcore and this project.
+LOGGERS = ("fvcore", "detectron2", "hiera_det")
+
+
 def begin_logging(folder: str = "") -> None:
     """Send the log of detectron2, fvcore and this project to the terminal, and to ``log.txt`` of a folder."""
-    for name in ("fvcore", "detectron2", "hiera_det"):
+    _cached_log_stream.cache_clear()  # of a folder that may have been removed since
+    for name in LOGGERS:
         logging.getLogger(name).handlers.clear()
         setup_logger.cache_clear()  # detectron2 remembers loggers by name and would add no second handler
         setup_logger(folder or None, distributed_rank=comm.get_rank(), name=name)
 
 
-def start(request: RunRequest, gpu_price: float = 0.0) -> None:
+def start(request: RunRequest, gpu_price: float = 0.0, callbacks: Sequence[object] = ()) -> Any:
     """Train, evaluate only, or try out what a YAML config describes.
 
     Args:
         request: what the command line, or a Python caller, asks for.
         gpu_price: of a GPU-hour, for the forecast of a dry run.
+        callbacks: see `Trainer`.
+
+    Returns:
+        results of an evaluation that was asked for alone.
 
     Raises:
         InputError: something cannot be used; one line.
+        StopRequested: a signal stopped it, after a checkpoint.
     """
-    run = partial(train_by_yaml, gpu_price=gpu_price)
-    launch_tool(run, request, check=lambda: check_weights(setup_config(request)), device=training_device(request))
+    split_callbacks(callbacks)
+    run = partial(train_by_yaml, gpu_price=gpu_price, callbacks=callbacks)
+    return launch_tool(
+        run, request, check=lambda: check_weights(setup_config(request)), device=training_device(request)
+    )
 
 
-def train_by_yaml(request: RunRequest, check_files: bool, gpu_price: float = 0.0) -> Any:
+def train_by_yaml(
+    request: RunRequest, check_files: bool, gpu_price: float = 0.0, callbacks: Sequence[object] = ()
+) -> Any:
     """Train, evaluate only, or try out what a YAML config describes; called in every process.
 
     Args:
         request: what was asked for.
         check_files: look at each image file of own data.
         gpu_price: of a GPU-hour, for the forecast of a dry run.
+        callbacks: see `Trainer`.
     """
-    with stoppable() as stop:
+    with process_kept(*LOGGERS), stoppable() as stop:
         begin_logging()
         cfg = setup_config(request, check_files=check_files)
         if not request.dry_run:
-            return run_detector(cfg, request, stop, given=request.opts[0::2])
+            return run_detector(cfg, request, stop, given=request.opts[0::2], callbacks=callbacks)
         forecast = dry_run(cfg)
         if comm.is_main_process():
             print(forecast.report(gpu_price))
@@ -80,6 +100,7 @@ def run_detector(
     kind: type[Trainer] = Trainer,
     written: Any = None,
     given: Sequence[str] = (),
+    callbacks: Sequence[object] = (),
 ) -> Any:
     """Train, or evaluate only; called in every process.
 
@@ -90,6 +111,7 @@ def run_detector(
         kind: of trainer.
         written: the config as it goes into ``config.yaml``, where that is another one than ``cfg``.
         given: keys of the command line.
+        callbacks: see `Trainer`.
 
     Returns:
         results of the evaluation, if there was one.
@@ -108,9 +130,11 @@ def run_detector(
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         if comm.is_main_process():
             Checkpoints(cfg.OUTPUT_DIR).sweep()
-        trainer = kind(cfg, stop)
+        trainer = kind(cfg, stop, callbacks)
         trainer.resume_or_load(resume, request.allow_changed, given)
         _write_config(cfg, cfg if written is None else written)
+        if comm.is_main_process():
+            write_record(cfg.OUTPUT_DIR, "detect", asdict(request), PATHS)
         return trainer.train()
 
 

@@ -38,6 +38,8 @@ from hiera_det.d2.train.hooks import (
     Events,
     StoppableEvaluator,
     Stopping,
+    Telling,
+    split_callbacks,
 )
 from hiera_det.d2.train.progress import Throughput, build_writers
 from hiera_det.d2.train.resume import check_settings, check_trainer_state, own_options
@@ -65,13 +67,15 @@ class Trainer(DefaultTrainer):
     Args:
         cfg: a checked config.
         stop: entered by the caller, so that the set-up can be stopped too.
+        callbacks: objects with methods of `hiera_det.engine.callbacks.Callback`, called in the first process; or
+            detectron2's hooks, which come before the checkpoint of a step, so that their state is in it.
 
     Attributes:
         finished_steps: steps of the training that are through.
         seed: what order, augmentation and each step's random numbers come from; the config's, or one that was drawn.
     """
 
-    def __init__(self, cfg: CfgNode, stop: Stop | None = None) -> None:
+    def __init__(self, cfg: CfgNode, stop: Stop | None = None, callbacks: Sequence[object] = ()) -> None:
         # DefaultTrainer's own constructor gives DDP device ids, which a CPU refuses, and knows neither accumulation,
         # bfloat16 nor FSDP; what it sets is set here.
         TrainerBase.__init__(self)
@@ -79,6 +83,7 @@ class Trainer(DefaultTrainer):
         check_test_classes(cfg)
         settings = train_settings(cfg, comm.get_world_size())
         self.stop = stop or Stop()
+        self._user_hooks, self.callbacks = split_callbacks(callbacks)
         self.seed = cfg.SEED if cfg.SEED >= 0 else int(comm.shared_random_seed())
         model = self.build_model(cfg)
         if settings.parallel == "fsdp":  # replaces the parameters, which the optimizer must be given
@@ -147,6 +152,7 @@ class Trainer(DefaultTrainer):
                 raise
             finally:
                 self._trainer.close()
+        self.callbacks.on_end(self.finished_steps)
         if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
@@ -273,11 +279,11 @@ class Trainer(DefaultTrainer):
         replaced = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
         inherited = [hook for hook in hooks if hook is not None and not isinstance(hook, replaced)]
         writers = [writer for hook in hooks if isinstance(hook, PeriodicWriter) for writer in hook._writers]
-        self._checkpointing = Checkpointing(self.checkpointer, settings.checkpoint_period)
+        self._checkpointing = Checkpointing(self.checkpointer, settings.checkpoint_period, self.callbacks)
         best = Best(settings.best)
         averaged = settings.best.startswith("ema/")
         evaluation = Evaluation(
-            settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(averaged)
+            settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(averaged), self.callbacks
         )
         self._events = Events(writers, evaluation)
         return [
@@ -285,6 +291,8 @@ class Trainer(DefaultTrainer):
             Throughput(solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH),
             EMAHook(self.ema) if self.ema else None,
             self._bad_images,
+            *self._user_hooks,
+            Telling(self.callbacks),
             self._checkpointing,
             evaluation,
             self._events,

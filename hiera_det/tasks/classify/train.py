@@ -18,13 +18,13 @@ from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.tasks.batches import eval_loader, order_of, samples_of
 from hiera_det.tasks.classify.loss import MixedLoss, evaluate
 from hiera_det.tasks.recipes import FINETUNING, Recipe
-from hiera_det.tasks.settings import ClassifierSettings
+from hiera_det.tasks.settings import REGULARISERS, ClassifierSettings
 from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
 from hiera_det.tasks.transforms import augmented_reader, eval_reader
 from hiera_det.weights.load import fit
 from hiera_det.weights.model_file import ModelFile, read_model_file
 
-__all__ = ["Inputs", "read_inputs", "train_classifier"]
+__all__ = ["Inputs", "read_inputs", "train"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -62,8 +62,12 @@ def read_inputs(settings: ClassifierSettings) -> Inputs:
     return Inputs(resumed, train, val, read_model_file(settings.weights) if settings.weights else None)
 
 
-def train_classifier(settings: ClassifierSettings) -> int:
+def train(settings: ClassifierSettings, callbacks: Sequence[object] = ()) -> int:
     """Train and evaluate, in every process of the group; the log goes to stderr and ``log.txt``.
+
+    Args:
+        settings: of the training.
+        callbacks: see `hiera_det.engine.callbacks`.
 
     Returns:
         0, or the number of the signal that stopped it.
@@ -71,39 +75,40 @@ def train_classifier(settings: ClassifierSettings) -> int:
     Raises:
         InputError: data, settings, weights or a checkpoint cannot be used.
     """
-    return run_in(str(settings.output), lambda stop: _train(settings, stop), settings.word("output"))
+    return run_in(str(settings.output), lambda stop: _train(settings, stop, callbacks), settings.word("output"))
 
 
-def _train(settings: ClassifierSettings, stop: Stop) -> int:
+def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]) -> int:
     inputs = read_inputs(settings)
-    train = inputs.train
-    _log_counts(train, inputs.val)
-    order = order_of(settings, train.files)
+    images = inputs.train
+    _log_counts(images, inputs.val)
+    order = order_of(settings, images.files)
     # Fine-tuning goes on with the file's size, so that it need not be repeated on the command line.
     size = settings.size or (inputs.source.size if inputs.source else "") or "base"
     recipe = _recipe(settings, size)
     schedule = settings.schedule(recipe)
-    loss = MixedLoss(settings, len(train.classes), order.part, settings.word)
+    loss = MixedLoss(settings, len(images.classes), order.part, settings.word)
     seed_all(derive(settings.seed, 0))  # the same random weights in all processes
     model, fields = _build_model(settings, size, inputs, recipe.drop_path_rate)
     model.to(process_device(settings.device))
     reader = augmented_reader(settings.image_size, settings, settings.word)
     reader.with_limits(settings.max_pixels, settings.bad_images())
     parts = Parts(
+        task="classify",
         model=model,
         fields=fields,
         recipe=recipe,
         schedule=schedule,
-        samples=samples_of(train.files, reader, train.labels),
+        samples=samples_of(images.files, reader, images.labels),
         order=order,
         loss=loss,
         evaluate=_evaluation(settings, inputs.val, model, stop),
-        unchanged=_unchanged(settings, recipe, train),
-        classes=train.classes,
+        unchanged=_unchanged(settings, recipe, images),
+        classes=images.classes,
         evaluate_epochs=settings.eval_epochs,
         best=settings.best,
     )
-    return run_training(settings, parts, inputs.resumed, stop)
+    return run_training(settings, parts, inputs.resumed, stop, callbacks)
 
 
 def _log_counts(train: ImageFolder, val: ImageFolder) -> None:
@@ -180,8 +185,7 @@ def _evaluation(
 
 
 def _unchanged(settings: ClassifierSettings, recipe: Recipe, train: ImageFolder) -> dict[str, Any]:
-    names = ("mixup", "cutmix", "label_smoothing", "auto_augment", "random_erase", "dropout")
-    own = {settings.word(name): getattr(settings, name) for name in names}
+    own = {settings.word(name): getattr(settings, name) for name in REGULARISERS}
     return own | {
         settings.word("layer_decay"): recipe.layer_decay,
         "the number of files": len(train.files),

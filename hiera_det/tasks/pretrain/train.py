@@ -48,8 +48,12 @@ def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str]]:
     return resumed, find_files_below(settings.images)
 
 
-def pretrain(settings: PretrainSettings) -> int:
+def pretrain(settings: PretrainSettings, callbacks: Sequence[object] = ()) -> int:
     """Pretrain, in every process of the group; the log goes to stderr and ``log.txt``.
+
+    Args:
+        settings: of the training.
+        callbacks: see `hiera_det.engine.callbacks`.
 
     Returns:
         0, or the number of the signal that stopped it.
@@ -57,10 +61,10 @@ def pretrain(settings: PretrainSettings) -> int:
     Raises:
         InputError: data, settings or a checkpoint cannot be used.
     """
-    return run_in(str(settings.output), lambda stop: _pretrain(settings, stop), settings.word("output"))
+    return run_in(str(settings.output), lambda stop: _pretrain(settings, stop, callbacks), settings.word("output"))
 
 
-def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
+def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object]) -> int:
     resumed, files = read_inputs(settings)
     logger.info("%d %s", len(files), "videos" if settings.videos else "images")
     order = order_of(settings, files)
@@ -74,6 +78,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
     model.to(process_device(settings.device))
     schedule = settings.schedule(recipe)
     parts = Parts(
+        task="pretrain",
         model=model,
         fields=fields,
         recipe=recipe,
@@ -88,7 +93,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop) -> int:
             "the files": list_hash(settings.videos or settings.images, files),
         },
     )
-    return run_training(settings, parts, resumed, stop)
+    return run_training(settings, parts, resumed, stop, callbacks)
 
 
 def _reader(settings: PretrainSettings, crop: Callable[[int], Reader] = cropped_reader) -> Reader:

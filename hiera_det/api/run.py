@@ -1,0 +1,200 @@
+"""A training that has run, or is to go on: its metrics, its weights, and what they predict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hiera_det.api.needs import need_detectron2
+from hiera_det.engine.checkpoint import BEST, Checkpoints
+from hiera_det.engine.events import METRICS, read_metrics
+from hiera_det.engine.record import read_record
+from hiera_det.errors import InputError
+from hiera_det.files import StrPath
+
+if TYPE_CHECKING:
+    from hiera_det.d2.predict.predictor import Predictor
+    from hiera_det.tasks.classify.predict import Classifier
+
+__all__ = ["Run", "Weights", "open_run"]
+
+CONFIG = "config.yaml"
+
+
+def open_run(output: StrPath) -> Run:
+    """A run by its folder, trained from Python or by a command, finished or not.
+
+    Raises:
+        InputError: no training has been there.
+    """
+    return Run(output)
+
+
+class Run:
+    """A training's folder, read when it is asked.
+
+    Args:
+        output: the folder.
+
+    Attributes:
+        output: the folder.
+        task: ``detect``, ``classify`` or ``pretrain``.
+        asked: what the training was asked for, plain values.
+
+    Raises:
+        InputError: no training has been there.
+
+    Example:
+        run = open_run("output/mine")
+        print(run.metrics["bbox/AP"], run.best.path)
+        prediction = run.best.predict("photo.jpg")
+    """
+
+    def __init__(self, output: StrPath) -> None:
+        self.output = Path(output)
+        self._record = read_record(os.fspath(output))
+        if self._record is None and not (self.output / CONFIG).is_file():
+            raise InputError(f"{output}: no training has been there; give the output folder of one")
+        self.task = self._record.task if self._record else "detect"  # before there were records
+        self.asked = self._record.asked if self._record else {}
+
+    def __repr__(self) -> str:
+        return f"Run({os.fspath(self.output)!r})"
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.json``: losses every so many steps, and evaluations; each has its ``iteration``."""
+        return read_metrics(self.output / METRICS)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The newest value of each metric, such as ``bbox/AP``, ``top1`` or ``loss``."""
+        return {name: value for line in self.history for name, value in line.items()}
+
+    @property
+    def best(self) -> Weights:
+        """The weights whose metric was the best.
+
+        Raises:
+            InputError: there are none.
+        """
+        path = self.output / BEST
+        if path.is_file():
+            return Weights(path, self)
+        raise InputError(
+            f"{self.output}: no best weights are kept there: the training names no best= metric, or no evaluation has "
+            "given one; run.last are the newest"
+        )
+
+    @property
+    def last(self) -> Weights:
+        """The newest weights: those at the end, or of a training that has not ended its last checkpoint.
+
+        Raises:
+            InputError: there are none.
+        """
+        checkpoints = Checkpoints(os.fspath(self.output))
+        for path in (checkpoints.tagged(), *checkpoints.candidates()):
+            if path:
+                return Weights(path, self)
+        raise InputError(
+            f"{self.output}: there are no weights yet; run.resume() has no checkpoint to go on from either"
+        )
+
+    def resume(self, *, callbacks: Sequence[object] = (), **changes: Any) -> Run:
+        """Go on from the last checkpoint, as if nothing had been; a training that has ended is evaluated again.
+
+        Args:
+            callbacks: as of the training.
+            changes: arguments of the training that are to be others, such as ``epochs`` or ``num_workers``.
+
+        Returns:
+            the run.
+
+        Raises:
+            InputError: there is no checkpoint, or a change cannot be.
+            KeyboardInterrupt: as of the training.
+        """
+        if self._record is None:
+            raise InputError(
+                f"{self.output}: there is no run.json, by which a run goes on; resume it by hiera-det train"
+            )
+        from hiera_det.api.resume import resume
+
+        resume(os.fspath(self.output), self._record, changes, callbacks)
+        return self
+
+
+class Weights(os.PathLike[str]):
+    """A file of a run's weights, which stands for its path wherever one is wanted.
+
+    Attributes:
+        path: the file.
+        run: whose it is.
+    """
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path, self.run = path, run
+        self.predictor = lru_cache(maxsize=1)(self._predictor)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __repr__(self) -> str:
+        return f"Weights({os.fspath(self.path)!r})"
+
+    def predict(self, files: StrPath | Sequence[StrPath], **options: Any) -> Any:
+        """What is on images.
+
+        Args:
+            files: an image file, or several.
+            options: of `predictor`.
+
+        Returns:
+            of one file its `hiera_det.d2.predict.predictor.Prediction`, or from a classifier its
+            `hiera_det.tasks.classify.predict.Classified`; of several a list in their order.
+
+        Raises:
+            InputError: a file cannot be read, or the weights are no detector's or classifier's.
+        """
+        names = [os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+        predictor = self.predictor(**options)
+        if self.run.task == "classify":
+            found = list(predictor.classify(names))
+        else:
+            by_name = {prediction.file: prediction for prediction in predictor.predict_files(names)}
+            found = [by_name[name] for name in names]
+        return found[0] if isinstance(files, str | os.PathLike) else found
+
+    def _predictor(self, **options: Any) -> Any:
+        """The model, ready for images; the last that was built is kept.
+
+        Args:
+            options: ``threshold``, the least score of a detector's objects (0.5), and ``device``.
+
+        Raises:
+            InputError: the weights are no detector's or classifier's.
+        """
+        if self.run.task == "pretrain":
+            raise InputError(f"{self.path}: a masked autoencoder predicts nothing; train from it, weights=run.last")
+        if self.run.task == "classify":
+            return self._classifier(**options)
+        return self._detector(**options)
+
+    def _classifier(self, device: str | None = None) -> Classifier:
+        from hiera_det.engine.processes import default_device
+        from hiera_det.tasks.classify.predict import Classifier
+
+        return Classifier(self, device or default_device())
+
+    def _detector(self, threshold: float = 0.5, device: str | None = None) -> Predictor:
+        need_detectron2()
+        from hiera_det.d2.config.load import load_config
+        from hiera_det.d2.predict.predictor import Predictor
+
+        opts = ["MODEL.DEVICE", device] if device else []
+        cfg = load_config(os.fspath(self.run.output / CONFIG), opts)
+        return Predictor(cfg, self, threshold)

@@ -1,0 +1,65 @@
+"""``run.json``: what a training was asked for, left in its folder, so that it can be opened and gone on with later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hiera_det.errors import InputError
+from hiera_det.files import write_atomically
+
+__all__ = ["Record", "read_record", "write_record"]
+
+RECORD = "run.json"
+#: What is asked of one start only, and not of those that go on.
+ONCE = ("resume", "auto_resume", "allow_changed", "dry_run", "eval_only", "words")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a training was asked for.
+
+    Attributes:
+        task: ``detect``, ``classify`` or ``pretrain``.
+        asked: fields of its request or settings, plain values; paths are absolute.
+    """
+
+    task: str
+    asked: dict[str, Any]
+
+
+def write_record(folder: str, task: str, asked: Mapping[str, Any], paths: Iterable[str]) -> None:
+    """Write what a training is asked for, from its first process.
+
+    Args:
+        folder: the run's output.
+        task: see `Record`.
+        asked: fields of a request or of settings.
+        paths: those of them that may name files or folders.
+    """
+    kept = {name: value for name, value in asked.items() if name not in ONCE}
+    for name in paths:
+        if kept.get(name) and os.path.exists(kept[name]):
+            kept[name] = os.path.abspath(kept[name])
+    text = json.dumps(asdict(Record(task, kept)), indent=1, default=str)
+    write_atomically(Path(folder) / RECORD, lambda file: file.write(text.encode(errors="surrogateescape")))
+
+
+def read_record(folder: str) -> Record | None:
+    """What was written there; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+        return Record(str(content["task"]), dict(content["asked"]))
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is damaged; remove it, and start anew or go on by the command") from None
