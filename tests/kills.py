@@ -72,7 +72,9 @@ PHASES = (*CALLS, "any moment")
 #: In the midst of writing: within a checkpoint's bytes or a line of the metrics, and before what comes after.
 SAVE: Place = ("torch", "save")
 LINE: Place = ("hiera_det.engine.events", "MetricsFile._write")
-WRITING = (SAVE, SAVE, LINE, ("os", "fsync"), ("os", "replace"), ("os", "link"), ("pathlib", "Path.unlink"))
+RENAME: Place = ("os", "replace")
+LINK: Place = ("os", "link")  # of a plain training, which keeps the checkpoint before
+WRITING = (SAVE, SAVE, LINE, ("os", "fsync"), RENAME, LINK, ("pathlib", "Path.unlink"))
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ class Campaign:
         places = {"set-up": (LOCK, BUILDING[self.kind]), "step": (STEP,), "evaluation": (EVALUATION[self.kind],)}
         places |= {"data wait": (READER if self.data == [] else MAPPER,), "saving": WRITING}
         place, call = chance.choice(places[phase]), chance.randint(1, CALLS[phase])
+        place = RENAME if place == LINK and self.data else place
         return Blow(phase, number, place, call, group or phase == "data wait", chance.random())
 
     def go(self, kills: int, signals: int, seed: int) -> None:
