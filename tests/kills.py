@@ -416,7 +416,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--two-processes", action="store_true", help="those of two processes, by YAML only")
-    parser.add_argument("--rounds", type=int, default=2, help="of --two-processes")
+    parser.add_argument("--rounds", type=int, default=1, help="of --two-processes")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wrong = (in_two if args.two_processes else in_one)(args, Path(folder))

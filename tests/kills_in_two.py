@@ -101,7 +101,7 @@ class Pair:
         if not torchrun and ("Traceback" in said or said.count("error: ") != (status == 2)):
             return f"more than a line: {said[-1500:]}"
         if torchrun:
-            return "" if "Starting training from" in said or "resuming at" in said else f"no restart: {said[-1500:]}"
+            return "" if "resuming" in said else f"no restart: {said[-1500:]}"
         status, _ = self.wait(self.start(out, "--resume"))
         return "" if status == 0 else f"cannot go on: {self.said.read_text()[-1500:]}"
 
