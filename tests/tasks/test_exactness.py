@@ -104,12 +104,15 @@ def test_killed_between_checkpoints_and_resumed(
 
 
 @pytest.mark.parametrize("tool", ["pretrain", "classify"])
-def test_two_processes_stopped_and_resumed(tool: str, root: Path, tmp_path: Path) -> None:
+def test_two_processes_stopped_then_killed_and_resumed(tool: str, root: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert [done.status for done in run_two(tool, words(tool, root, whole, "--workers", "1"), tmp_path / "a")] == [0, 0]
     first, second = run_two(tool, words(tool, root, out, "--workers", "1"), tmp_path / "b", in_step(4))
     assert_stopped(first, 143, 4)
     assert second == Ended(143, "")
-    again = run_two(tool, words(tool, root, out, "--workers", "1", "--resume"), tmp_path / "c")
+    go_on = words(tool, root, out, "--workers", "1", "--resume")
+    killed = run_two(tool, go_on, tmp_path / "b", in_step(8, signal.SIGKILL))
+    assert -signal.SIGKILL in [done.status for done in killed]  # the other one may first miss its peer
+    again = run_two(tool, go_on, tmp_path / "c")
     assert [done.status for done in again] == [0, 0], again
     assert_same_runs(out, whole)
