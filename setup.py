@@ -15,7 +15,16 @@ CLASSIFY = ["torchvision", "timm>=1.0.15", "Pillow", "matplotlib", "tqdm"]
 VIDEO = ["av>=12"]
 ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
-TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1", "shapely>=2"]
+TEST_TOOLS = [
+    "pytest>=8",
+    "pytest-xdist>=3",
+    "ruff==0.17.5",
+    "mypy==2.4.1",
+    "shapely>=2",
+    "nbclient>=0.10",
+    "nbformat>=5",
+    "ipykernel>=6",
+]
 
 setup(
     name="hiera_det",

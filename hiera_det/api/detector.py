@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hiera_det.api.keys import KEYS, Data, Opts, data_fields, key_words, opts_of, pairs_of, words_of
 from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import Run
-from hiera_det.api.words import python_words
+from hiera_det.api.words import called_from_python
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 
@@ -109,9 +109,11 @@ def train_detector(
     need_detectron2()
     from hiera_det.d2.config.request import RunRequest
 
+    if os.fspath(config).endswith(".py"):
+        raise InputError(f"config {os.fspath(config)}: is a LazyConfig; train it by hiera-det train-lazy")
     if val is not None and best is None and "TEST.BEST" not in pairs_of(opts):
         given["best"] = "bbox/AP"
-    with python_words(key_words(opts)):
+    with called_from_python(key_words(opts)):
         request = RunRequest(
             config_file=os.fspath(config),
             opts=opts_of(given, os.fspath(config), image_size, precision, opts),
@@ -137,8 +139,6 @@ def start_request(request: RunRequest, callbacks: Sequence[object] = ()) -> str:
     from hiera_det.d2.config.load import load_config
     from hiera_det.d2.train.run import start
 
-    if request.config_file.endswith(".py"):
-        raise InputError(f"--config-file {request.config_file}: is a LazyConfig; train it by hiera-det train-lazy")
     start(request, callbacks=callbacks)
     return str(load_config(request.config_file, request.opts).OUTPUT_DIR)
 
@@ -161,8 +161,10 @@ def resume_detector(
     from hiera_det.d2.config.changes import WITHOUT_WEIGHT
     from hiera_det.d2.config.request import RunRequest
 
+    if asked["config_file"].endswith(".py"):
+        raise InputError(f"{output}: was trained from a LazyConfig; go on by hiera-det train-lazy --resume")
     opts = pairs_of(changes.pop("opts", ()))
-    with python_words(key_words(opts)):
+    with called_from_python(key_words(opts)):
         given = {name: changes.pop(name) for name in KEYS if name in changes}
         sizes = changes.pop("image_size", None), changes.pop("precision", None)
         new = pairs_of(opts_of(given, asked["config_file"], *sizes, opts))

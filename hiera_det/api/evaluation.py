@@ -10,7 +10,7 @@ from typing import Any
 from hiera_det.api.keys import Data, Opts, data_fields, key_words, pairs_of, words_of
 from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import CONFIG, Run, Weights
-from hiera_det.api.words import python_words
+from hiera_det.api.words import called_from_python
 from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
@@ -83,7 +83,7 @@ def _scores(results: str, val: StrPath | Data | None, opts: Opts) -> dict[str, f
     if rest:
         raise InputError(f"opts {next(iter(rest))}: of results only {' and '.join(limits.values())} are read")
     json = val if isinstance(val, str | os.PathLike) else val[0]
-    with python_words():
+    with called_from_python():
         return _flattened(score_results(results, os.fspath(json), **known))
 
 
@@ -97,7 +97,7 @@ def _accuracy(weights: str, val: Any, given: dict[str, Any], opts: Opts) -> dict
     if not isinstance(val, str | os.PathLike):
         raise InputError(f"val {val!r}: give the folder of a folder per class that {weights} is evaluated on")
     device = given.pop("device", None) or default_device()
-    with python_words():
+    with called_from_python():
         check_device(device, "device")
         words = {"num_workers": "workers"}
         accuracy = Classifier(weights, device).evaluate(
@@ -120,7 +120,7 @@ def _average_precision(
     kept = {name: run.asked.get(name) for name in ("val_json", "val_images")}
     data: dict[str, Any] = data_fields("val", val) or kept
     names = {key: name for name, key in keys.items()} | {"MODEL.WEIGHTS": "model"}
-    with python_words({**key_words(opts), **names}):
+    with called_from_python({**key_words(opts), **names}):
         request = RunRequest(
             config_file=os.fspath(run.output / CONFIG),
             opts=words_of({**own, **pairs_of(opts)}),

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hiera_det.api.run import Run
-from hiera_det.api.words import python_words
+from hiera_det.api.words import called_from_python
 from hiera_det.engine.settings import EMA_DECAY, PYTHON_WORDS
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
@@ -172,7 +172,7 @@ def _train(task: str, arguments: dict[str, Any]) -> Run:
 
     kind, callbacks = _kind(task), arguments.pop("callbacks")
     machines = {name: arguments.pop(name) for name in MACHINES}
-    with python_words():
+    with called_from_python():
         settings = kind.settings(words=PYTHON_WORDS, **_fields(kind.settings, arguments))
         train_everywhere(kind.train, kind.check, settings, callbacks, **machines)
         return Run(settings.output)
@@ -192,7 +192,7 @@ def _fields(settings: type[TaskSettings], arguments: dict[str, Any]) -> dict[str
             hint = (
                 f"give {PYTHON_WORDS[name]}="
                 if name in PYTHON_WORDS
-                else f"there are {', '.join(sorted(names - given.keys()))}"
+                else f"there are {', '.join(sorted(names - given.keys() - PYTHON_WORDS.keys()))}"
             )
             raise InputError(f"settings {name}: no such setting; {hint}")
         if name in given:
@@ -214,13 +214,16 @@ def resume_plain(
     from hiera_det.tasks.processes import train_everywhere
 
     kind = _kind(task)
-    machines = {name: changes.pop(name) for name in MACHINES if name in changes}
+    asked = dict(asked)
+    machines = {"num_gpus": asked.pop("num_gpus", 1)} | {
+        name: changes.pop(name) for name in MACHINES if name in changes
+    }
     more = dict(changes.pop("settings", {}))
     new = {FIELDS.get(name, name): _plain(name, value) for name, value in changes.items()} | more
     names = {field.name for field in fields(kind.settings)} - {"words", "output", "resume", "auto_resume"}
     if unknown := new.keys() - names:
         raise InputError(f"resume: {unknown.pop()} is no argument of the training that can be another")
-    with python_words():
+    with called_from_python():
         changed = tuple(name for name in new if name in kind.settings.compared)
         fixed = {"output": output, "resume": True, "allow_changed": changed}
         settings = kind.settings(words=PYTHON_WORDS, **{**asked, **new, **fixed})

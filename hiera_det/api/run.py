@@ -42,7 +42,6 @@ class Run:
     Attributes:
         output: the folder.
         task: ``detect``, ``classify`` or ``pretrain``.
-        asked: what the training was asked for, plain values.
 
     Raises:
         InputError: no training has been there.
@@ -55,14 +54,19 @@ class Run:
 
     def __init__(self, output: StrPath) -> None:
         self.output = Path(output)
-        self._record = read_record(os.fspath(output))
-        if self._record is None and not (self.output / CONFIG).is_file():
+        record = read_record(os.fspath(output))
+        if record is None and not (self.output / CONFIG).is_file():
             raise InputError(f"{output}: no training has been there; give the output folder of one")
-        self.task = self._record.task if self._record else "detect"  # before there were records
-        self.asked = self._record.asked if self._record else {}
+        self.task = record.task if record else "detect"  # before there were records
 
     def __repr__(self) -> str:
         return f"Run({os.fspath(self.output)!r})"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the training was last asked for, plain values: the fields of its request or settings."""
+        record = read_record(os.fspath(self.output))
+        return record.asked if record else {}
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -118,13 +122,14 @@ class Run:
             InputError: there is no checkpoint, or a change cannot be.
             KeyboardInterrupt: as of the training.
         """
-        if self._record is None:
+        record = read_record(os.fspath(self.output))
+        if record is None:
             raise InputError(
                 f"{self.output}: there is no run.json, by which a run goes on; resume it by hiera-det train"
             )
         from hiera_det.api.resume import resume
 
-        resume(os.fspath(self.output), self._record, changes, callbacks)
+        resume(os.fspath(self.output), record, changes, callbacks)
         return self
 
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from hiera_det.engine.stop import as_guest
 from hiera_det.errors import InputError
 
-__all__ = ["in_words", "python_words"]
+__all__ = ["called_from_python", "in_words"]
 
 #: What flags are in Python, where it is not their own word.
 FLAGS = {
@@ -42,10 +43,11 @@ def in_words(message: str, words: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def python_words(words: Mapping[str, str] | None = None) -> Iterator[None]:
-    """A context whose `InputError` names arguments; see `in_words`."""
+def called_from_python(words: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A context in a process that is the caller's, whose `InputError` names arguments; see `in_words`."""
     try:
-        yield
+        with as_guest():
+            yield
     except InputError as error:
         if type(error) is not InputError:  # of a file, which it names
             raise

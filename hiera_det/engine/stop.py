@@ -23,7 +23,17 @@ import torch.distributed as dist
 
 from hiera_det.engine.processes import process_count
 
-__all__ = ["SIGNALS", "Stop", "StopRequested", "exit_status", "held_back", "ignore_signals", "leave", "stoppable"]
+__all__ = [
+    "SIGNALS",
+    "Stop",
+    "StopRequested",
+    "as_guest",
+    "exit_status",
+    "held_back",
+    "ignore_signals",
+    "leave",
+    "stoppable",
+]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -106,11 +116,14 @@ class Stop:
 
     A signal raises `StopRequested` at once, as in the set-up, but where something is to be finished first (`shielded`):
     there it is noted, the loop asks `agreed` after each step, and waits are open to it again (`interruptible`). A
-    second signal ends the process at once.
+    second signal ends the process at once; one that is a caller's (`as_guest`) it leaves by a plain
+    `KeyboardInterrupt`, without a checkpoint.
 
     Attributes:
         requested: the number of the signal that this process was sent; 0 for none.
     """
+
+    owns_process = True
 
     def __init__(self) -> None:
         self.requested = 0
@@ -136,6 +149,8 @@ class Stop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.requested and now - self._since > ONE_REQUEST:
+            if not Stop.owns_process:
+                raise KeyboardInterrupt("at once, without a checkpoint")
             os._exit(exit_status(number))  # asked twice: at once; files are written beside their place
         if self.requested:
             return
@@ -201,6 +216,16 @@ class Stop:
         sent = torch.tensor([self.requested], device=device)
         dist.all_reduce(sent, op=dist.ReduceOp.MAX)
         return int(sent)
+
+
+@contextlib.contextmanager
+def as_guest() -> Iterator[None]:
+    """A context in a process that is not ours to end, such as a notebook's kernel."""
+    before, Stop.owns_process = Stop.owns_process, False
+    try:
+        yield
+    finally:
+        Stop.owns_process = before
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.loop import Loop, Task
 from hiera_det.engine.optimizer import build_adamw
 from hiera_det.engine.order import EpochOrder
-from hiera_det.engine.processes import is_main_process
+from hiera_det.engine.processes import is_main_process, process_count
 from hiera_det.engine.record import write_record
 from hiera_det.engine.stop import Stop
 from hiera_det.modeling.hiera import HieraBase
@@ -120,7 +120,8 @@ def run_training(
         if resumed:
             loop.resume()
         if is_main_process():
-            write_record(str(settings.output), parts.task, vars(settings), PATHS)
+            asked = vars(settings) | {"num_gpus": process_count()}
+            write_record(str(settings.output), parts.task, asked, PATHS)
         stopped = loop.run()
     _log_bad_files(parts.samples, settings)
     if not stopped:

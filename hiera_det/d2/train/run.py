@@ -134,7 +134,8 @@ def run_detector(
         trainer.resume_or_load(resume, request.allow_changed, given)
         _write_config(cfg, cfg if written is None else written)
         if comm.is_main_process():
-            write_record(cfg.OUTPUT_DIR, "detect", asdict(request), PATHS)
+            asked = asdict(request) | {"num_gpus": comm.get_world_size() // request.num_machines}  # torchrun's too
+            write_record(cfg.OUTPUT_DIR, "detect", asked, PATHS)
         return trainer.train()
 
 
