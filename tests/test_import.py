@@ -89,6 +89,15 @@ def test_looking_around_works_without_detectron2(code: str, printed: str) -> Non
     assert done.stdout.strip() == printed
 
 
+def test_trainings_are_there_without_detectron2_and_say_what_a_detector_needs() -> None:
+    code = "import inspect\nfrom hiera_det import *\nprint(*inspect.signature(train_detector).parameters)\n"
+    code += "train_detector('mask_rcnn_hiera_t')\n"
+    done = run_python(BLOCK_DETECTRON2 + code)
+    assert done.stdout.startswith("config train val output weights epochs ")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("hiera_det.errors.InputError: hiera_det.d2 needs detectron2")
+
+
 def test_an_attribute_that_needs_detectron2_says_so() -> None:
     done = run_python(BLOCK_DETECTRON2 + "import hiera_det\nhiera_det.Predictor\n")
     last = done.stderr.strip().splitlines()[-1]

@@ -33,7 +33,9 @@ def logged_to(folder: str) -> Iterator[None]:
     ours = logging.getLogger("hiera_det")
     level = ours.level
     ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    # Where the caller shows logs on the terminal, as after logging.basicConfig, it shows ours too.
+    shown = any(getattr(handler, "stream", None) in (sys.stderr, sys.stdout) for handler in logging.root.handlers)
+    handlers: list[logging.Handler] = [] if shown else [logging.StreamHandler(sys.stderr)]
     if is_main_process():
         handlers.append(_LogFile(os.path.join(folder, LOG), encoding="utf-8"))
     for handler in handlers:

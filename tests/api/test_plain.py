@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import signal
 import subprocess
@@ -102,6 +103,20 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     stopped = open_run(tmp_path / "out")
     assert stopped.last.path.name == "checkpoint.pth"
     assert same_weights(stopped.resume(), run)
+
+
+def test_a_line_is_shown_once_also_where_the_caller_shows_logs(
+    classification: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = logging.StreamHandler(sys.stderr)
+    for name in ("without", "with"):
+        if name == "with":
+            logging.root.addHandler(shown)
+        try:
+            train_classifier(**classification | {"epochs": 1}, output=tmp_path / name)
+        finally:
+            logging.root.removeHandler(shown)
+        assert capsys.readouterr().err.count("12 images of 3 classes, 9 to evaluate") == 1
 
 
 def test_a_training_may_run_in_another_thread(run: Run, classification: Arguments, tmp_path: Path) -> None:
