@@ -62,6 +62,7 @@ def main() -> None:
     if args.batch_size < 1 or args.workers < 0:
         raise InputError("--batch-size must be at least 1, --workers at least 0")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("hiera_det.images").setLevel(logging.INFO)
     for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):
         need(package, "hiera-det classify", pip)
     from hiera_det.cli.processes import chosen_device

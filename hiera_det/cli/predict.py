@@ -1,7 +1,8 @@
 r"""Predict on images with a trained detector: pictures with masks, boxes, class names and scores, and a JSON of them.
 
---input takes images, videos, folders and patterns (in quotes; ** is any depth of folders). A file that cannot be read
-costs one line, and exit status 1 at the end. No image is ever overwritten.
+--input takes images, videos, folders and patterns (in quotes; ** is any depth of folders). Of a folder its own images
+are taken, with --recursive those at any depth; a line says what else is there. A file that cannot be read costs one
+line, and exit status 1 at the end. No image is ever overwritten.
 
 --json FILE.json gets COCO's results, and FILE.images.json beside it the images' ids, sizes and numbers of objects, or
 why one could not be read.
@@ -38,6 +39,7 @@ def argument_parser() -> argparse.ArgumentParser:
     model.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of a training: its config, last weights and classes")
     model.add_argument("--config-file", metavar="FILE", help="a config; name the weights by --opts MODEL.WEIGHTS FILE")
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images, videos, folders, patterns")
+    parser.add_argument("--recursive", action="store_true", help="take the images of an input's sub-folders too")
     parser.add_argument("--output", metavar="DIR", help="folder for the pictures")
     parser.add_argument("--json", metavar="FILE", help="file for all objects: COCO's results; image_id counts from 1")
     parser.add_argument(
@@ -84,7 +86,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hiera_det").setLevel(logging.INFO)
-    files = find_images(args.input, (*SUFFIXES, *VIDEO_SUFFIXES))
+    files = find_images(args.input, (*SUFFIXES, *VIDEO_SUFFIXES), recursive=args.recursive)
     skip = args.on_bad_image == "skip"
     places = args.output or "", args.json or "", args.images_json or ""
     job = PredictionJob(files, JobSettings(*places, args.overwrite, args.every, skip))

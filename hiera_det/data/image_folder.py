@@ -7,12 +7,13 @@ a folder decides what is in it.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hiera_det.errors import InputError
+from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder
 
 __all__ = ["SUFFIXES", "ImageFolder", "find_class_folders", "find_files_below", "find_images", "output_paths"]
@@ -20,6 +21,8 @@ __all__ = ["SUFFIXES", "ImageFolder", "find_class_folders", "find_files_below", 
 #: What counts as an image in a folder or pattern; a file that is named itself may end in anything.
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SHOWN = 5
+
+logger = logging.getLogger("hiera_det.images")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class ImageFolder:
 
 
 def find_files_below(root: str, suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[str]:
-    """All files below a folder, at any depth, that end like images; hidden ones are left out.
+    """All files below a folder, at any depth, that end like images; what else is there is told in a line.
 
     Args:
         root: the folder.
@@ -53,15 +56,31 @@ def find_files_below(root: str, suffixes: Sequence[str] = SUFFIXES, what: str = 
     Raises:
         InputError: there is no such folder, or there is none in it.
     """
+    others = _Others()
+    found = _files_below(root, suffixes, what, others)
+    others.tell(root)
+    return found
+
+
+def _files_below(root: str, suffixes: Sequence[str], what: str, others: _Others) -> list[str]:
+    """What `find_files_below` finds; counts the rest."""
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder")
-    found = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [os.path.join(folder, n) for n in names if n.lower().endswith(tuple(suffixes)) and n[0] != "."]
+    found = _images(_walk(root), suffixes, others)
     if not found:
-        raise InputError(f"{root}: there are no {what} below this folder ({' '.join(suffixes)})")
-    return sorted(found)
+        raise InputError(f"{root}: there are no {what} below this folder ({' '.join(suffixes)}){others.instead()}")
+    return found
+
+
+def _walk(root: str) -> Iterator[str]:
+    """The files below a folder, hidden folders left out; each folder once, for links may lead round in a circle."""
+    seen = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
+        if real not in seen:
+            yield from (os.path.join(folder, name) for name in names)
+        seen.add(real)
 
 
 def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequence[str] = SUFFIXES) -> ImageFolder:
@@ -93,20 +112,23 @@ def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequenc
     number = {name: index for index, name in enumerate(known)}
     files: list[str] = []
     labels: list[int] = []
+    others = _Others()
     for name in folders:
-        found = find_files_below(os.path.join(root, name), suffixes)
+        found = _files_below(os.path.join(root, name), suffixes, "images", others)
         files += found
         labels += [number[name]] * len(found)
+    others.tell(root)
     return ImageFolder(root, known, tuple(files), tuple(labels))
 
 
-def find_images(inputs: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[str]:
-    """The image files that names, folders and patterns stand for, each once.
+def find_images(inputs: Sequence[str], suffixes: Sequence[str] = SUFFIXES, *, recursive: bool = False) -> list[str]:
+    """The image files that names, folders and patterns stand for, each once; what is passed over is told in a line.
 
     Args:
-        inputs: files, which are taken as they are; folders, whose images are taken, but not those of their folders;
-            patterns such as ``photos/*.jpg`` or ``photos/**/*.png``, in which ``**`` is any depth of folders.
+        inputs: files, which are taken as they are; folders, whose images are taken; patterns such as
+            ``photos/*.jpg`` or ``photos/**/*.png``, in which ``**`` is any depth of folders.
         suffixes: endings, in lower case, of what counts as an image in folders and patterns.
+        recursive: take the images of a folder's folders too, at any depth.
 
     Returns:
         paths, in the order of the inputs and sorted within each.
@@ -116,32 +138,75 @@ def find_images(inputs: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> li
     """
     found: dict[str, str] = {}  # by its real path
     for name in inputs:
-        for path in _matches(name, tuple(suffixes)):
+        for path in _matches(name, suffixes, recursive):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
-def _matches(name: str, suffixes: tuple[str, ...]) -> list[str]:
+def _matches(name: str, suffixes: Sequence[str], recursive: bool) -> list[str]:
     """What one input stands for."""
     if os.path.isfile(name):
         return [name]
+    paths: Iterable[str] = glob.iglob(os.path.expanduser(name), recursive=True)
+    where = "no image matches this pattern" if glob.has_magic(name) else "no such file or folder"
     if os.path.isdir(name):
-        with os.scandir(name) as entries:
-            images = _images((entry.path for entry in entries), suffixes)
-        if not images:
-            raise InputError(f"{name}: there are no images in this folder ({' '.join(suffixes)})")
-        return images
-    images = _images(glob.glob(os.path.expanduser(name), recursive=True), suffixes)
+        paths = [name] if recursive else (os.path.join(name, entry) for entry in os.listdir(name))
+        where = f"there are no images {'below' if recursive else 'in'} this folder ({' '.join(suffixes)})"
+    if recursive:
+        paths = (file for path in paths for file in (_walk(path) if os.path.isdir(path) else [path]))
+    others = _Others()
+    images = _images(paths, suffixes, others)
+    if "**" in name:  # what is in these folders matches too
+        others.folders = 0
     if not images:
-        kind = "no image matches this pattern" if glob.has_magic(name) else "no such file or folder"
-        raise InputError(f"{name}: {kind}")
+        raise InputError(f"{name}: {where}{others.instead()}")
+    others.tell(name)
     return images
 
 
-def _images(paths: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
-    """Those that are images by their names, hidden ones left out; a link to nowhere is named when it is read."""
-    named = (path for path in paths if path.lower().endswith(suffixes) and not os.path.basename(path).startswith("."))
-    return sorted(path for path in named if os.path.isfile(path) or os.path.islink(path))
+def _images(paths: Iterable[str], suffixes: Sequence[str], others: _Others) -> list[str]:
+    """Those that are images by their names; a link to nowhere is named when it is read."""
+    found = []
+    for path in paths:
+        name = os.path.basename(path)
+        if os.path.isdir(path):
+            others.folders += not name.startswith(".")
+        elif not name.lower().endswith(tuple(suffixes)):
+            others.endings[os.path.splitext(name)[1].lower()] += not name.startswith(".")
+        elif name.startswith("."):
+            others.hidden += 1
+        else:
+            found.append(path)
+    return sorted(found)
+
+
+class _Others:
+    """What a folder or pattern holds beside images; hidden files count where they end like images."""
+
+    def __init__(self) -> None:
+        self.folders = self.hidden = 0
+        self.endings: Counter[str] = Counter()
+
+    def __str__(self) -> str:
+        endings = sorted((+self.endings).items(), key=lambda ending: (-ending[1], ending[0]))
+        parts = [f"{count} {ending or 'without an ending'}" for ending, count in endings[:SHOWN]]
+        if rest := sum(count for _, count in endings[SHOWN:]):
+            parts.append(f"{rest} of other endings")
+        if self.hidden:
+            parts.append(f"{self.hidden} hidden")
+        if self.folders:
+            parts.insert(0, f"{self.folders} folder{'s' if self.folders > 1 else ''} (--recursive goes into folders)")
+        return ", ".join(parts)
+
+    def tell(self, where: str) -> None:
+        """Log what is passed over."""
+        if others := str(self):
+            logger.info("%s: passed over: %s", printable(where), others)
+
+    def instead(self) -> str:
+        """What there is where there are no images, as the end of a refusal."""
+        others = str(self)
+        return f"; there are {others}" if others else ""
 
 
 def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) -> list[str]:

@@ -86,16 +86,56 @@ def test_files_folders_and_patterns_give_each_image_once(photos: Path) -> None:
     assert names("b.JPG", "", "deeper/../a.png", "notes.txt") == ["b.JPG", "a.png", "notes.txt"]
 
 
+def test_folders_below_are_taken_where_asked_and_a_link_in_a_circle_once(photos: Path) -> None:
+    (photos / "deeper" / "round").symlink_to(photos)
+    names = ["a.png", "b.JPG", "deeper/a.png", "deeper/c.jpg"]
+    for given in (photos, photos.parent / "pho*"):
+        found = find_images([str(given)], recursive=True)
+        assert [Path(path).relative_to(photos).as_posix() for path in found] == names
+
+
+def test_what_is_no_image_is_told_in_one_line_with_counts(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "hiera_det")
+    for name in ("a.avif", "b.AVIF", "README", ".DS_Store"):
+        (photos / name).write_bytes(b"")
+    find_images([str(photos)])
+    rest = "2 .avif, 1 without an ending, 1 .txt, 1 hidden"
+    assert caplog.messages == [f"{photos}: passed over: 1 folder (--recursive goes into folders), {rest}"]
+    caplog.clear()
+    find_images([str(photos)], recursive=True)
+    find_files_below(str(photos))
+    find_images([str(photos / "**")])
+    assert caplog.messages == [f"{photos}: passed over: {rest}"] * 2 + [
+        f"{photos}/**: passed over: 2 .avif, 1 without an ending, 1 .txt"
+    ]
+    caplog.clear()
+    for name in "ABCDEF":
+        (tmp_path / "many" / name).mkdir(parents=True)
+        (tmp_path / "many" / name / f"a.{name}").write_bytes(b"")
+        Image.new("RGB", (6, 4)).save(tmp_path / "many" / name / "a.png")
+    find_class_folders(str(tmp_path / "many"))
+    assert caplog.messages == [f"{tmp_path}/many: passed over: 1 .a, 1 .b, 1 .c, 1 .d, 1 .e, 1 of other endings"]
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("missing.jpg", "missing.jpg: no such file or folder"),
-        ("*.tif", r"\*\.tif: no image matches this pattern"),
-        ("deeper/empty", "empty: there are no images in this folder"),
+        ("missing.jpg", "missing.jpg: no such file or folder$"),
+        ("*.tif", r"\*\.tif: no image matches this pattern$"),
+        ("*.txt", r"\*\.txt: no image matches this pattern; there are 1 \.txt$"),
+        ("deeper/empty", r"empty: there are no images in this folder \(.*\)$"),
+        (
+            "other",
+            r"other: there are no images in this folder \(.*\); there are 1 folder \(--recursive .*\), 1 \.avif$",
+        ),
     ],
 )
-def test_an_input_without_images_is_named(photos: Path, name: str, says: str) -> None:
+def test_an_input_without_images_is_named_with_what_is_there(photos: Path, name: str, says: str) -> None:
     (photos / "deeper" / "empty").mkdir()
+    (photos / "other" / "below").mkdir(parents=True)
+    (photos / "other" / "a.avif").write_bytes(b"")
     with pytest.raises(InputError, match=says):
         find_images([str(photos), str(photos / name)])
 

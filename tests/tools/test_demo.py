@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ def test_pictures_and_results_of_a_folder(photos: Path, tmp_path: Path, run_fold
         (3, "c.jpg"),
     }
     assert {(result["category_id"], result["category_name"]) for result in results} <= {(7, "fig"), (42, "date")}
+
+
+def test_folders_below_are_told_of_and_taken_with_recursive(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any
+) -> None:
+    (photos / "deeper").mkdir()
+    (photos / "deeper" / "d.avif").write_bytes(b"")
+    shutil.copy(photos / "a.jpg", photos / "deeper" / "d.jpg")
+    run = ("--run", run_folder, "--input", photos, "--json", tmp_path / "found.json", "--overwrite")
+    done = run_here(TOOL, *run)
+    assert "3 images" in done.stdout, done.stderr
+    assert "photos: passed over: 1 folder (--recursive goes into folders)" in done.stderr
+    done = run_here(TOOL, *run, "--recursive")
+    assert "4 images" in done.stdout, done.stderr
+    assert "photos: passed over: 1 .avif" in done.stderr
 
 
 def test_the_results_are_what_pycocotools_reads(photos: Path, tmp_path: Path, run_folder: Path, run_here: Any) -> None:
