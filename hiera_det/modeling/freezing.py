@@ -54,6 +54,18 @@ class Freezable(nn.Module):
             module.requires_grad_(False)
         self.train(self.training)
 
+    def check_blocks(self) -> None:
+        """Refuse a trunk with fewer or more blocks than it was built with: it no longer knows where a stage ends.
+
+        Raises:
+            InputError: both numbers.
+        """
+        if (have := len(self.blocks)) != (built := len(self.options.block_stages)):
+            raise InputError(
+                f"trunk.blocks: {have} blocks, and the trunk was built with {built}; leave one out by "
+                "trunk.blocks[i] = torch.nn.Identity(), or build it with other depths"
+            )
+
     def train(self, mode: bool = True) -> Freezable:
         """As of `torch.nn.Module`; frozen parts stay in evaluation mode."""
         super().train(mode)
@@ -63,6 +75,7 @@ class Freezable(nn.Module):
 
     def _frozen_modules(self) -> list[nn.Module]:
         """The stem and the blocks that do not learn."""
+        self.check_blocks()
         stages = zip(self.options.block_stages, self.blocks, strict=True)
         blocks = [block for stage, block in stages if STAGES[stage] in self.frozen]
         return [self.get_submodule("patch_embed"), *blocks] if "stem" in self.frozen else blocks

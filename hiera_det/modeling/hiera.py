@@ -213,15 +213,37 @@ class HieraBase(Freezable):
 
         Yields:
             the block's number, and the tokens after it.
+
+        Raises:
+            InputError: blocks were taken out or put in, or one was replaced by what gives other tokens.
         """
+        self.check_blocks()
         for i in range(first, len(self.blocks) if last is None else last):
             block, (recompute, strides) = self.blocks[i], self._plan[i]
+            given = (tokens.x,) if isinstance(block, nn.Identity) else (tokens.x, tokens.grid)
             if recompute and records_gradients(tokens.x):
-                x = checkpoint(block, tokens.x, tokens.grid, use_reentrant=False)
+                x = checkpoint(block, *given, use_reentrant=False)
             else:
-                x = block(tokens.x, tokens.grid)
-            tokens = tokens.moved(x, strides)
+                x = block(*given)
+            after = tokens.moved(x, strides)
+            if not isinstance(block, HieraBlock):
+                self._check_tokens(i, tokens, after)
+            tokens = after
             yield i, tokens
+
+    def _check_tokens(self, index: int, before: Tokens, after: Tokens) -> None:
+        """Refuse what somebody's own block gives where it is not as many tokens and channels as come next."""
+        batch, count, _ = before.x.shape
+        expected = (
+            batch,
+            count // before.unit_tokens * after.unit_tokens,
+            self.options.dims[self.options.block_stages[index]],
+        )
+        found = tuple(after.x.shape) if isinstance(after.x, Tensor) else type(after.x).__name__
+        if found != expected:
+            raise InputError(
+                f"trunk.blocks[{index}]: {type(self.blocks[index]).__name__} gives {found}, not tokens {expected}"
+            )
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """The maps of the stages in ``out_features``, in that order, from the tokens of `embed`."""

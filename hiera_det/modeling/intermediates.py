@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock
 from hiera_det.modeling.hiera import HieraBase
 
@@ -43,14 +44,15 @@ def intermediates(
             global attention, ``N * N`` numbers per head.
 
     Raises:
-        InputError: images or a mask that the trunk cannot take.
+        InputError: images or a mask that the trunk cannot take, or attentions of a block that somebody has replaced.
     """
     before = trunk.embed(images, mask)
     hidden, weights = [before.map()], []
     for i, tokens in trunk.run(before):
         if attentions:
             block = trunk.blocks[i]
-            assert isinstance(block, HieraBlock)
+            if not isinstance(block, HieraBlock):
+                raise InputError(f"attentions: trunk.blocks[{i}] is no HieraBlock but {type(block).__name__}")
             weights.append(block.attn.weights(block.norm1(before.x), before.grid))
         hidden.append(tokens.map())
         before = tokens

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
 
-from hiera_det import Hiera
+from hiera_det import Hiera, intermediates
 from hiera_det.errors import InputError
 from hiera_det.modeling.fast import paths, slabs
 from hiera_det.modeling.options import HieraOptions
@@ -431,3 +431,72 @@ def test_the_pixels_that_the_weights_expect_are_on_the_trunk() -> None:
     assert small().pixel_mean == (123.675, 116.28, 103.53)  # ImageNet's 0.485, 0.456, 0.406 of 255
     assert small().pixel_std == (58.395, 57.12, 57.375)
     assert small(frames=4).pixel_mean == (114.75,) * 3
+
+
+class Around(nn.Module):
+    """Somebody's own module around a block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, grid: object) -> Tensor:
+        return 2 * self.block(x, grid)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
+def test_blocks_that_are_wrapped_left_out_or_exchanged_act_on_every_path(
+    mask: Tensor | None,
+) -> None:
+    trunk = small(depths=(2, 2, 2, 1))
+    kept = list(trunk.blocks)
+    for edit in (
+        {1: nn.Identity()},
+        {0: Around(kept[0])},
+        {5: nn.Identity()},
+        {2: Around(kept[2]), 6: Around(kept[6])},
+    ):
+        for i, block in enumerate(kept):
+            trunk.blocks[i] = edit.get(i, block)
+        tokens = trunk.embed(IMAGES, mask)
+        expected = {}
+        for i, block in enumerate(trunk.blocks):
+            x = tokens.x if isinstance(block, nn.Identity) else block(tokens.x, tokens.grid)
+            tokens = tokens.moved(x, trunk.options.unit_strides[trunk.options.block_stages[i] :])
+            if i in trunk.stage_ends:
+                expected[f"stage{trunk.stage_ends.index(i) + 1}"] = tokens.map()
+        torch.testing.assert_close(trunk(IMAGES, mask), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(trunk(IMAGES, mask), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(trunk, backend="eager")(IMAGES, mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda trunk: trunk.blocks.pop(3), r"trunk\.blocks: 5 blocks, and the trunk was built with 6"),
+        (lambda trunk: trunk.blocks.append(trunk.blocks[5]), "7 blocks, and the trunk was built with 6"),
+        (lambda trunk: trunk.__setattr__("blocks", trunk.blocks[:4]), "4 blocks, and the trunk was built with 6"),
+        (
+            lambda trunk: trunk.blocks.__setitem__(3, nn.Identity()),
+            r"trunk\.blocks\[3\]: Identity gives \(2, 96, 32\), not tokens \(2, 24, 64\)",
+        ),
+        (lambda trunk: trunk.blocks.__setitem__(4, Around(trunk.blocks[5])), r"trunk\.blocks\[4\]: Around gives"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused_in_one_line(edit: Callable[[Hiera], object], says: str) -> None:
+    trunk = small()
+    edit(trunk)
+    for call in (trunk, lambda images: [trunk.train(), trunk(images)], lambda images: intermediates(trunk, images)):
+        with pytest.raises(InputError, match=says) as refused, torch.no_grad():
+            call(IMAGES)
+        assert "\n" not in str(refused.value)
+
+
+def test_attentions_of_a_replaced_block_are_refused() -> None:
+    trunk = small()
+    trunk.blocks[1] = Around(trunk.blocks[1])
+    assert len(intermediates(trunk, IMAGES).hidden_states) == 7
+    with pytest.raises(InputError, match=r"attentions: trunk\.blocks\[1\] is no HieraBlock but Around"):
+        intermediates(trunk, IMAGES, attentions=True)
