@@ -21,6 +21,7 @@ __all__ = [
     "WriteError",
     "link_atomically",
     "make_folder",
+    "path_of",
     "require_space",
     "sweep_partials",
     "write_atomically",
@@ -28,6 +29,22 @@ __all__ = [
 
 #: A path as users hand it in.
 StrPath = str | os.PathLike[str]
+
+
+def path_of(value: object, name: str) -> str:
+    """A path as a text.
+
+    Args:
+        value: what a caller has given.
+        name: the argument, for the message.
+
+    Raises:
+        InputError: it is no path.
+    """
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise InputError(f"{name}: {type(value).__name__}; give a path")
+    return os.fsdecode(value)
+
 
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:32]
 #: ``.NAME.HOST.PID-COUNT.partial``: no two writers share one, and whoever finds it can tell whether its writer lives.

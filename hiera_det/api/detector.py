@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hiera_det.api.keys import KEYS, Data, Opts, data_fields, key_words, opts_of, pairs_of, words_of
+from hiera_det.api.keys import KEYS, Data, data_fields, key_words, opts_of
 from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
+from hiera_det.engine.opts import Opts, pairs_of, words_of
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hiera_det.api.keys import Data, Opts, data_fields, key_words, pairs_of, words_of
+from hiera_det.api.keys import Data, data_fields, key_words
 from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import CONFIG, Run, Weights
 from hiera_det.api.words import called_from_python
+from hiera_det.engine.opts import Opts, pairs_of, words_of
 from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hiera_det.engine.opts import Opts, pairs_of, words_of
 from hiera_det.engine.settings import EMA_DECAY
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 
-__all__ = ["KEYS", "Data", "Opts", "data_fields", "key_words", "opts_of", "pairs_of", "words_of"]
+__all__ = ["KEYS", "Data", "data_fields", "key_words", "opts_of"]
 
 #: COCO JSON and the folder that its file names are relative to.
 Data = tuple[StrPath, StrPath]
-#: Config keys with their values, as a dict or in turn.
-Opts = Mapping[str, Any] | Sequence[Any]
 
 #: The key that an argument sets.
 KEYS = {
@@ -87,19 +86,6 @@ def _size_keys(config: str, rest: Mapping[str, Any], size: int) -> dict[str, Any
     return keys | padded | {"INPUT.LSJ.SIZE": size}
 
 
-def pairs_of(opts: Opts) -> dict[str, Any]:
-    """``opts`` as a dict.
-
-    Raises:
-        InputError: they are no pairs.
-    """
-    if isinstance(opts, Mapping):
-        return dict(opts)
-    if isinstance(opts, str) or len(opts) % 2 or not all(isinstance(key, str) for key in opts[0::2]):
-        raise InputError(f"opts {opts!r}: give a dict, or keys and values in turn")
-    return dict(zip(opts[0::2], opts[1::2], strict=True))
-
-
 def data_fields(split: str, paths: StrPath | Data | None) -> dict[str, Any]:
     """A split's fields of a request.
 
@@ -116,8 +102,3 @@ def data_fields(split: str, paths: StrPath | Data | None) -> dict[str, Any]:
 def key_words(opts: Opts) -> dict[str, str]:
     """Arguments by the keys that they stand for, but for keys that the caller has written."""
     return {key: name for key, name in ({key: name for name, key in KEYS.items()} | OTHERS).items() if key not in opts}
-
-
-def words_of(pairs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Keys and values in turn."""
-    return tuple(word for pair in pairs.items() for word in pair)

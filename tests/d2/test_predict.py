@@ -207,7 +207,7 @@ def test_weights_without_classes_take_those_of_the_registered_data(run_folder: P
         (lambda folder: Predictor.from_folder(str(folder / "none")), "there is no config.yaml; give the OUTPUT_DIR"),
         (lambda folder: Predictor(config_of(folder)), "MODEL.WEIGHTS is empty"),
         (lambda folder: Predictor(config_of(folder), str(folder / "no.pth")), r"no\.pth"),
-        (lambda folder: predictor(folder, threshold=50.0), "threshold 50: scores are from 0 to 1"),
+        (lambda folder: predictor(folder, threshold=50.0), "threshold 50.0: scores are from 0 to 1"),
         (lambda folder: predictor(folder, "TEST.AUTOCAST", "float16"), r"TEST\.AUTOCAST float16 needs a GPU"),
         (lambda folder: predictor(folder, "TEST.IMS_PER_BATCH", "0"), r"TEST\.IMS_PER_BATCH 0"),
         (lambda folder: predictor(folder, "MODEL.ROI_HEADS.NUM_CLASSES", "3"), "lacks 6 tensors of the model"),
@@ -253,6 +253,8 @@ def test_images_in_memory_give_what_the_file_gives(run_folder: Path, files: list
         Image.fromarray(pixels).convert("RGBA"),
         torch.from_numpy(pixels).permute(2, 0, 1),
         torch.from_numpy(pixels).permute(2, 0, 1).float() / 255,
+        torch.from_numpy(pixels).permute(2, 0, 1).bfloat16(),  # whole numbers up to 256 are exact in it
+        torch.from_numpy(pixels).permute(2, 0, 1).float().requires_grad_(),
         pixels[:, ::-1][:, ::-1],
     ]
     for found in loaded(same):
@@ -274,16 +276,21 @@ def test_grey_images_in_memory_are_those_of_three_equal_channels(run_folder: Pat
     [
         (np.zeros((8, 8, 3), np.uint8), r"images: ndarray of shape \(8, 8, 3\) and type uint8; give a list"),
         (Image.new("RGB", (8, 8)), r"images: Image of shape \(8, 8\) and type RGB; give a list"),
-        ("a.jpg", "images: str; give a list"),
+        ("a.jpg", "images: str; give a list.*; files go to predict_files"),
+        (Path("a.jpg"), "images: PosixPath; give a list.*; files go to predict_files"),
         (None, "images: NoneType; give a list"),
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 3))], r"images\[1\]: ndarray of shape \(0, 8, 3\).* empty"),
         ([np.zeros((8, 8, 2))], r"images\[0\]: ndarray of shape \(8, 8, 2\) and type float64; give 1, 3 or 4"),
-        ([torch.zeros(8, 8, 3)], r"images\[0\]: Tensor of shape \(8, 8, 3\).*; give 1, 3 or 4"),
+        (
+            [torch.zeros(8, 8, 3)],
+            r"images\[0\]: Tensor of shape \(8, 8, 3\).*; give 1, 3 or 4 .* first axis of a tensor",
+        ),
+        ([torch.zeros(3, 8, 8).to_sparse()], r"images\[0\]: Tensor of shape \(3, 8, 8\)"),
         ([np.full((8, 8, 3), -1.0)], r"images\[0\]: .* float64; its pixels are from -1 to -1; scale"),
         ([np.full((8, 8, 3), np.nan)], r"images\[0\]: .*its pixels are from nan"),
         ([np.full((8, 8, 3), 1e5)], r"its pixels are from 100000 to 100000"),
         ([np.zeros((2, 8, 8, 3))], r"images\[0\]: ndarray of shape \(2, 8, 8, 3\)"),
-        (["a.jpg"], r"images\[0\]: str; give pixels"),
+        (["a.jpg"], r"images\[0\]: str; give pixels.*; files go to predict_files"),
         ([np.array([["a"]])], r"images\[0\]: .* its pixels are of type <U1"),
         ([None], r"images\[0\]: NoneType; give pixels"),
     ],
@@ -291,6 +298,58 @@ def test_grey_images_in_memory_are_those_of_three_equal_channels(run_folder: Pat
 def test_what_is_no_image_is_named_with_its_place_shape_and_type(run_folder: Path, images: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         predictor(run_folder)(images)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda one: Predictor("config.yaml"), "cfg: str; give a config, as of load_config, or use Predictor.from_fol"),
+        (lambda one: Predictor(one.cfg, one.model), "weights: GeneralizedRCNN; give a path"),
+        (lambda one: Predictor(one.cfg, threshold="half"), "threshold half: scores are from 0 to 1"),
+        (lambda one: Predictor.from_folder(None), "folder: NoneType; give a path"),
+        (lambda one: Predictor.from_folder("a", "TEST.AUTOCAST float32"), "opts 'TEST.AUTOCAST float32': give a dict"),
+        (lambda one: Predictor.from_folder("a", {3: 4}), "opts {3: 4}: give a dict"),
+        (lambda one: Predictor.from_folder("a", None), "opts None: give a dict"),
+        (lambda one: list(one.predict_files(None)), "files: NoneType; give a path or several; images in memory go to"),
+        (lambda one: list(one.predict_files(np.zeros((8, 8, 3)))), "files: ndarray; give a path or several"),
+        (lambda one: list(one.predict_files(["a.jpg", Image.new("L", (8, 8))])), r"files\[1\]: Image; give a path"),
+        (lambda one: list(one.predict_video(5)), "file: int; give a path"),
+        (lambda one: list(one.predict_video("a.mp4", every=0)), "every 0: give 1 for each frame"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(run_folder: Path, call: Any, says: str) -> None:
+    one = predictor(run_folder)
+    with pytest.raises(InputError, match=says) as caught:
+        call(one)
+    assert "\n" not in str(caught.value)
+
+
+def test_opts_are_a_dict_or_keys_and_values_in_turn(run_folder: Path, files: list[str]) -> None:
+    in_turn = Predictor.from_folder(run_folder, ["TEST.IMS_PER_BATCH", 2, "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.3], 0.0)
+    named = Predictor.from_folder(run_folder, {"TEST.IMS_PER_BATCH": 2, "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.3}, 0.0)
+    assert named.cfg == in_turn.cfg
+    assert named.cfg.TEST.IMS_PER_BATCH == 2
+    other = {"MODEL.WEIGHTS": str(run_folder / "model_final.pth")}
+    assert Predictor(load_config(run_folder / "config.yaml", other)).class_names == ["fig", "date"]
+
+
+def test_a_model_left_in_training_mode_predicts_as_in_evaluation_and_stays_in_it(
+    run_folder: Path, files: list[str]
+) -> None:
+    loaded = predictor(run_folder)
+    (expected,) = loaded.predict_files(files[0])
+    loaded.model.train()
+    (found,) = loaded.predict_files(files[0])
+    assert_same(found.instances, expected.instances)
+    assert loaded.model.training
+    assert loaded.model.backbone.training
+    loaded.model.eval()
+    loaded.model.backbone.trunk.train()
+    for block in loaded.model.backbone.trunk.blocks:
+        block.drop_path.rate = 0.9
+    assert_same(loaded([expected.image])[0], expected.instances)
+    assert not loaded.model.training
+    assert loaded.model.backbone.trunk.training
 
 
 def test_slivers_in_memory_are_predicted(run_folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
@@ -18,7 +18,9 @@ from hiera_det.d2.config.reading import read_files
 from hiera_det.d2.config.schedule import settle_schedule
 from hiera_det.d2.config.unread import check_read, kind_of
 from hiera_det.d2.data.augmentation import settle_input
+from hiera_det.engine.opts import Opts, words_of
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 
 __all__ = ["config_layers", "default_config", "load_config", "merge_layers"]
 
@@ -35,12 +37,12 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(config_file: StrPath, opts: Opts = ()) -> CfgNode:
     """Read a YAML config with its bases and apply KEY VALUE pairs.
 
     Args:
         config_file: path of the YAML file, or the name of one of this project's; "" for detectron2's defaults.
-        opts: keys and values in turn.
+        opts: keys and values, as a dict or in turn.
 
     Returns:
         the config, not frozen.
@@ -48,7 +50,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         InputError: file, key or value cannot be used, or nobody reads a key; the nearest is named for an unknown one.
     """
-    return merge_layers(config_layers(config_file, opts))
+    words = words_of(opts) if isinstance(opts, Mapping) else opts
+    return merge_layers(config_layers(os.fspath(config_file), words))
 
 
 def merge_layers(layers: list[Layer]) -> CfgNode:
@@ -65,7 +68,7 @@ def merge_layers(layers: list[Layer]) -> CfgNode:
     return cfg
 
 
-def config_layers(config_file: str, opts: Sequence[str]) -> list[Layer]:
+def config_layers(config_file: str, opts: Sequence[Any]) -> list[Layer]:
     """A config file's bases, the file itself and the command line, as they are written.
 
     Raises:
@@ -74,7 +77,7 @@ def config_layers(config_file: str, opts: Sequence[str]) -> list[Layer]:
     return [*(read_files(find_config(config_file)) if config_file else []), _command_line(opts)]
 
 
-def _command_line(opts: Sequence[str]) -> Layer:
+def _command_line(opts: Sequence[Any]) -> Layer:
     """KEY VALUE pairs as a layer.
 
     Raises:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size, convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image
@@ -60,8 +62,9 @@ def as_pixels(images: Sequence[ImageLike], image_format: str) -> list[Pixels]:
         InputError: they are not several images, or one cannot be used; its place, shape and type are named.
     """
     single = isinstance(images, Image.Image | str) or getattr(images, "ndim", 4) < 4  # an array of several is a list
+    single = single or isinstance(images, os.PathLike)
     if single or not isinstance(images, Iterable):
-        raise InputError(f"images: {_named(images)}; give a list of images, [image] for a single one")
+        raise InputError(f"images: {_named(images)}; give a list of images, [image] for a single one{_hint(images)}")
     return [_as_pixels(image, index, image_format) for index, image in enumerate(images)]
 
 
@@ -69,15 +72,14 @@ def _as_pixels(image: Any, index: int, image_format: str) -> Pixels:
     """One image in memory."""
     if isinstance(image, Image.Image):
         return _in_format(_plain(image, index), image_format)
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    if isinstance(image, Tensor) and pixels.ndim == 3:
-        pixels = pixels.transpose(1, 2, 0)
+    pixels = _array(image) if isinstance(image, Tensor) and image.layout is torch.strided else image
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3) or pixels.size == 0:
-        raise InputError(f"images[{index}]: {_named(image)}; give pixels [H, W, 3], none of them empty")
+        raise InputError(f"images[{index}]: {_named(image)}; give pixels [H, W, 3], none of them empty{_hint(image)}")
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     channels = pixels.shape[2]
     if channels not in (1, 3, 4):
-        raise InputError(f"images[{index}]: {_named(image)}; give 1, 3 or 4 channels, the last axis of an array")
+        axis = "the first axis of a tensor" if isinstance(image, Tensor) else "the last axis of an array"
+        raise InputError(f"images[{index}]: {_named(image)}; give 1, 3 or 4 channels, {axis}")
     try:
         pixels = to_8_bits(pixels)
     except ValueError as error:
@@ -87,6 +89,18 @@ def _as_pixels(image: Any, index: int, image_format: str) -> Pixels:
     if image_format == "L":
         return pixels if channels == 1 else _in_format(Image.fromarray(np.ascontiguousarray(pixels)), "L")
     return np.repeat(pixels, 3, axis=2) if channels == 1 else pixels
+
+
+def _array(image: Tensor) -> Pixels:
+    """A tensor as an array, its channels last."""
+    image = image.detach().cpu()
+    pixels: Pixels = (image.float() if image.dtype is torch.bfloat16 else image).numpy()  # NumPy has no bfloat16
+    return pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+
+
+def _hint(image: Any) -> str:
+    """Where a path belongs that stands in an image's place."""
+    return "; files go to predict_files" if isinstance(image, str | os.PathLike) else ""
 
 
 def _plain(image: Image.Image, index: int) -> Image.Image:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
+from torch import nn
 
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
@@ -33,7 +35,9 @@ from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
 from hiera_det.data.images import BadImageError, StrPath, read_header
 from hiera_det.data.video import read_frames
+from hiera_det.engine.opts import Opts, pairs_of
 from hiera_det.errors import InputError, printable
+from hiera_det.files import path_of
 from hiera_det.report.drawing import draw_objects
 
 __all__ = ["Prediction", "Predictor"]
@@ -88,8 +92,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: CfgNode, weights: StrPath = "", threshold: float = 0.5) -> None:
-        if not 0.0 <= threshold <= 1.0:
-            raise InputError(f"threshold {threshold:g}: scores are from 0 to 1")
+        _check_arguments(cfg, weights, threshold)
         self.cfg = cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = local_weights(os.fspath(weights) or cfg.MODEL.WEIGHTS)
@@ -108,25 +111,26 @@ class Predictor:
         self.categories: list[dict[str, Any]] = saved.get("categories") or _registered_categories(cfg)
 
     @classmethod
-    def from_folder(cls, folder: StrPath, opts: Sequence[str] = (), threshold: float = 0.5) -> Predictor:
+    def from_folder(cls, folder: StrPath, opts: Opts = (), threshold: float = 0.5) -> Predictor:
         """The detector that a training left in its ``OUTPUT_DIR``.
 
         Args:
             folder: holds ``config.yaml`` and ``model_final.pth``; of a training that has not ended, the last
                 checkpoint.
-            opts: keys and values in turn, over the config's; ``MODEL.WEIGHTS`` names another checkpoint.
+            opts: keys and values over the config's, as a dict or in turn; ``MODEL.WEIGHTS`` names another checkpoint.
             threshold: objects of lower scores are left out.
 
         Raises:
             InputError: one of the two files is not there, or see `Predictor`.
         """
+        folder, opts = path_of(folder, "folder"), pairs_of(opts)
         config = Path(folder) / "config.yaml"
         if Path(folder).is_file():
             raise InputError(f"{folder}: is a file; give the folder that it is in, the OUTPUT_DIR of a training")
         if not config.is_file():
             raise InputError(f"{folder}: there is no config.yaml; give the OUTPUT_DIR of a training")
-        cfg = load_config(str(config), opts)
-        return cls(cfg, "" if "MODEL.WEIGHTS" in opts[0::2] else _weights_in(os.fspath(folder)), threshold)
+        cfg = load_config(config, opts)
+        return cls(cfg, "" if "MODEL.WEIGHTS" in opts else _weights_in(folder), threshold)
 
     @property
     def class_names(self) -> list[str]:
@@ -171,7 +175,7 @@ class Predictor:
         Raises:
             InputError: a file cannot be read, and ``unreadable`` is not given.
         """
-        names = [os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+        names = _paths(files)
         report = _Report(unreadable)
         readable, sizes, transparent = [], [], 0
         for name in names:
@@ -204,7 +208,9 @@ class Predictor:
         Raises:
             InputError: PyAV is not installed, or the file is no video or damaged.
         """
-        name = os.fspath(file)
+        name = path_of(file, "file")
+        if type(every) is not int or every < 1:
+            raise InputError(f"every {every!r}: give 1 for each frame of a video, or a larger whole number")
         order = slice(None, None, -1) if self.cfg.INPUT.FORMAT == "BGR" else slice(None)
         for number, frame in read_frames(name, every):
             (prediction,) = self._predictions([(name, as_pixels([frame[:, :, order]], self.cfg.INPUT.FORMAT)[0])])
@@ -250,9 +256,41 @@ class Predictor:
             {"image": model_input(self.cfg, image), "height": image.shape[0], "width": image.shape[1]}
             for image in images
         ]
-        with torch.inference_mode(), autocast(self.cfg):
+        with torch.inference_mode(), autocast(self.cfg), _evaluating(self.model):
             outputs = self._detect(inputs)
         return [output["instances"].to("cpu") for output in outputs]
+
+
+def _check_arguments(cfg: Any, weights: Any, threshold: Any) -> None:
+    """Refuse arguments of other types than `Predictor` takes."""
+    if not isinstance(cfg, CfgNode):
+        raise InputError(f"cfg: {type(cfg).__name__}; give a config, as of load_config, or use Predictor.from_folder")
+    path_of(weights, "weights")
+    if not isinstance(threshold, Real) or not 0.0 <= float(threshold) <= 1.0:
+        raise InputError(f"threshold {threshold}: scores are from 0 to 1")
+
+
+def _paths(files: Any) -> list[str]:
+    """A path or several as texts."""
+    if isinstance(files, str | bytes | os.PathLike):
+        return [path_of(files, "files")]
+    # An array iterates too.
+    if not isinstance(files, Iterable) or hasattr(files, "shape"):
+        raise InputError(f"files: {type(files).__name__}; give a path or several; images in memory go to predictor()")
+    return [path_of(file, f"files[{index}]") for index, file in enumerate(files)]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode, and afterwards as somebody has left it."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _weights_in(folder: str) -> str:
