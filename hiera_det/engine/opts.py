@@ -19,12 +19,14 @@ def pairs_of(opts: Opts) -> dict[str, Any]:
     Raises:
         InputError: they are no pairs.
     """
-    if isinstance(opts, Mapping) and all(isinstance(key, str) for key in opts):
-        return dict(opts)
-    is_sequence = isinstance(opts, Sequence) and not isinstance(opts, str | bytes)
-    if not is_sequence or len(opts) % 2 or not all(isinstance(key, str) for key in opts[0::2]):
+    pairs: dict[Any, Any] = {None: None}
+    if isinstance(opts, Mapping):
+        pairs = dict(opts)
+    elif isinstance(opts, Sequence) and not isinstance(opts, str | bytes) and len(opts) % 2 == 0:
+        pairs = dict(zip(opts[0::2], opts[1::2], strict=True))
+    if not all(isinstance(key, str) for key in pairs):
         raise InputError(f"opts {opts!r}: give a dict, or keys and values in turn")
-    return dict(zip(opts[0::2], opts[1::2], strict=True))
+    return pairs
 
 
 def words_of(pairs: Mapping[str, Any]) -> tuple[Any, ...]:

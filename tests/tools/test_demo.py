@@ -57,7 +57,7 @@ def test_pictures_and_results_of_a_folder(photos: Path, tmp_path: Path, run_fold
 
 
 def test_folders_below_are_told_of_and_taken_with_recursive(
-    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     (photos / "deeper").mkdir()
     (photos / "deeper" / "d.avif").write_bytes(b"")
@@ -65,10 +65,11 @@ def test_folders_below_are_told_of_and_taken_with_recursive(
     run = ("--run", run_folder, "--input", photos, "--json", tmp_path / "found.json", "--overwrite")
     done = run_here(TOOL, *run)
     assert "3 images" in done.stdout, done.stderr
-    assert "photos: passed over: 1 folder (--recursive goes into folders)" in done.stderr
+    assert f"{photos}: passed over: 1 folder (--recursive goes into folders)" in caplog.messages
+    caplog.clear()
     done = run_here(TOOL, *run, "--recursive")
     assert "4 images" in done.stdout, done.stderr
-    assert "photos: passed over: 1 .avif" in done.stderr
+    assert f"{photos}: passed over: 1 .avif" in caplog.messages
 
 
 def test_the_results_are_what_pycocotools_reads(photos: Path, tmp_path: Path, run_folder: Path, run_here: Any) -> None:

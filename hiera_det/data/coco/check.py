@@ -22,6 +22,7 @@ from hiera_det.data.coco.entries import check_categories, check_images, check_ke
 from hiera_det.data.coco.findings import Finding, Findings, listed, short
 from hiera_det.data.coco.headers import check_headers
 from hiera_det.data.coco.image_files import check_files_there
+from hiera_det.data.coco.kinds import KINDS
 from hiera_det.data.coco.pixels import Progress, check_pixels
 from hiera_det.data.coco.read import nearest_folder, read_coco
 from hiera_det.data.coco.schema import Annotations, CocoData, CocoSummary, Contents, Floats, ImageId, StrPath
@@ -135,10 +136,7 @@ def _inspect(path: str, root: str, look: Look, findings: Findings) -> CocoSummar
         data.contents = Contents(images, names, data.annotations, linked.rows, areas)
     summary = _summarise(data, root, names, images, linked, findings)
     if look.require_annotations and not sum(summary.instance_counts) and not findings.has_errors:
-        have = "only crowd annotations" if len(data.annotations) else "no annotations ('annotations' is empty)"
-        if len(data.annotations) and "empty" in findings:
-            have = "no annotation with a box or a mask"
-        findings.add("no-annotations", have)
+        _tell_none(data.annotations, findings)
     if look.files and os.path.isdir(root):
         there = check_files_there(images, root, findings)
         # A training refuses anyhow then: it need not open thousands of files first.
@@ -148,6 +146,16 @@ def _inspect(path: str, root: str, look: Look, findings: Findings) -> CocoSummar
             check_pixels(there, root, findings, look.max_pixels, look.progress)
     notes = tuple(str(finding) for finding in findings.as_list() if finding.severity != "error")
     return CocoSummary(**{**summary.__dict__, "notes": notes})
+
+
+def _tell_none(annotations: Annotations, findings: Findings) -> None:
+    """Say why there is nothing to train on."""
+    have, remedy = "no annotations ('annotations' is empty)", KINDS["no-annotations"].remedy.split(";")[0]
+    if len(annotations):
+        have = "no annotation with a box or a mask" if "empty" in findings else "only crowd annotations"
+    if have == "only crowd annotations":
+        remedy = "where each is one object, set iscrowd to 0, as `hiera-det check ... --fix OUT.json` does"
+    findings.add("no-annotations", have, remedy=remedy)
 
 
 def _used(annotations: Annotations) -> set[int]:
@@ -234,6 +242,9 @@ def _note(summary: CocoSummary, names: Mapping[int, str], linked: Linked, empty:
         findings.add("image-crowd-only", said, count=summary.num_crowd_only)
     if crowd.any():
         findings.add("crowd-regions", f"{int(crowd.sum())} crowd regions (iscrowd 1) are not trained on")
+    if brushed := _brushed(linked.annotations, crowd):
+        said = f"{brushed} masks in run lengths have iscrowd 1, as CVAT writes what is drawn with a brush"
+        findings.add("crowd-brush", said, count=brushed)
     if (crowd & ~has_mask).any() and has_mask.any():
         ids = linked.ids(crowd & ~has_mask)
         said = f"{len(ids)} crowd regions have no mask, their boxes are taken: annotation {listed(ids)}"
@@ -245,6 +256,13 @@ def _note(summary: CocoSummary, names: Mapping[int, str], linked: Linked, empty:
         ids_ = summary.without_mask
         said = f"{summary.num_without_mask} of {total} annotations have no segmentation: annotation {listed(ids_)}"
         findings.add("mask-missing", said, annotation_id=ids_[0], count=summary.num_without_mask)
+
+
+def _brushed(annotations: Annotations, crowd: Any) -> int:
+    """Crowd regions of run lengths in a JSON whose annotations have CVAT's key."""
+    if not any("attributes" in keys for keys in annotations.key_sets):
+        return 0
+    return sum(bool(crowd[index]) for index in annotations.rles)
 
 
 def _gaps(data: CocoData, names: Mapping[int, str], linked: Linked) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ __all__ = [
     "check_lists",
     "check_odd",
     "id_remedy",
+    "is_side",
     "meant_id",
     "meant_key",
     "meant_polygons",
@@ -31,6 +32,10 @@ __all__ = [
 EXACT = 2**53
 #: What to do about ids of categories that are texts.
 _NUMBERED = "let `hiera-det check ... --fix OUT.json` write ids that are texts as integers"
+#: What to do about annotations without a box, as VIA writes points.
+_BOXED = "let `hiera-det check ... --fix OUT.json` take the box of the mask, or leave out what has none"
+#: What to do about images without sizes, which Label Studio writes for those that it could not load.
+_SIZED = "let `hiera-det check ... --fix OUT.json` write the file's size"
 #: Combinations of keys that are looked at for misspelt ones; annotations of one tool have a few.
 MAX_KEY_SETS = 100
 #: Most pixels along a side that an image may be said to have.
@@ -50,13 +55,22 @@ def check_lists(top: Mapping[str, Any], findings: Findings, *, packed: bool) -> 
             findings.add("lists", f"'{key}' is {kind_of(top[key])}, not a list", remedy="")
         elif not top[key]:
             one = "image" if key == "images" else "category"
-            findings.add("lists", f"'{key}' is empty; a data set needs at least one {one}", remedy="")
+            said = f"'{key}' is empty; a data set needs at least one {one}"
+            findings.add("lists", said, remedy=_empty_remedy(key, top))
         else:
             for index, entry in enumerate(top[key]):
                 if not isinstance(entry, dict):
                     findings.add("lists", f"{key}[{index}] is {kind_of(entry)}, not an object", remedy="")
                     break
     return "lists" not in findings
+
+
+def _empty_remedy(key: str, top: Mapping[str, Any]) -> str:
+    """What to do about a list without entries, where the tool that wrote it is known for it."""
+    info = top.get("info")
+    if key == "categories" and isinstance(info, dict) and "VIA" in str(info.get("description")):
+        return "VIA exports attributes of type dropdown, radio or checkbox only: change the type there, export again"
+    return ""
 
 
 def check_categories(categories: list[dict[str, Any]], used: set[int], findings: Findings) -> dict[int, str]:
@@ -124,10 +138,10 @@ def check_images(images: list[dict[str, Any]], findings: Findings) -> dict[Image
     found = {}
     ids = []
     for index, image in enumerate(images):
-        told = _image_fault(index, image)
+        told, remedy = _image_fault(index, image)
         if told:
             id_ = image.get("id")
-            findings.add("image", told, remedy="", image_id=id_ if type(id_) in (int, str) else None)
+            findings.add("image", told, remedy=remedy, image_id=id_ if type(id_) in (int, str) else None)
         else:
             ids.append(image["id"])
             found[image["id"]] = image
@@ -145,23 +159,30 @@ def check_images(images: list[dict[str, Any]], findings: Findings) -> dict[Image
     return found
 
 
-def _image_fault(index: int, image: dict[str, Any]) -> str | None:
+def _image_fault(index: int, image: dict[str, Any]) -> tuple[str, str]:
+    """What is wrong with an image's entry, and what to do about it; nothing where it is sound."""
     where = f"images[{index}]"
-    for key in ("id", "file_name", "width", "height"):
+    for key in ("id", "file_name"):
         if key not in image:
-            return f"{where}: {_missing(key, image)}"
+            return f"{where}: {_missing(key, image)}", ""
     if type(image["id"]) not in (int, str):
-        return f"{where}: id {short(image['id'])} must be an integer or a text"
+        return f"{where}: id {short(image['id'])} must be an integer or a text", ""
     if type(image["id"]) is int and not -(2**63) <= image["id"] < 2**63:
-        return f"{where}: id {short(image['id'])} must be an integer of 64 bits"
-    where = f"image {short(image['id'])}"
+        return f"{where}: id {short(image['id'])} must be an integer of 64 bits", ""
     if not isinstance(image["file_name"], str) or not image["file_name"]:
-        return f"{where}: file_name {short(image['file_name'])} must be a text"
+        return f"image {short(image['id'])}: file_name {short(image['file_name'])} must be a text", ""
     for key in ("width", "height"):
-        if type(image[key]) is not int or not 0 < image[key] <= MAX_SIDE:
-            said = f"{where} ({short(image['file_name'])}): {key} {short(image[key])}"
-            return f"{said} must be a positive integer, in pixels"
-    return None
+        if key not in image:
+            return f"{where}: {_missing(key, image)}", _SIZED
+        if not is_side(image[key]):
+            said = f"image {short(image['id'])} ({short(image['file_name'])}): {key} {short(image[key])}"
+            return f"{said} must be a positive integer, in pixels", _SIZED
+    return "", ""
+
+
+def is_side(value: Any) -> bool:
+    """Whether an image may be so wide or high."""
+    return type(value) is int and 0 < value <= MAX_SIDE
 
 
 def _tell_files_twice(images: Mapping[ImageId, Mapping[str, Any]], findings: Findings) -> None:
@@ -201,7 +222,7 @@ def _fault(entry: Any) -> tuple[str, str, str | None]:
         return "annotation-keys", f"is {kind_of(entry)}, not an object", None
     for key in ("id", "image_id", "category_id", "bbox"):
         if key not in entry:
-            return "annotation-keys", _missing(key, entry), None
+            return "annotation-keys", _missing(key, entry), _BOXED if key == "bbox" else None
     for fault in _FAULTS:
         if found := fault(entry):
             return found
@@ -236,7 +257,8 @@ def _value_fault(entry: Mapping[str, Any]) -> Fault | None:
         return "annotation-crowd", f"iscrowd {short(crowd)} must be 0 or 1", ""
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all_finite(box):
-        return "box", f"bbox {short(box)} must be four finite numbers [x, y, width, height]", ""
+        said = f"bbox {short(box)} must be four finite numbers [x, y, width, height]"
+        return "box", said, _BOXED if box in (None, []) else ""
     keypoints = entry.get("keypoints")
     if keypoints and (not isinstance(keypoints, list) or len(keypoints) % 3 or not all_finite(keypoints)):
         return "annotation-keypoints", f"keypoints {short(keypoints)} must be three finite numbers a point", None

@@ -38,6 +38,8 @@ def _convert(what: str) -> str:
 def _of_text(text: str) -> str:
     start = text[:10_000]
     if start.lstrip("\ufeff \t\r\n").startswith("<"):
+        if "<annotations>" in start:
+            return "this is CVAT's own XML: export the task as COCO 1.0, or as YOLO or VOC and convert that"
         return _convert("a VOC annotation (XML)") if "<annotation" in start else "this is XML or HTML, not JSON"
     if _YOLO_LINE.match(start):
         return _convert("a YOLO label file")
@@ -53,6 +55,10 @@ def _of_object(content: dict[str, Any]) -> str:
         isinstance(value, dict) and "regions" in value for value in list(content.values())[:3]
     ):
         return "this is a project of the VGG Image Annotator: export it there as COCO"
+    if "objects" in content and "size" in content:
+        return "this is Supervisely's own file of one image: export the project there as COCO"
+    if "items" in content and isinstance(content.get("categories"), dict):
+        return "this is Datumaro's own format: export the data as COCO"
     return ""
 
 
@@ -60,6 +66,8 @@ def _of_list(content: list[Any]) -> str:
     first = content[0] if content and isinstance(content[0], dict) else {}
     if "score" in first and "image_id" in first:
         return "these are results of a detector, not a data set"
+    if "annotations" in first and "data" in first:
+        return "this is Label Studio's own JSON: export the project there as COCO"
     if "annotations" in first and "image" in first:
         return "this is CreateML's format: export the data as COCO"
     return ""

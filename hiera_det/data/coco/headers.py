@@ -46,7 +46,7 @@ def check_headers(
             findings.add("image-unreadable", header, file=path, image_id=image["id"])
             continue
         if (size := (header.width, header.height)) != (image["width"], image["height"]):
-            wrong.append((image, size))
+            wrong.append((image, size, header.is_rotated))
         transparent += [image] if header.is_transparent else []
         deep += [image] if header.mode.startswith(("I", "F")) else []
     if wrong:
@@ -60,14 +60,21 @@ def check_headers(
             findings.add(kind, said, image_id=which[0]["id"], count=len(which))
 
 
-def _tell_sizes(wrong: Sequence[tuple[Mapping[str, Any], tuple[int, int]]], total: int, findings: Findings) -> None:
+def _tell_sizes(
+    wrong: Sequence[tuple[Mapping[str, Any], tuple[int, int], bool]], total: int, findings: Findings
+) -> None:
     told = "; ".join(
         f"{image['file_name']} is {size[0]}x{size[1]}, JSON says {image['width']}x{image['height']}"
-        for image, size in wrong[:LISTED]
+        for image, size, _ in wrong[:LISTED]
     )
     remedy = None
-    if all(size == (image["height"], image["width"]) for image, size in wrong):
+    if all(size == (image["height"], image["width"]) for image, size, _ in wrong):
         remedy = "the JSON has them unrotated: remove the EXIF orientation or swap width and height with the boxes"
+        if not any(rotated for _, _, rotated in wrong):
+            remedy = (
+                "the JSON has width and height exchanged (no EXIF orientation is in the files): let `hiera-det check "
+                "... --fix OUT.json` write the files' sizes, which it does where the boxes lie in them"
+            )
     findings.add(
         "image-size",
         f"{len(wrong)} of {total} images differ in size (width x height, EXIF orientation applied): {told}",

@@ -44,7 +44,8 @@ KINDS: dict[str, Kind] = {
     "no-annotations": Kind(
         _E,
         "No annotation to train on or to evaluate with.",
-        "training and evaluation need at least one annotated object",
+        "training and evaluation need at least one annotated object; of crowd regions alone `--fix` makes objects",
+        True,
     ),
     # Categories
     "category": Kind(
@@ -70,7 +71,8 @@ KINDS: dict[str, Kind] = {
     "image": Kind(
         _E,
         "An image has no id, file name, width or height that can be used.",
-        "images need an id, a file_name, and width and height in pixels",
+        "images need an id, a file_name, and width and height in pixels; `--fix` takes the sizes of the files",
+        True,
     ),
     "image-id-twice": Kind(_E, "Two images have the same id.", "make them unique"),
     "image-id-mixed": Kind(_E, "Some image ids are integers, some texts.", "use one kind"),
@@ -119,14 +121,19 @@ KINDS: dict[str, Kind] = {
     "image-size": Kind(
         _E,
         "Files have another size than the JSON says.",
-        "write the files' sizes into the JSON and scale its boxes with them",
+        "write the files' sizes into the JSON and scale its boxes with them; where width and height are exchanged and "
+        "the boxes lie in the file, `--fix` does so",
+        True,
     ),
     "image-headers-sampled": Kind(_N, "Only a sample of the image files was looked into."),
     "image-no-annotation": Kind(_N, "Images without annotation are trained on as negatives."),
     "image-crowd-only": Kind(_N, "Images with crowd regions only are trained on as negatives."),
     # Annotations
     "annotation-keys": Kind(
-        _E, "An annotation is no object or lacks a key.", "it needs id, image_id, category_id and bbox"
+        _E,
+        "An annotation is no object or lacks a key.",
+        "it needs id, image_id, category_id and bbox; `--fix` takes a missing box of the mask",
+        True,
     ),
     "annotation-id": Kind(_E, "An annotation's id is no integer below 2^63.", "number the annotations"),
     "annotation-id-twice": Kind(_E, "Annotation ids occur more than once.", f"make them unique, or {_MENDED}", True),
@@ -150,6 +157,13 @@ KINDS: dict[str, Kind] = {
     ),
     "annotation-other": Kind(_E, "An annotation is not as COCO has them.", "compare it with another one"),
     "crowd-regions": Kind(_N, "Crowd regions are not trained on; detections in them are not counted as wrong."),
+    "crowd-brush": Kind(
+        _W,
+        "Masks in run lengths are crowd regions, as CVAT and Datumaro write what is drawn with a brush: nothing is "
+        "learned of these objects.",
+        "where each is one object, set iscrowd to 0, as `hiera-det check ... --fix OUT.json` does",
+        True,
+    ),
     "crowd-no-mask": Kind(
         _N,
         "Crowd regions without a mask: evaluation of masks takes their boxes.",
@@ -164,7 +178,12 @@ KINDS: dict[str, Kind] = {
         True,
     ),
     # Boxes
-    "box": Kind(_E, "`bbox` is not four finite numbers.", "write [x, y, width, height]"),
+    "box": Kind(
+        _E,
+        "`bbox` is not four finite numbers.",
+        "write [x, y, width, height]; an empty one `--fix` takes of the mask, or leaves the annotation out",
+        True,
+    ),
     "box-absurd": Kind(_E, "A box lies more than ten image sides outside its image.", _LEFT_OUT, True),
     "box-no-area": Kind(
         _W,
@@ -181,13 +200,28 @@ KINDS: dict[str, Kind] = {
     "box-outside": Kind(_N, "Boxes leave their image by more than a pixel."),
     "box-xyxy": Kind(
         _W,
-        "Most boxes leave their image, as [x1, y1, x2, y2] do.",
-        "COCO boxes are [x, y, width, height]",
+        "Boxes leave their image, and lie in it when read as [x1, y1, x2, y2].",
+        "look at `--pictures OUT.png`; COCO boxes are [x, y, width, height]",
+    ),
+    "box-centre": Kind(
+        _W,
+        "Boxes leave their image, and lie in it when read as [centre x, centre y, width, height].",
+        "look at `--pictures OUT.png`; COCO boxes are [x, y, width, height] with the upper left corner",
+    ),
+    "box-mostly-outside": Kind(
+        _W,
+        "Most boxes leave their image, in whatever form they are read.",
+        "look at `--pictures OUT.png`: are the images of another size than those that were annotated?",
     ),
     "box-fractions": Kind(
         _W,
         "Most boxes lie within one pixel, as fractions of the image do.",
-        "multiply x and width by the image's width, y and height by its height",
+        "multiply x and width by the image's width, y and height by its height; YOLO's x and y are the box's centre",
+    ),
+    "box-percent": Kind(
+        _W,
+        "All boxes lie within the first 100 pixels of images that are much larger, as percent of the image do.",
+        "look at `--pictures OUT.png`; multiply x and width by the image's width, y and height by its height, over 100",
     ),
     # Masks
     "mask-kind": Kind(
@@ -202,8 +236,8 @@ KINDS: dict[str, Kind] = {
     "polygon-points": Kind(
         _E,
         "A polygon has fewer than three points, or half a point. (pycocotools takes four numbers for a box.)",
-        "it needs at least three points [x1, y1, x2, y2, x3, y3, ...]; `hiera-det check ... --fix OUT.json` takes such "
-        "polygons out",
+        "it needs at least three points [x1, y1, x2, y2, x3, y3, ...]; `hiera-det check ... --fix OUT.json` writes the "
+        "box where the four numbers are it, and takes other such polygons out",
         True,
     ),
     "polygon-numbers": Kind(_E, "A polygon holds something that is not a finite number.", "correct or remove it"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 from hiera_det.data.coco.findings import short
 
-__all__ = ["all_finite", "id_remedy", "meant_id", "meant_key", "meant_polygons"]
+__all__ = ["all_finite", "id_remedy", "meant_id", "meant_key", "meant_polygons", "shift_of"]
 
 #: What annotations may hold; keys that are nearly one of these are misspelt.
 KEYS = ("id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "keypoints")
@@ -42,6 +42,13 @@ def meant_id(value: Any, known: Container[Any]) -> Any:
     elif isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:  # longer ones are no ids
         other = int(value)
     return other if other is not None and other in known else None
+
+
+def shift_of(used: Collection[int], known: Collection[int]) -> int:
+    """What to add to the category ids that annotations use so that all are known, 1 or -1; 0 where that is not so."""
+    if set(used) <= set(known):
+        return 0
+    return next((shift for shift in (1, -1) if {value + shift for value in used} <= set(known)), 0)
 
 
 def id_remedy(key: str, meant: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ __all__ = ["Folder", "Located", "leads_outside", "locate"]
 ENDINGS = frozenset((".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
+#: What Label Studio puts in front of the name of a file that is uploaded.
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 #: Letters and folders of a file name that is looked for; no system has longer paths, and few are deeper.
 MAX_NAME, MAX_PARTS = 4096, 32
 
@@ -178,13 +181,25 @@ def _meant(name: str, folder: Folder, whole: bool | None) -> str | None:
     """
     if whole is None:
         return name if not leads_outside(name) and folder.has(name) else None
-    slashed = _slashed(name)
-    for form in dict.fromkeys((slashed, unquote(slashed))) if len(name) < MAX_NAME else ():
+    for form in _forms(_slashed(name)) if len(name) < MAX_NAME else ():
         parts = [part for part in form.split("/") if part not in ("", ".", "..")][-MAX_PARTS:]
         for dropped in range(1 if whole else len(parts)):
             if found := folder.resolve("/".join(parts[dropped:])):
                 return found
     return None
+
+
+def _forms(name: str) -> Iterator[str]:
+    """What a name may stand for: itself, an address, or what Label Studio makes of it."""
+    yield from dict.fromkeys((name, unquote(name)))
+    address, _, query = name.partition("?")
+    if query:
+        yield unquote(address)
+        if query.startswith("d="):  # /data/local-files/?d=folder/a.jpg
+            yield unquote(query[2:])
+    folder, base = posixpath.split(unquote(address))
+    if uploaded := _UPLOADED.match(base):
+        yield posixpath.join(folder, base[uploaded.end() :])
 
 
 def differences(name: str, actual: str) -> str:
@@ -197,7 +212,12 @@ def differences(name: str, actual: str) -> str:
     if "%" in name and unquote(name) != name and unquote(posixpath.basename(name)) != posixpath.basename(name):
         found.append("%20 and the like")
         name = unquote(name)
+    if "?" in name:
+        found.append("what follows '?'")
+        name = next((form for form in _forms(name) if form.endswith(posixpath.basename(actual))), name)
     base, actual_base = posixpath.basename(name), posixpath.basename(actual)
+    if _UPLOADED.match(base) and not _UPLOADED.match(actual_base):
+        found.append("Label Studio's prefix")
     if posixpath.dirname(name).casefold() != posixpath.dirname(actual).casefold():
         found.append("leading folders")
     if os.path.splitext(base)[1].casefold() != os.path.splitext(actual_base)[1].casefold():

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from hiera_det.data.coco.agreement import frozen
-from hiera_det.data.coco.entries import EXACT, check_categories
+from hiera_det.data.coco.entries import EXACT, check_categories, is_side
 from hiera_det.data.coco.findings import Findings
 from hiera_det.data.coco.geometry import drawn_area, is_flat
-from hiera_det.data.coco.meant import all_finite, meant_id, meant_key, meant_polygons
+from hiera_det.data.coco.meant import all_finite, meant_id, meant_key, meant_polygons, shift_of
 from hiera_det.data.coco.names import Folder, leads_outside, locate
 from hiera_det.data.coco.pack import MAX_AREA
 from hiera_det.data.coco.read import read_json
-from hiera_det.data.coco.rle import rle_area, run_lengths
+from hiera_det.data.coco.repair_sizes import mend_sizes
+from hiera_det.data.coco.rle import rle_area, rle_extent, run_lengths
 from hiera_det.data.coco.schema import StrPath
 from hiera_det.data.coco.values import ABSURD, AREA_FACTOR, AREA_SLACK
 from hiera_det.data.coco.write import box_polygon
@@ -62,6 +63,8 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
     _mend_references(data, done)
     _mend_categories(data, done)
     _mend_images(data, str(image_root), done)
+    mend_sizes(data, str(image_root), done)
+    _mend_crowd(data["annotations"], done)
     given = len(data["annotations"])
     _mend_annotations(data, done)
     if given and not data["annotations"]:
@@ -89,6 +92,12 @@ def _mend_references(data: dict[str, Any], done: Counter[str]) -> None:
             done["id written as an integer"] += 1
     texts = [c["id"] for c in data["categories"] if type(c.get("id")) is str]
     listed = {c["id"] for c in data["categories"] if type(c.get("id")) in (int, str)}
+    used = {a["category_id"] for a in data["annotations"] if type(a.get("category_id")) is int}
+    if all(type(id_) is int for id_ in listed) and shift_of(used, listed):  # left out, the others would be wrong
+        raise InputError(
+            f"category ids {sorted(used)[0]} to {sorted(used)[-1]} in 'annotations', {min(listed)} to {max(listed)} in "
+            "'categories': one counts from another number; correct it, or add the category that is missing"
+        )
     free = itertools.filterfalse(listed.__contains__, itertools.count(1))
     whole = {int(text) for text in texts if text.strip().isdecimal() and len(text) < 16} - listed
     keep = len(whole) == len(texts)  # not so for words, or for "3" beside 3
@@ -149,6 +158,7 @@ def _mend_annotations(data: dict[str, Any], done: Counter[str]) -> None:
     categories = {c["id"] for c in data["categories"] if type(c.get("id")) is int}
     for annotation in data["annotations"]:
         _mend_mask(annotation, done)
+        _mend_box(annotation, done)
     # Where most have masks one without is a slip; where few have, the data set is one of boxes.
     have_masks = [bool(a.get("segmentation")) for a in data["annotations"] if not a.get("iscrowd")]
     mostly_masks = sum(have_masks) > len(have_masks) / 2
@@ -182,6 +192,41 @@ def _without_repeated(annotations: list[dict[str, Any]], done: Counter[str]) -> 
     return list(first.values())
 
 
+def _mend_crowd(annotations: list[dict[str, Any]], done: Counter[str]) -> None:
+    """Objects that CVAT has drawn with a brush are no crowd regions, nor are all annotations of a data set."""
+    crowd = [annotation for annotation in annotations if annotation.get("iscrowd") == 1]
+    if len(crowd) < len(annotations):
+        marked = [(annotation, annotation.get("attributes")) for annotation in crowd]
+        crowd = [a for a, own in marked if isinstance(own, dict) and not own.get("is_crowd")]
+        crowd = [annotation for annotation in crowd if isinstance(annotation.get("segmentation"), dict)]
+    for annotation in crowd:
+        annotation["iscrowd"] = 0
+        done["iscrowd set to 0"] += 1
+
+
+def _mend_box(annotation: dict[str, Any], done: Counter[str]) -> None:
+    """Fill in a box that is not there, from the mask or as one without area."""
+    if annotation.get("bbox") not in (None, []):
+        return
+    annotation["bbox"] = _box_of(annotation.get("segmentation")) or [0, 0, 0, 0]
+    done["box taken of the mask"] += annotation["bbox"][2] > 0
+
+
+def _box_of(mask: Any) -> list[float] | None:
+    """The box around a mask's polygons or runs; None where there is no area."""
+    if isinstance(mask, dict):
+        runs, size = run_lengths(mask.get("counts")), mask.get("size")
+        if runs is None or not isinstance(size, list) or len(size) != 2 or not all(map(is_side, size)):
+            return None
+        left, top, right, bottom = map(float, rle_extent(runs, size[0])) if rle_area(runs) else (0.0, 0.0, 0.0, 0.0)
+    elif _mask_area(mask):
+        values = [value for polygon in mask for value in polygon]
+        (left, top), (right, bottom) = (min(values[0::2]), min(values[1::2])), (max(values[0::2]), max(values[1::2]))
+    else:
+        return None
+    return [left, top, right - left, bottom - top] if right > left and bottom > top else None
+
+
 def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:
     """Write polygons as COCO has them, and take out those of fewer than three points."""
     if polygons := meant_polygons(annotation.get("segmentation")):
@@ -190,11 +235,24 @@ def _mend_mask(annotation: dict[str, Any], done: Counter[str]) -> None:
     mask = annotation.get("segmentation")
     if not isinstance(mask, list):
         return
+    box = annotation.get("bbox")
+    if len(mask) == 1 and _is_its_box(mask[0], box):
+        annotation["segmentation"] = [box_polygon(box)]
+        done["four numbers written as the box's polygon"] += 1
+        return
     # They cover no pixel; detectron2's loader drops them too.
     kept = [p for p in mask if not isinstance(p, list) or not all_finite(p) or (len(p) >= 6 and len(p) % 2 == 0)]
     if len(kept) < len(mask):
         annotation["segmentation"] = kept
         done["polygon of fewer than three points taken out"] += len(mask) - len(kept)
+
+
+def _is_its_box(polygon: Any, box: Any) -> bool:
+    """Whether four numbers are the box's corners, as labelme's script writes rectangles, or the box itself."""
+    if not all(isinstance(values, list) and len(values) == 4 and all_finite(values) for values in (polygon, box)):
+        return False
+    x, y, width, height = box
+    return any(np.abs(np.subtract(polygon, form)).max() <= 1 for form in (box, [x, y, x + width, y + height]))
 
 
 def _why_left_out(
@@ -252,10 +310,8 @@ def _mend_values(annotation: dict[str, Any], mostly_masks: bool, done: Counter[s
         mask = annotation["segmentation"] = [box_polygon(box)]
         done["crowd region given its box as mask"] += 1
     area = _mask_area(mask)
-    if isinstance(mask, list) and area and (box[2] <= 0 or box[3] <= 0):
-        values = [value for polygon in mask for value in polygon]
-        left, top = min(values[0::2]), min(values[1::2])
-        annotation["bbox"] = box = [left, top, max(values[0::2]) - left, max(values[1::2]) - top]
+    if (box[2] <= 0 or box[3] <= 0) and (own_box := _box_of(mask)):
+        annotation["bbox"] = box = own_box
         done["box taken of the mask"] += 1
     own, right = annotation.get("area"), area or float(box[2] * box[3])
     own = float(own) if isinstance(own, int | float) and all_finite([own]) and 0 <= own <= MAX_AREA else math.nan

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hiera_det.data.coco.box_form import CENTRES, CORNERS, box_form, is_percent
 from hiera_det.data.coco.findings import Findings, listed, short
 from hiera_det.data.coco.geometry import drawn_area, is_flat, mask_extents, polygon_areas
-from hiera_det.data.coco.meant import id_remedy, meant_id
+from hiera_det.data.coco.meant import id_remedy, meant_id, shift_of
 from hiera_det.data.coco.rle import rle_area, rle_extent, run_lengths
 from hiera_det.data.coco.schema import Annotations, Floats, ImageId
 
@@ -22,8 +23,8 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 
 #: How far outside its image, in sides of it, a coordinate is nonsense; pycocotools takes memory in proportion to it.
 ABSURD = 10
-#: From this share of the boxes on, those beyond the right or lower border are suspected to be XYXY, those within one
-#: pixel to be fractions.
+#: From this share of the boxes on, those within one pixel are taken for fractions, and those that leave their images
+#: are worth a warning.
 SUSPECT = 0.5
 #: One pixel of slack: boxes are often rounded outwards.
 SLACK = 1
@@ -95,6 +96,12 @@ def _refuse_unknown(
     remedy = f"add the {what} or remove the annotations"
     if (meant := meant_id(value, known)) is not None:
         remedy = id_remedy(f"{what}_id", meant)
+    elif what == "category" and (shift := shift_of(np.unique(annotations.category_ids).tolist(), known)):
+        words = ("add 1 to", "take 1 from") if shift > 0 else ("take 1 from", "add 1 to")
+        remedy = (
+            f"unless a category is missing, category_id counts from {min(known) - shift} and the ids in 'categories' "
+            f"from {min(known)}: {words[0]} each category_id, or {words[1]} each id"
+        )
     said = f"{int(unknown.sum())} annotations name an unknown {what}, first: annotation {annotations.ids[index]} with "
     findings.add(
         f"annotation-{what}",
@@ -116,7 +123,7 @@ def check_boxes(linked: Linked, findings: Findings) -> None:
         # Such a number is a slip, and pycocotools walks along an outline pixel by pixel: 2^63 of them.
         absurd = _is_absurd(corners, sizes) & finite & sound
         outside = (boxes[:, :2].min(1) < -SLACK) | (corners[:, 2:] > sizes + SLACK).any(1)
-        fractions = (boxes >= 0).all(1) & (corners <= 1.01).all(1) & (boxes[:, 2:] > 0).all(1) & (sizes > 2).all(1)
+        fractions = (boxes >= 0).all(1) & (boxes <= 1.01).all(1) & (boxes[:, 2:] > 0).all(1) & (sizes > 2).all(1)
     _refuse(linked, absurd, "box-absurd", "bbox {} is far outside its image of {}", findings)
     no_area = ((boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)) & sound & linked.annotations.has_mask
     if no_area.any():
@@ -124,16 +131,26 @@ def check_boxes(linked: Linked, findings: Findings) -> None:
         tell(linked, no_area, "box-no-area", said, findings)
     outside &= sound & ~absurd
     if outside.any():
-        many = outside.sum() > SUSPECT * total
-        hint = ": is this [x1, y1, x2, y2]?" if many else ""
-        percent = math.ceil(100 * int(outside.sum()) / total)
-        said = f"{int(outside.sum())} of {total} boxes ({percent}%) leave their image{hint}"
-        kind = "box-xyxy" if many else "box-outside"
-        findings.add(kind, said, annotation_id=linked.first(outside), count=int(outside.sum()))
+        _tell_outside(linked, outside, total, findings)
     fractions &= sound
     if fractions.sum() > SUSPECT * total:
         said = f"{int(fractions.sum())} of {total} boxes lie within one pixel: are these fractions of the image?"
         findings.add("box-fractions", said, annotation_id=linked.first(fractions), count=int(fractions.sum()))
+    elif is_percent(boxes[sound], sizes[sound]):
+        said = f"all {total} boxes lie within the first 100 pixels of their images: are these percent of the image?"
+        findings.add("box-percent", said, annotation_id=linked.first(sound), count=total)
+
+
+def _tell_outside(linked: Linked, outside: Bools, total: int, findings: Findings) -> None:
+    """Tell of boxes that leave their images, and of a form in which they do not."""
+    form = box_form(linked.annotations.boxes[linked.sound], linked.sizes[linked.sound])
+    kind = {CORNERS: "box-xyxy", CENTRES: "box-centre"}.get(form, "box-outside")
+    if not form and outside.sum() > SUSPECT * total:
+        kind = "box-mostly-outside"
+    count = int(outside.sum())
+    said = f"{count} of {total} boxes ({math.ceil(100 * count / total)}%) leave their image"
+    said += f", and none as {form}: is this meant?" if form else ""
+    findings.add(kind, said, annotation_id=linked.first(outside), count=count)
 
 
 def check_masks(linked: Linked, findings: Findings) -> tuple[Floats, Floats]:

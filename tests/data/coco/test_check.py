@@ -245,7 +245,7 @@ def test_odd_boxes_are_counted(folder: Path) -> None:
     assert "1 of 3 boxes (34%) leave their image" in notes
     assert "x1, y1" not in notes
     data["annotations"][2]["bbox"] = [10, 8, 15, 11]
-    assert "is this [x1, y1, x2, y2]?" in " | ".join(check(folder, data).notes)
+    assert "none as [x1, y1, x2, y2]: is this meant?" in " | ".join(check(folder, data).notes)
 
 
 @pytest.mark.parametrize(
