@@ -15,12 +15,13 @@ import itertools
 import json
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
@@ -34,7 +35,7 @@ from hiera_det.d2.data.records import coco_api
 from hiera_det.d2.predict.explain import why_zero
 from hiera_det.data.classes import same_classes_order
 from hiera_det.errors import InputError, printable
-from hiera_det.files import write_atomically
+from hiera_det.files import make_folder, write_atomically
 
 __all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_test_classes", "with_tta"]
 
@@ -151,13 +152,14 @@ class Evaluator(COCOEvaluator):
 
     Args:
         dataset_name: a registered data set.
-        output_dir: folder for ``coco_instances_results.json``; None for none.
+        output_dir: folder for ``coco_instances_results.json`` and ``instances_predictions.pth``; None for none.
         max_dets_per_image: objects an image that count, the best first; at least COCO's 100.
         more: see `detectron2.evaluation.COCOEvaluator`.
 
     Attributes:
         facts: half sentences for the paragraph on an AP of 0.
         only_seen: evaluate on the images that there are predictions for, and leave others out.
+        must_write: files that cannot be written end the evaluation; else, as in a training, they cost a line.
     """
 
     def __init__(
@@ -167,11 +169,12 @@ class Evaluator(COCOEvaluator):
         # detectron2 reads a data set's JSON for each evaluation anew: here it gets one of nothing to read.
         api = coco_api(dataset_name)
         with _without_annotations() if api else nullcontext(dataset_name) as source:
-            super().__init__(source, output_dir=output_dir, max_dets_per_image=limit, **more)
+            super().__init__(source, output_dir=None, max_dets_per_image=limit, **more)
         if api:
             self._metadata, self._coco_api = MetadataCatalog.get(dataset_name), api
         self.facts: list[str] = []
-        self.only_seen = False
+        self.only_seen, self.must_write = False, True
+        self._folder = Path(output_dir) if output_dir else None
         self._order: tuple[int, ...] | None = None
 
     def take_classes(self, names: Sequence[str], source: str) -> None:
@@ -196,7 +199,8 @@ class Evaluator(COCOEvaluator):
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         tasks = self._tasks or self._tasks_from_predictions(results)
         self._restore_category_ids(results)
-        self._save(results)
+        self._save("instances_predictions.pth", lambda file: torch.save(predictions, file))
+        self._save("coco_instances_results.json", lambda file: file.write(json.dumps(results).encode()))
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
@@ -249,13 +253,18 @@ class Evaluator(COCOEvaluator):
             index = self._order[result["category_id"]] if self._order else result["category_id"]
             result["category_id"] = ids.get(index, index)
 
-    def _save(self, results: Sequence[dict[str, Any]]) -> None:
-        """Write ``coco_instances_results.json``."""
-        if not self._output_dir:
+    def _save(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
+        """Write a file of the output folder."""
+        if not self._folder:
             return
-        path = Path(self._output_dir) / "coco_instances_results.json"
-        self._logger.info("Saving results to %s", path)
-        write_atomically(path, lambda file: file.write(json.dumps(results).encode()), durable=False)
+        self._logger.info("Saving results to %s", self._folder / name)
+        try:
+            make_folder(str(self._folder), "the folder of results")
+            write_atomically(self._folder / name, write, durable=False)
+        except InputError as error:
+            if self.must_write:
+                raise
+            self._logger.warning("%s; the evaluation goes on", error)
 
     def _evaluate(self, results: Sequence[dict[str, Any]], task: str, img_ids: list[int] | None) -> Any:
         """The evaluation of one task, "bbox", "segm" or "keypoints", by what ``params`` says."""

@@ -6,18 +6,36 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
+from fvcore.common.history_buffer import HistoryBuffer
 
 from hiera_det.engine.events import MetricsFile
 from hiera_det.engine.progress import peak_memory
 
-__all__ = ["MetricsWriter", "Throughput", "build_writers"]
+__all__ = ["BoundedStorage", "MetricsWriter", "Throughput", "build_writers"]
 
 #: Steps over which the printed figures are medians, as detectron2's losses.
 WINDOW = 20
+#: Values of each metric that are kept: as many as detectron2's forecast of the end is a median of.
+KEPT = 1000
+
+
+class BoundedStorage(EventStorage):  # type: ignore[misc]
+    """detectron2's, which would keep every value of a run: 3 KB of memory for each step."""
+
+    def __init__(self, start_iter: int = 0) -> None:
+        super().__init__(start_iter)
+        self._history: MutableMapping[str, HistoryBuffer] = defaultdict(partial(HistoryBuffer, KEPT))
 
 
 class Throughput(HookBase):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from hiera_det.d2.config.changes import settings_of
@@ -41,7 +41,7 @@ from hiera_det.d2.train.hooks import (
     Telling,
     split_callbacks,
 )
-from hiera_det.d2.train.progress import Throughput, build_writers
+from hiera_det.d2.train.progress import BoundedStorage, Throughput, build_writers
 from hiera_det.d2.train.resume import check_settings, check_trainer_state, own_options
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
@@ -161,7 +161,7 @@ class Trainer(DefaultTrainer):
     def _run(self) -> None:
         """detectron2's loop, without its traceback into the log of what is told in one line."""
         logger.info("Starting training from iteration %d", self.start_iter)
-        with EventStorage(self.start_iter) as self.storage:
+        with BoundedStorage(self.start_iter) as self.storage:
             try:
                 self.iter = self.start_iter
                 self._events.restore()
@@ -320,6 +320,8 @@ class Trainer(DefaultTrainer):
         device = next(self.model.parameters()).device
         facts = [f"{self.finished_steps} iterations are done"]
         evaluators = self._evaluators(self.cfg, folder, self.checkpointer, facts)
+        for evaluator in evaluators:
+            evaluator.must_write = False  # also of a user's own, who may look at it
         stoppable = [StoppableEvaluator(evaluator, self.stop, device) for evaluator in evaluators]
         return self.test(self.cfg, self.model, stoppable)
 
