@@ -10,6 +10,7 @@ from hiera_det.api.keys import KEYS, Data, data_fields, key_words, opts_of
 from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
+from hiera_det.engine.launch import TIMEOUT
 from hiera_det.engine.opts import Opts, pairs_of, words_of
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["resume_detector", "train_detector"]
 
 #: Arguments that say where a training runs.
-MACHINES = ("num_gpus", "num_machines", "machine_rank", "dist_url")
+MACHINES = ("num_gpus", "num_machines", "machine_rank", "dist_url", "timeout")
 #: Keys that say the same as another.
 EITHER = {"SOLVER.EPOCHS": "SOLVER.MAX_ITER", "SOLVER.MAX_ITER": "SOLVER.EPOCHS"}
 
@@ -52,6 +53,7 @@ def train_detector(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    timeout: float = TIMEOUT,
     resume: bool = False,
     auto_resume: bool = False,
     allow_changed: Sequence[str] = (),
@@ -92,6 +94,7 @@ def train_detector(
         num_machines: how many machines call this.
         machine_rank: the number of this one among them.
         dist_url: ``tcp://host:port`` of the first machine.
+        timeout: minutes for which a process waits for the others.
         resume: go on from the last checkpoint in ``output``.
         auto_resume: go on where there is a checkpoint, else start.
         allow_changed: keys or arguments that may differ from the checkpoint's.
@@ -124,6 +127,7 @@ def train_detector(
             num_machines=num_machines,
             machine_rank=machine_rank,
             dist_url=dist_url,
+            timeout=timeout,
             resume=resume,
             auto_resume=auto_resume,
             allow_changed=tuple(KEYS.get(name, name) for name in allow_changed),

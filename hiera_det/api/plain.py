@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
+from hiera_det.engine.launch import TIMEOUT
 from hiera_det.engine.settings import EMA_DECAY, PYTHON_WORDS
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
@@ -20,7 +21,7 @@ __all__ = ["pretrain_mae", "resume_plain", "train_classifier"]
 
 #: Fields of the settings by the words that they have here.
 FIELDS = {word: name for name, word in PYTHON_WORDS.items()}
-MACHINES = ("num_gpus", "num_machines", "machine_rank", "dist_url")
+MACHINES = ("num_gpus", "num_machines", "machine_rank", "dist_url", "timeout")
 
 
 def train_classifier(
@@ -48,6 +49,7 @@ def train_classifier(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    timeout: float = TIMEOUT,
     resume: bool = False,
     auto_resume: bool = False,
     allow_changed: Sequence[str] = (),
@@ -82,6 +84,7 @@ def train_classifier(
         num_machines: how many machines call this.
         machine_rank: the number of this one among them.
         dist_url: ``tcp://host:port`` of the first machine.
+        timeout: minutes for which a process waits for the others.
         resume: go on from the checkpoint in ``output``.
         auto_resume: go on where there is a checkpoint, else start.
         allow_changed: arguments or settings that may differ from the checkpoint's.
@@ -121,6 +124,7 @@ def pretrain_mae(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    timeout: float = TIMEOUT,
     resume: bool = False,
     auto_resume: bool = False,
     allow_changed: Sequence[str] = (),

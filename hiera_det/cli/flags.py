@@ -53,6 +53,8 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     group.add_argument("--num-machines", type=int, default=1)
     group.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     group.add_argument("--dist-url", default="auto", help="tcp://host:port of the first machine")
+    minutes = "for which a process waits for the others before it ends (default: 30)"
+    group.add_argument("--timeout", type=float, default=30.0, metavar="MINUTES", help=minutes)
     return group
 
 
@@ -92,7 +94,9 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         "--parallel", help="of several processes: ddp, a model each, or fsdp, a shared one (default: ddp)"
     )
     group.add_argument("--seed", type=int)
-    group.add_argument("--workers", type=int, help="processes per GPU that read images (default: 4)")
+    group.add_argument(
+        "--workers", type=int, help="processes per GPU that read images (default: 4, or the cores there are)"
+    )
     _add_progress_flags(parser)
     add_device_flag(add_machine_flags(parser))
 

@@ -40,4 +40,4 @@ def settings_from(kind: type[Settings], args: argparse.Namespace) -> Settings:
 
 def machines(args: argparse.Namespace) -> dict[str, Any]:
     """What `hiera_det.cli.flags.add_machine_flags` says of processes."""
-    return {name: getattr(args, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")}
+    return {name: getattr(args, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url", "timeout")}

@@ -15,7 +15,7 @@ __all__ = ["explained"]
 #: What PyTorch says in a plain RuntimeError where memory is short.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "CUDA OOM")
 #: What gloo and NCCL say when another process has gone.
-LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "NCCL", "Gloo", "gloo", "timed out", "Timed out")
+LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "NCCL", "Gloo", "gloo")
 
 
 @contextmanager
@@ -50,6 +50,11 @@ def _line(error: BaseException, doing: str, save_memory: str) -> str | None:
     if "DataLoader worker" in text or (isinstance(error, ConnectionError | EOFError) and process_count() == 1):
         return (
             f"a process that reads images is gone ({first}), maybe for its memory: use fewer workers; --resume goes on"
+        )
+    if process_count() > 1 and ("timed out" in text or "Timed out" in text):
+        return (
+            f"another process of the training has not answered in time ({first}): it hangs or is gone; --timeout "
+            "MINUTES waits longer; --resume goes on from the last checkpoint"
         )
     if process_count() > 1 and any(said in text for said in LOST_PEER):
         return f"another process of the training is gone ({first}); --resume goes on from the last checkpoint"

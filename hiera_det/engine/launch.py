@@ -34,13 +34,15 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
+from hiera_det.engine.machine import available_cores
 from hiera_det.engine.stop import SIGNALS, StopRequested, exit_status, held_back, ignore_signals, leave
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
 
-#: How long a process waits for the others, who may be downloading weights or evaluating.
-TIMEOUT = timedelta(minutes=30)
+#: Minutes for which a process waits for the others, who may be downloading weights or evaluating.
+TIMEOUT = 30.0
+MOST_MINUTES = 100_000
 #: Seconds for which it tries an address at which the first process may be no more.
 ATTEMPT = 2.0
 #: Where torchrun's store says where the first process of the present attempt is.
@@ -74,6 +76,7 @@ class Job(NamedTuple):
     args: tuple[Any, ...]
     device: str
     on_join: Callable[[Place], object] | None
+    timeout: float = TIMEOUT
 
 
 def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
@@ -158,6 +161,7 @@ def launch(
     dist_url: str = "auto",
     device: str = "cuda",
     on_join: Callable[[Place], object] | None = None,
+    timeout: float = TIMEOUT,
 ) -> Any:
     """Run ``main(*args)`` in every process of a training.
 
@@ -172,6 +176,7 @@ def launch(
         dist_url: ``tcp://host:port`` of the first machine; "auto" on one machine.
         device: "cuda", or "cpu" for processes on the CPU, whose cores they share.
         on_join: called in each process of a group when all have met, before ``main``; one that others can import.
+        timeout: minutes for which a process waits for the others before it ends.
 
     Returns:
         what ``main`` does in this process, or in the first of those that are started here.
@@ -180,7 +185,9 @@ def launch(
         InputError: the numbers do not fit each other or the machine; or the first of those with which a process ended.
         StopRequested: a signal stopped the processes that were started here.
     """
-    place, job = place_from_environment(), Job(main, args, device, on_join)
+    if not 0 < timeout <= MOST_MINUTES:
+        raise InputError(f"--timeout {timeout:g}: minutes, must be above 0 and at most {MOST_MINUTES}")
+    place, job = place_from_environment(), Job(main, args, device, on_join, timeout)
     if place is not None:
         return _run(place, job)
     if num_processes * num_machines == 1:
@@ -209,7 +216,7 @@ def _limited_threads(num_processes: int, device: str) -> Iterator[None]:
     if "OMP_NUM_THREADS" in os.environ or device != "cpu":
         yield
         return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_processes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // num_processes))
     try:
         yield
     finally:
@@ -379,15 +386,16 @@ def _run(place: Place, job: Job) -> Any:
                 "start as many processes, or run on the CPU"
             )
         torch.cuda.set_device(place.local_rank)
+    os.environ["LOCAL_WORLD_SIZE"] = str(place.local_size)  # as torchrun has it
     try:
         meeting: dict[str, Any] = {"init_method": place.address}
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and place.address == "env://":
-            meeting = {"store": _fresh_store(place)}
+            meeting = {"store": _fresh_store(place, timedelta(minutes=job.timeout))}
         dist.init_process_group(
             backend="nccl" if on_gpu else "gloo",
             world_size=place.world_size,
             rank=place.rank,
-            timeout=TIMEOUT,
+            timeout=timedelta(minutes=job.timeout),
             **meeting,
         )
     except (RuntimeError, ValueError) as error:
@@ -401,20 +409,20 @@ def _run(place: Place, job: Job) -> Any:
     return value
 
 
-def _fresh_store(place: Place) -> TCPStore:
+def _fresh_store(place: Place, timeout: timedelta) -> TCPStore:
     """A store of this attempt's own, served by the first process.
 
     torchrun's store outlives its workers: after a restart, processes would find the addresses of those who are gone.
     Here it only tells where the first process is, and who finds an old address there asks again.
     """
     torchruns = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    shared = TCPStore(*torchruns, is_master=False, timeout=TIMEOUT)
+    shared = TCPStore(*torchruns, is_master=False, timeout=timeout)
     if place.rank == 0:
         host = _address_towards(*torchruns)
-        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
         shared.set(ADDRESS_KEY, f"{host} {store.port}")
         return store
-    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    deadline = time.monotonic() + timeout.total_seconds()
     while True:
         host, port = shared.get(ADDRESS_KEY).decode().split()
         try:
@@ -424,7 +432,7 @@ def _fresh_store(place: Place) -> TCPStore:
                 raise RuntimeError(f"the first process does not answer at {host}:{port}") from error
             time.sleep(0.2)
         else:
-            return TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+            return TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=timeout)
 
 
 def _address_towards(host: str, port: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
 import multiprocessing.util
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hiera_det.engine.machine import workers_by_memory
 from hiera_det.engine.order import Key
 from hiera_det.engine.randomness import derive, seeded
 from hiera_det.engine.stop import held_back, ignore_signals
@@ -23,6 +25,10 @@ __all__ = ["Refused", "Seeded", "end_workers", "keyed_loader", "unwrap"]
 
 #: Images tried in place of one that has nothing to train on.
 REPLACEMENTS = 100
+NO_SHARED_MEMORY = (
+    "a process that reads images cannot pass a batch on: give more shared memory (docker run --shm-size 8g) or use "
+    "fewer workers; --resume goes on"
+)
 #: How workers are started: also in a process that was not forked itself, so that they are there in a moment and are
 #: never without an ear for signals. Elsewhere than on Linux as Python does.
 FORK = "fork" if sys.platform == "linux" else None
@@ -85,12 +91,13 @@ def keyed_loader(
     Args:
         data: takes keys, as `Seeded`.
         order: of `hiera_det.engine.order`, or a list of batches of keys.
-        workers: processes; 0 to read in this one.
+        workers: processes; 0 to read in this one; fewer where shared memory is short.
         pin: copy batches into memory from which a GPU takes them sooner.
         collate: samples to a batch; what is `Refused` among them must come out of it.
         stay: keep the workers from one pass to the next, until `end_workers`.
     """
     if workers:
+        workers = workers_by_memory(workers, data, order)
         _end_workers_at_exit()
     sampler: Sampler[list[int]] | Any = order
     return _Loader(
@@ -115,6 +122,12 @@ def _begin_worker(number: int) -> None:
 
     ignore_signals()
     sys.excepthook = say
+    multiprocessing.queues.Queue._on_queue_feeder_error = _refuse_batch  # type: ignore[attr-defined]
+
+
+def _refuse_batch(queue: Any, error: BaseException, item: Any) -> None:
+    """Pass on why a batch cannot be; Python would drop it, and the training wait for ever."""
+    queue.put((item[0], [Refused(f"{NO_SHARED_MEMORY} ({' '.join(str(error).split())})")]))
 
 
 def end_workers(batches: Any) -> None:

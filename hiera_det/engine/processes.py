@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,6 +14,7 @@ __all__ = [
     "check_device",
     "default_device",
     "is_main_process",
+    "local_process_count",
     "process_count",
     "process_device",
     "process_rank",
@@ -39,6 +42,12 @@ def check_device(device: str, word: str = "--device") -> None:
 def process_count() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_process_count() -> int:
+    """How many of them share this machine; `hiera_det.engine.launch` and torchrun say so in the environment."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(text) if dist.is_initialized() and text.isdecimal() else process_count()
 
 
 def process_rank() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from hiera_det.engine.launch import launch
+from hiera_det.engine.launch import TIMEOUT, launch
 from hiera_det.engine.stop import StopRequested
 from hiera_det.errors import InputError
 from hiera_det.tasks.settings import TaskSettings
@@ -25,6 +25,7 @@ def train_everywhere(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    timeout: float = TIMEOUT,
 ) -> None:
     """Run a training in all processes that are asked for, or that torchrun or srun has started.
 
@@ -37,6 +38,7 @@ def train_everywhere(
         num_machines: likewise.
         machine_rank: likewise.
         dist_url: likewise.
+        timeout: likewise.
 
     Raises:
         InputError: see ``train``; or the numbers of processes cannot be.
@@ -55,6 +57,7 @@ def train_everywhere(
         machine_rank=machine_rank,
         dist_url=dist_url,
         device=settings.device,
+        timeout=timeout,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.limits import MAX_PIXELS
+from hiera_det.engine.machine import workers_by_cores
 from hiera_det.engine.processes import check_device, default_device, process_count
 from hiera_det.engine.settings import CommonSettings, TrainSettings
 from hiera_det.errors import InputError
@@ -38,7 +39,7 @@ REGULARISERS = ("mixup", "cutmix", "label_smoothing", "auto_augment", "random_er
 DECODERS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 MODELS = ("image_size", "embed_dim", "num_heads", "depths")
 #: Fields that the engine has under the same names.
-ENGINES = ("batch_size", "device", "workers", *(field.name for field in fields(CommonSettings)))
+ENGINES = ("batch_size", "device", *(field.name for field in fields(CommonSettings)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TaskSettings(CommonSettings):
         use_checkpoint: recompute blocks when going back, to save memory.
         precision: a key of `hiera_det.engine.precision.PRECISIONS`; "" for bfloat16 on GPUs and float32 on a CPU.
         device: ``cuda`` or ``cpu``.
-        workers: processes that read images, for each that trains.
+        workers: processes that read images, for each that trains; None for 4, or the cores there are.
         max_pixels: largest image, see `hiera_det.data.images`.
         on_bad_image: what becomes of files that cannot be read, see `hiera_det.data.bad_images`: ``fail`` ends the run;
             with ``skip`` another file, which the seed decides, takes the place of one in training, and an evaluation
@@ -105,7 +106,7 @@ class TaskSettings(CommonSettings):
     use_checkpoint: bool = False
     precision: str = ""
     device: str = field(default_factory=default_device)
-    workers: int = 4
+    workers: int | None = None
     max_pixels: int = MAX_PIXELS
     on_bad_image: str = "fail"
     checkpoint_epochs: int = 1
@@ -177,6 +178,10 @@ class TaskSettings(CommonSettings):
                 logger.info("warm-up %g epochs: the recipe's %g are for %d", warmup, *whole)
         return Schedule(epochs, lr, warmup)
 
+    def reading(self) -> int:
+        """How many processes read images; what there are not the cores for goes to the log."""
+        return workers_by_cores(self.workers, self.word("workers"))
+
     def train_settings(self, schedule: Schedule, epoch_iterations: int, best: str = "") -> TrainSettings:
         """The engine's settings, for epochs of so many steps."""
         return TrainSettings(
@@ -186,6 +191,7 @@ class TaskSettings(CommonSettings):
             precision=self.precision or ("bfloat16" if self.device == "cuda" else "float32"),
             checkpoint_period=self.checkpoint_epochs * epoch_iterations,
             best=best,
+            workers=self.workers or 0,
             **{name: getattr(self, name) for name in ENGINES},
         )
 

@@ -46,6 +46,7 @@ class Parts:
         recipe: how it is trained.
         schedule: how long.
         samples: what it is trained on.
+        workers: processes that read them.
         order: theirs.
         loss: the model and a batch to its mean loss.
         evaluate: called in every process with the number of epochs done; gives metrics, or none.
@@ -61,6 +62,7 @@ class Parts:
     recipe: Recipe
     schedule: Schedule
     samples: Seeded
+    workers: int
     order: EpochOrder
     loss: Callable[[nn.Module, Batch], Tensor]
     evaluate: Callable[[int], Mapping[str, float]]
@@ -101,7 +103,7 @@ def run_training(
     task = Task(
         model=parts.model,
         build_optimizer=lambda _: build_adamw(parts.model, recipe.betas, recipe.weight_decay, recipe.layer_decay),
-        loader=keyed_loader(parts.samples, parts.order, settings.workers, settings.device == "cuda", collate),
+        loader=keyed_loader(parts.samples, parts.order, parts.workers, settings.device == "cuda", collate),
         order=parts.order,
         loss=parts.loss,
         lr=schedule.lr,

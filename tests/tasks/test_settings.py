@@ -36,7 +36,7 @@ def from_flags(kind: type[TaskSettings], *words: str) -> TaskSettings:
 @pytest.mark.parametrize("kind", TOOLS)
 def test_flags_and_fields_are_the_same_and_so_are_their_defaults(kind: type[TaskSettings]) -> None:
     flags = {action.dest for action in TOOLS[kind].argument_parser()._actions} - {"help"}
-    machines = {"num_gpus", "num_machines", "machine_rank", "dist_url"}
+    machines = {"num_gpus", "num_machines", "machine_rank", "dist_url", "timeout"}
     assert flags - machines == {field.name for field in fields(kind)} - {"words"}
     assert from_flags(kind) == make(kind)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hiera_det.engine.launch import place_from_environment
+from hiera_det.engine.launch import TIMEOUT, place_from_environment
 from hiera_det.errors import InputError
 
 __all__ = ["PATHS", "RunRequest"]
@@ -29,6 +29,7 @@ class RunRequest:
         num_machines: how many machines.
         machine_rank: the number of this one among them.
         dist_url: where the processes meet; "auto" on one machine.
+        timeout: minutes for which a process waits for the others.
         eval_only: evaluate, and train nothing.
         resume: go on from the output folder's last checkpoint.
         auto_resume: go on where there is a checkpoint, start where there is none.
@@ -49,6 +50,7 @@ class RunRequest:
     num_machines: int = 1
     machine_rank: int = 0
     dist_url: str = "auto"
+    timeout: float = TIMEOUT
     eval_only: bool = False
     resume: bool = False
     auto_resume: bool = False

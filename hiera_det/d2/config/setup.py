@@ -22,6 +22,7 @@ from hiera_det.d2.data.registered import check_registered
 from hiera_det.d2.predict.evaluation import check_coco_eval
 from hiera_det.d2.predict.precision import check_autocast
 from hiera_det.d2.train.checkpoint import last_checkpoint, local_weights
+from hiera_det.engine.machine import workers_by_cores
 from hiera_det.errors import InputError
 from hiera_det.files import make_folder
 
@@ -76,6 +77,8 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     """
     choose_device(cfg, request.num_gpus, given)
     scale_to_processes(cfg, request.world_size)
+    asked, word = cfg.DATALOADER.NUM_WORKERS, "DATALOADER.NUM_WORKERS"
+    cfg.DATALOADER.NUM_WORKERS = workers_by_cores(asked if word in given else None, word, asked)
     for check in (check_test_batch, check_autocast, check_coco_eval):
         check(cfg)
     check_training(cfg, request.world_size)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hiera_det.d2.data.augmentation import ResizeShortestEdge, resized_shape
 from hiera_det.d2.data.mapper import build_test_mapper
 from hiera_det.data.images import BadImageError
-from hiera_det.engine.loader import keyed_loader
+from hiera_det.engine.loader import keyed_loader, unwrap
 from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIDES
 
@@ -169,7 +169,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self.loader:
-            for sample in batch:
+            for sample in unwrap(batch):
                 if isinstance(sample, BadImageError):
                     raise sample
             if samples := [sample for sample in batch if sample is not None]:

@@ -47,6 +47,7 @@ NODES = {
     "DATASETS.TRAIN": "dataloader.train.dataset.names",
     "DATASETS.TEST": "dataloader.test.dataset.names",
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "dataloader.train.dataset.filter_empty",
+    "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",
     "INPUT.MASK_FORMAT": "dataloader.train.mapper.instance_mask_format",
     "INPUT.FORMAT": "dataloader.test.mapper.image_format",
     "INPUT.MAX_PIXELS": "dataloader.train.mapper.max_pixels",
@@ -109,6 +110,9 @@ def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
         if isinstance(value, tuple):
             value = value[0] if len(value) == 1 else list(value)
         OmegaConf.update(lazy, node, value)
+    workers = OmegaConf.select(lazy, "dataloader.test.num_workers")
+    if after.DATALOADER.NUM_WORKERS < before.DATALOADER.NUM_WORKERS and isinstance(workers, int):
+        OmegaConf.update(lazy, "dataloader.test.num_workers", min(workers, after.DATALOADER.NUM_WORKERS))
     # Every num_classes that does not take its value from another.
     for name, value in walk(OmegaConf.to_container(lazy.model, resolve=False)):
         if name.rpartition(".")[2] == "num_classes" and isinstance(value, int):

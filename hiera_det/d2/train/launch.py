@@ -44,6 +44,7 @@ def launch_tool(run: Callable[..., object], request: RunRequest, *, check: Calla
         machine_rank=request.machine_rank,
         dist_url=request.dist_url,
         device=device,
+        timeout=request.timeout,
     )
 
 

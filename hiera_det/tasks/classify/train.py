@@ -93,6 +93,7 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
     model.to(process_device(settings.device))
     reader = augmented_reader(settings.image_size, settings, settings.word)
     reader.with_limits(settings.max_pixels, settings.bad_images())
+    workers = settings.reading()
     parts = Parts(
         task="classify",
         model=model,
@@ -100,9 +101,10 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
         recipe=recipe,
         schedule=schedule,
         samples=samples_of(images.files, reader, images.labels),
+        workers=workers,
         order=order,
         loss=loss,
-        evaluate=_evaluation(settings, inputs.val, model, stop),
+        evaluate=_evaluation(settings, inputs.val, model, workers, stop),
         unchanged=_unchanged(settings, recipe, images),
         classes=images.classes,
         evaluate_epochs=settings.eval_epochs,
@@ -168,13 +170,13 @@ def _load(model: HieraForClassification, source: ModelFile, classes: Sequence[st
 
 
 def _evaluation(
-    settings: ClassifierSettings, val: ImageFolder, model: HieraForClassification, stop: Stop
+    settings: ClassifierSettings, val: ImageFolder, model: HieraForClassification, workers: int, stop: Stop
 ) -> Callable[[int], Mapping[str, float]]:
     """What measures the accuracy after so many epochs."""
     device = process_device(settings.device)
     reader = eval_reader(settings.image_size).with_limits(settings.max_pixels, settings.bad_images())
     samples = samples_of(val.files, reader, val.labels, replace=False)
-    loader = eval_loader(samples, settings.eval_batch_size, settings.workers, device.type == "cuda")
+    loader = eval_loader(samples, settings.eval_batch_size, workers, device.type == "cuda")
 
     def measure(epoch: int) -> dict[str, float]:
         accuracy = evaluate(model, loader, device, stop=stop)

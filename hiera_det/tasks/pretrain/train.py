@@ -84,6 +84,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object
         recipe=recipe,
         schedule=schedule,
         samples=samples_of(files, _reader(settings)),
+        workers=settings.reading(),
         order=order,
         loss=_loss(settings.ratio),
         evaluate=_drawing(settings, files, model, schedule.epochs),
