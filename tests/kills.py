@@ -220,6 +220,28 @@ class Progress:
         print(f"WRONG: {text}", flush=True)
 
 
+def words_of(kind: str, folder: Path, data: list[str], out: Path) -> list[Any]:
+    """The command line of a training of one of `KINDS`.
+
+    Args:
+        kind: of training.
+        folder: has the images of a plain training; gets the configs of a LazyConfig's.
+        data: a detector's flags.
+        out: the output folder.
+    """
+    if kind == "detect":
+        words = ["--config-file", str(CONFIGS / "quick_start.yaml"), *data, *SMALL, *TRAINING]
+        return ["--auto-resume", *words, "OUTPUT_DIR", str(out)]
+    if kind == "detect-lazy":
+        lazy = folder / "lazy"
+        if not lazy.is_dir():
+            shutil.copytree(CONFIGS / "lazy", lazy)
+            (lazy / "small.py").write_text(LAZY)
+        return ["--auto-resume", "--config-file", str(lazy / "small.py"), *data, f"train.output_dir={out}"]
+    more = ["--picture-epochs", "1"] if kind == "pretrain" else []
+    return [*plain_words(kind, folder, out), *more, "--auto-resume"]
+
+
 class Campaign:
     """One kind of training, in a folder of its own."""
 
@@ -239,17 +261,7 @@ class Campaign:
         self.count = 0
 
     def words(self, out: Path) -> list[Any]:
-        if self.kind == "detect":
-            words = ["--config-file", str(CONFIGS / "quick_start.yaml"), *self.data, *SMALL, *TRAINING]
-            return ["--auto-resume", *words, "OUTPUT_DIR", str(out)]
-        if self.kind == "detect-lazy":
-            lazy = self.folder / "lazy"
-            if not lazy.is_dir():
-                shutil.copytree(CONFIGS / "lazy", lazy)
-                (lazy / "small.py").write_text(LAZY)
-            return ["--auto-resume", "--config-file", str(lazy / "small.py"), *self.data, f"train.output_dir={out}"]
-        more = ["--picture-epochs", "1"] if self.kind == "pretrain" else []
-        return [*plain_words(self.kind, self.folder, out), *more, "--auto-resume"]
+        return words_of(self.kind, self.folder, self.data, out)
 
     def blows(self, kills: int, signals: int, seed: int) -> Iterator[list[Blow]]:
         """The runs to be made, each with the blows that fall on it, all in one phase."""
