@@ -57,6 +57,10 @@ def test_the_first_host_of_slurms_list(nodes: str, host: str) -> None:
     [
         ({key: value for key, value in TORCHRUN.items() if key != "MASTER_PORT"}, "MASTER_PORT"),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, "8 processes with 3"),
+        (TORCHRUN | {"RANK": "x"}, "RANK='x': must be a whole number"),
+        (TORCHRUN | {"WORLD_SIZE": "-1"}, "WORLD_SIZE='-1'"),
+        (TORCHRUN | {"RANK": "9"}, "process 9 of 8"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "8(x2)"}, "SLURM_STEP_NUM_TASKS"),
         (SRUN | {"SLURM_STEP_NUM_NODES": "3"}, "--ntasks-per-node"),
         (SRUN | {"SLURM_LOCALID": "2"}, "--distribution=block"),
     ],

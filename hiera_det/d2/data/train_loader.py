@@ -17,6 +17,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
+from hiera_det.d2.data.proposals import check_proposals
 from hiera_det.d2.data.records import CocoRecords, compact_records
 from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.order import Indices, StreamOrder, shuffled
@@ -90,6 +91,8 @@ def train_loader_from_config(cfg: CfgNode, mapper: Callable[[dict[str, Any]], An
     proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
     records: Any = None if proposals else compact_records(cfg.DATASETS.TRAIN, **filters)
     if records is None:
+        for file in proposals or ():
+            check_proposals(file)
         records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, **filters, proposal_files=proposals)
     return build_train_loader(
         records,

@@ -1,0 +1,42 @@
+"""detectron2's files of proposals, which are pickles, looked at before detectron2 unpickles them."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from detectron2.utils.file_io import PathManager
+
+from hiera_det.errors import InputError
+
+__all__ = ["check_proposals"]
+
+#: All that arrays of numbers are pickled by; nothing of it does more than hold them.
+ARRAYS = {(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")}
+ARRAYS |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
+ARRAYS |= {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+class _Arrays(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ARRAYS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it needs {module}.{name}")
+
+
+def check_proposals(file: str) -> None:
+    """Refuse a file of ``DATASETS.PROPOSAL_FILES_TRAIN`` that holds more than arrays and plain values.
+
+    Raises:
+        InputError: what it needs that could run code, or why it cannot be read.
+    """
+    try:
+        with PathManager.open(file, "rb") as content:
+            _Arrays(content, encoding="latin1").load()
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"DATASETS.PROPOSAL_FILES_TRAIN {file}: is refused ({reason}); give arrays, as detectron2 has them"
+        ) from None
