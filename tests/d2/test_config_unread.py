@@ -8,7 +8,7 @@ import pytest
 import yaml
 from detectron2.config import CfgNode
 
-from hiera_det.d2.config.checks import check_detector, check_keypoints
+from hiera_det.d2.config.checks import check_detector, check_keypoints, check_semantic
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.setup import setup_config
@@ -51,7 +51,16 @@ def refusal(*opts: str, config: str = QUICK) -> str:
         (["INPUT.FORMAT", "L"], ["INPUT.FORMAT L has 1 channels, and MODEL.PIXEL_MEAN 3"]),
         (["MODEL.DEVICE", "mps"], ["MODEL.DEVICE mps: choose cuda or cpu"]),
         (["MODEL.DEVICE", "nonsense"], ["MODEL.DEVICE nonsense: choose cuda or cpu"]),
-        (["MODEL.LOAD_PROPOSALS", "True"], ["DATASETS.PROPOSAL_FILES_TRAIN must name one file"]),
+        (
+            ["MODEL.LOAD_PROPOSALS", "True", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
+            ["DATASETS.PROPOSAL_FILES_TRAIN must name one file"],
+        ),
+        (["MODEL.LOAD_PROPOSALS", "True"], ["LOAD_PROPOSALS True and MODEL.PROPOSAL_GENERATOR.NAME RPN"]),
+        (["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"], ["need True and PrecomputedProposals"]),
+        (["MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"], ["MODEL.PROPOSAL_GENERATOR.NAME RRPN: is for rotated boxes"]),
+        (["MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"], ["RotatedAnchorGenerator: is for rotated boxes"]),
+        (["MODEL.ROI_HEADS.NAME", "RROIHeads"], ["MODEL.ROI_HEADS.NAME RROIHeads: is for rotated boxes"]),
+        (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignRotated"], ["POOLER_TYPE ROIAlignRotated: is for rotated"]),
         (["MODEL.BACKBONE.NAME", "build_resnet_backbone"], ["MODEL.BACKBONE.NAME"]),
         (["SOLVER.CHECKPOINT_PERIOD", "0"], ["SOLVER.CHECKPOINT_PERIOD 0: give a whole number of at least 1"]),
         (["SOLVER.BASE_LR", "-1"], ["SOLVER.BASE_LR -1: give a number above 0"]),
@@ -103,6 +112,16 @@ def test_every_config_of_ours_passes_whole_and_in_parts(path: Path, tmp_path: Pa
 def test_a_run_without_a_config_file_is_told_which_there_are() -> None:
     with pytest.raises(InputError, match=r"--config-file is missing: .*mask_rcnn_hiera_b.*quick_start"):
         setup_config(RunRequest())
+
+
+@pytest.mark.parametrize("kind", ["PanopticFPN", "SemanticSegmentor"])
+def test_semantic_maps_need_data_that_have_them(kind: str) -> None:
+    cfg = load_config(QUICK, ["MODEL.META_ARCHITECTURE", kind])
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
+    with pytest.raises(InputError, match=f"{kind}: learns from semantic maps, and data set 'coco_2017_train' has none"):
+        check_semantic(cfg)
+    cfg.DATASETS.TRAIN = ("coco_2017_train_panoptic_separated",)
+    check_semantic(cfg)
 
 
 def test_keypoints_need_data_that_describe_them() -> None:

@@ -11,12 +11,20 @@ from hiera_det.d2.config.layers import get_value
 from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.errors import InputError
 
-__all__ = ["check_detector", "check_keypoints"]
+__all__ = ["check_detector", "check_keypoints", "check_semantic"]
 
 #: Channels of an image in each format, where they are not three.
 CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
 #: Norms that a detector of ours may have, of which PreciseBN needs one with statistics of batches.
 NORMS = ("MODEL.RPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+
+#: Parts for rotated boxes, which neither JSONs nor the evaluation here have.
+ROTATED = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RRPN",
+    "MODEL.ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator",
+    "MODEL.ROI_HEADS.NAME": "RROIHeads",
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignRotated",
+}
 
 
 def check_detector(cfg: CfgNode) -> None:
@@ -34,12 +42,21 @@ def check_detector(cfg: CfgNode) -> None:
         raise InputError(f'MODEL.FPN.NORM {cfg.MODEL.FPN.NORM!r}: choose LN or ""')
     _check_pixels(cfg)
     _check_device(cfg)
+    for key, value in ROTATED.items():
+        if get_value(cfg, key) == value:
+            raise InputError(f"{key} {value}: is for rotated boxes, and data are read with upright ones: leave it out")
     if cfg.TEST.PRECISE_BN.ENABLED and not any("BN" in str(get_value(cfg, key)) for key in NORMS):
         raise InputError(
             "TEST.PRECISE_BN.ENABLED True: this detector has no batch norms to make precise; set it to False"
         )
     if cfg.DATALOADER.SAMPLER_TRAIN == "RandomSubsetTrainingSampler" and "RANDOM_SUBSET_RATIO" not in cfg.DATALOADER:
         raise InputError("DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler: needs detectron2's main branch")
+    generator, loaded = cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.LOAD_PROPOSALS
+    if loaded is not (generator == "PrecomputedProposals"):
+        raise InputError(
+            f"MODEL.LOAD_PROPOSALS {loaded} and MODEL.PROPOSAL_GENERATOR.NAME {generator}: those of files need True "
+            "and PrecomputedProposals, others False and RPN"
+        )
     if cfg.MODEL.LOAD_PROPOSALS:
         for split in ("TRAIN", "TEST"):
             files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
@@ -71,6 +88,22 @@ def _check_device(cfg: CfgNode) -> None:
     gpus = torch.cuda.device_count()
     if device.type == "cuda" and gpus and (device.index or 0) >= gpus:
         raise InputError(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: PyTorch finds {gpus} GPUs, counted from 0")
+
+
+def check_semantic(cfg: CfgNode) -> None:
+    """Refuse detectors that learn from semantic maps where the data have none; their names are registered by now.
+
+    Raises:
+        InputError: the data set.
+    """
+    kind = cfg.MODEL.META_ARCHITECTURE
+    for name in cfg.DATASETS.TRAIN if kind in ("PanopticFPN", "SemanticSegmentor") else ():
+        metadata = MetadataCatalog.get(name)
+        if not (metadata.get("sem_seg_root") or metadata.get("stuff_classes")):
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE {kind}: learns from semantic maps, and data set {name!r} has none: choose "
+                "GeneralizedRCNN or RetinaNet for a COCO JSON of instances"
+            )
 
 
 def check_keypoints(cfg: CfgNode) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
-from hiera_det.d2.config.checks import check_detector, check_keypoints
+from hiera_det.d2.config.checks import check_detector, check_keypoints, check_semantic
 from hiera_det.d2.config.files import listed_configs
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.rehearsal import rehearse
@@ -88,6 +88,7 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     own_data_config(cfg, **request.own_data, opts=set_by_hand, check_files=check_files)
     check_work(cfg, request, check_files=check_files)
     check_keypoints(cfg)
+    check_semantic(cfg)
     if not request.eval_only:
         # Own data have few enough for their JSON to be read once more; COCO's is read where epochs are asked for.
         cfg.SOLVER.IMAGES_PER_EPOCH = sum(map(count_images, cfg.DATASETS.TRAIN)) if request.train_json else 0
