@@ -19,11 +19,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.errors import InputError
@@ -50,6 +51,7 @@ _DAMAGE = (
 )
 
 _ORIENTATION = 0x0112  # EXIF tag
+_TIFF_SIZE = (256, 257)  # tags of width and height
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,7 +103,9 @@ def read_header(path: StrPath, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """
     with _opened(path, max_pixels) as image:
         rotated = _orientation(image) >= _FIRST_SWAPPED
-        width, height = image.size[::-1] if rotated else image.size
+        # Pillow 11.3 and newer give a TIFF's size upright, and the pixels too.
+        stored = tuple(image.tag_v2[tag] for tag in _TIFF_SIZE) if isinstance(image, TiffImageFile) else image.size
+        width, height = stored[::-1] if rotated else stored
         return ImageHeader(width, height, image.mode, rotated, _is_transparent(image))
 
 
@@ -174,13 +178,8 @@ def _opened(path: StrPath, max_pixels: int) -> Iterator[Image.Image]:
     """An image whose header is read and whose size is allowed; what is raised inside becomes a `BadImageError`."""
     name = os.fspath(path)
     try:
-        with _limit_lock:  # Pillow's own limit would warn at one size and refuse at another
-            own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(name, formats=FORMATS)
-            finally:
-                Image.MAX_IMAGE_PIXELS = own
-        with image:
+        # By its name, Pillow 13 would map a plain TIFF into memory and mix up the pixels of one that is turned.
+        with open(name, "rb") as file, _open(file) as image:
             _check_size(image.size, max_pixels)
             yield image
     except BadImageError:
@@ -192,6 +191,15 @@ def _opened(path: StrPath, max_pixels: int) -> Iterator[Image.Image]:
     else:
         return
     raise BadImageError(f"{name}: cannot be read as an image ({reason})")
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    with _limit_lock:  # Pillow's own limit would warn at one size and refuse at another
+        own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = own
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -32,13 +32,16 @@ def save(path: Path, pixels: npt.NDArray[Any], **options: Any) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
 @pytest.mark.parametrize(("orientation", "size"), [(1, (6, 4)), (3, (6, 4)), (6, (4, 6)), (8, (4, 6))])
-def test_the_size_is_that_of_the_upright_image(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+def test_the_size_is_that_of_the_upright_image(
+    tmp_path: Path, orientation: int, size: tuple[int, int], name: str
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
-    header = read_header(tmp_path / "a.jpg")
-    assert (header.width, header.height) == size == read_image(tmp_path / "a.jpg").size
+    Image.new("RGB", (6, 4)).save(tmp_path / name, exif=exif)
+    header = read_header(tmp_path / name)
+    assert (header.width, header.height) == size == read_image(tmp_path / name).size
     assert header.is_rotated == (size == (4, 6))
 
 
@@ -48,10 +51,12 @@ def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path: Path, orientat
 
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(grey()).save(tmp_path / "a.png", exif=exif)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(grey()).save(tmp_path / name, exif=exif)
     with Image.open(tmp_path / "a.png") as image:
         expected = ImageOps.exif_transpose(image)
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png", "L")), np.asarray(expected))
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name, "L")), np.asarray(expected))
 
 
 def test_a_damaged_exif_block_counts_as_none(tmp_path: Path) -> None:
