@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 SHAPES := datasets/shapes
 QUICK_START := output/quick_start
 
-.PHONY: install quickstart test lint format clean
+.PHONY: install quickstart test lint format audit clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,12 @@ lint: install
 format: install
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
+
+# Known vulnerabilities of the installed packages: a report, whatever it finds. pip-audit stays out of what it looks at.
+audit: install
+	test -x $(VENV)/audit/bin/pip-audit || { $(RUN) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit; }
+	-$(VENV)/audit/bin/pip-audit --progress-spinner off \
+		--path "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
