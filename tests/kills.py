@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +183,15 @@ class Row:
     unreadable: int = 0
     lost_by_kill: int = 0
     lost_by_signal: int = 0
+    seconds_to_save: float = 0.0
     strays: int = 0
     duplicates: int = 0
     compared: int = 0
     equal: int = 0
 
     def __add__(self, other: Row) -> Row:
-        most = ("lost_by_kill", "lost_by_signal")
-        return Row(**{k: (max if k in most else int.__add__)(v, getattr(other, k)) for k, v in vars(self).items()})
+        most = ("lost_by_kill", "lost_by_signal", "seconds_to_save")
+        return Row(**{k: (max if k in most else add)(v, getattr(other, k)) for k, v in vars(self).items()})
 
 
 def table(rows: Mapping[tuple[str, str], Row]) -> str:
@@ -197,6 +199,7 @@ def table(rows: Mapping[tuple[str, str], Row]) -> str:
     total = Row()
     for row in rows.values():
         total += row
+    total.seconds_to_save = round(total.seconds_to_save, 2)
     names = [name.replace("_", " ") for name in vars(total)]
     cells = [["training", "phase", *names]]
     cells += [[*key, *map(str, vars(row).values())] for key, row in {**rows, ("all", ""): total}.items()]
@@ -357,7 +360,13 @@ class Campaign:
             row.lost_by_kill = max(row.lost_by_kill, lost)
         else:
             row.signals, row.lost_by_signal = row.signals + 1, max(row.lost_by_signal, lost)
+            row.seconds_to_save = max(row.seconds_to_save, round(self._seconds_to_save(out), 2))
         self.progress.add(f"{where}: exit status {done.status}, {lost} steps lost")
+
+    def _seconds_to_save(self, out: Path) -> float:
+        """From the signal to the checkpoint's name; 0 where there was nothing to save."""
+        tag, note = out / "last_checkpoint", self.folder / "note"
+        return max(0.0, tag.stat().st_mtime - note.stat().st_mtime) if tag.is_file() else 0.0
 
     def finish(self, out: Path, row: Row, blows: list[Blow]) -> None:
         """Go on to the end, and compare."""
@@ -427,7 +436,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=60, help="over all kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--two-processes", action="store_true", help="those of two processes, by YAML only")
+    parser.add_argument("--two-processes", action="store_true", help="those of two processes")
     parser.add_argument("--rounds", type=int, default=1, help="of --two-processes")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

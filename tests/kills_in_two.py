@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,16 @@ from typing import Any
 
 from detections import CONFIGS, SMALL, write_boxes
 from media import write_class_folders
-from test_exact import TRAINING
+from test_exact import LAZY, TRAINING
 from test_exactness import words as plain_words
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {"detect": "train_net.py", "pretrain": "pretrain_mae.py", "classify": "train_classifier.py"}
+SCRIPTS = {
+    "detect": "train_net.py",
+    "detect-lazy": "lazyconfig_train_net.py",
+    "pretrain": "pretrain_mae.py",
+    "classify": "train_classifier.py",
+}
 #: What comes, to all processes or to one, and the exit statuses that follow.
 BLOWS = {
     "kill -9, all": (signal.SIGKILL, -signal.SIGKILL),
@@ -49,7 +55,7 @@ class Pair:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder, self.said = kind, folder, folder / "said"
-        self.data = write_boxes(folder) if kind == "detect" else []
+        self.data = write_boxes(folder) if kind.startswith("detect") else []
         if not self.data:
             write_class_folders(folder / "train", 8)
             write_class_folders(folder / "val", 2)
@@ -62,6 +68,13 @@ class Pair:
             longer = ["SOLVER.MAX_ITER", "30", "TEST.EVAL_PERIOD", "10", "DATALOADER.NUM_WORKERS", "1"]
             config = ["--config-file", CONFIGS / "quick_start.yaml", *self.data, *flags]
             return [*config, *SMALL, *TRAINING, *longer, "OUTPUT_DIR", out]
+        if self.kind == "detect-lazy":
+            lazy = self.folder / "lazy"
+            if not lazy.is_dir():
+                shutil.copytree(CONFIGS / "lazy", lazy)
+                (lazy / "small.py").write_text(LAZY)
+            longer = ["train.max_iter=30", "train.eval_period=10", "dataloader.train.num_workers=1"]
+            return ["--config-file", lazy / "small.py", *self.data, *flags, *longer, f"train.output_dir={out}"]
         return [*plain_words(self.kind, self.folder, out), "--epochs", "12", "--workers", "1", *flags]
 
     def start(self, out: Path, *flags: str, torchrun: bool = False) -> subprocess.Popen[bytes]:

@@ -84,15 +84,23 @@ def run(tool: str, words: Sequence[Any], stderr: Path, patch: Patch | None = Non
 
 def run_two(tool: str, words: Sequence[Any], stderr: Path, patch: Patch | None = None) -> list[Ended]:
     """The same as two processes that torchrun would start."""
+    return [rank.wait() for rank in start_ranks(tool, words, stderr, patch, 2)]
+
+
+def start_ranks(
+    tool: str, words: Sequence[Any], stderr: Path, patch: Patch | None = None, count: int = 2
+) -> list[Running]:
+    """Start as many processes as torchrun would; a single one by itself."""
+    if count == 1:
+        return [start(tool, words, stderr, patch)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
         start(tool, words, stderr.with_suffix(f".{rank}"), patch, shared | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in "01"
+        for rank in map(str, range(count))
     ]
-    return [rank.wait() for rank in ranks]
 
 
 def _main(tool: str, words: list[str], stderr: str, patch: Patch | None, environment: dict[str, str]) -> None:

@@ -176,6 +176,12 @@ class Stop:
         if process_count() > 1:
             yield
             return
+        with self.open():
+            yield
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """The same with several processes too: for what one does alone, after which all of them `settle`."""
         with self._raising(True):
             self.poll()
             yield

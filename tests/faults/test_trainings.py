@@ -22,7 +22,7 @@ import torch
 from detections import write_boxes
 from kills import KINDS, SAVE, STEP, Blow, _wrap, names, words_of
 from media import write_class_folders
-from trainings import Ended, run
+from trainings import Ended, run, start_ranks
 
 from hiera_det.engine.events import read_metrics
 from hiera_det.weights.sources import read_weight_file
@@ -195,3 +195,36 @@ def test_no_locale_no_home_and_a_folder_with_blanks_and_accents(
     assert final.is_file()
     for path in place.joinpath("out").glob("*.pth"):  # what people hand on tells nothing of where they work
         assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def _score_for_minutes(note: str) -> None:
+    def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+        def evaluate(*args: Any) -> Any:
+            Path(note).touch()
+            for _ in range(9000):
+                time.sleep(0.01)
+            return original(*args)
+
+        return evaluate
+
+    _wrap(("hiera_det.d2.predict.evaluation", "Evaluator._evaluate"), wrapper)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_while_ap_is_computed_is_not_waited_for(
+    processes: int, kinds: dict[str, Kind], tmp_path: Path
+) -> None:
+    out, note = tmp_path / "out", tmp_path / "note"
+    words, patch = kinds["detect"].words(out), partial(_score_for_minutes, str(note))
+    ranks = start_ranks("detect", words, tmp_path / "said", patch, processes)
+    while not note.exists():
+        assert ranks[0].process.is_alive(), ranks[0].stderr.read_text()[-2000:]
+        time.sleep(0.05)
+    begun = time.monotonic()
+    for rank in ranks:
+        os.kill(rank.process.pid or 0, signal.SIGTERM)
+    done = [rank.wait() for rank in ranks]
+    assert time.monotonic() - begun < 30
+    assert [ended.status for ended in done] == [143] * processes, done[0].stderr[-2000:]
+    assert "Traceback" not in "".join(ended.stderr for ended in done)
+    assert (out / "last_checkpoint").read_text() == "model_0000003.pth"

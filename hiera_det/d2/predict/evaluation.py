@@ -16,7 +16,7 @@ import json
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -159,6 +159,7 @@ class Evaluator(COCOEvaluator):
     Attributes:
         facts: half sentences for the paragraph on an AP of 0.
         only_seen: evaluate on the images that there are predictions for, and leave others out.
+        scoring: entered while AP is computed, which the first process does alone.
         must_write: files that cannot be written end the evaluation; else, as in a training, they cost a line.
     """
 
@@ -174,6 +175,7 @@ class Evaluator(COCOEvaluator):
             self._metadata, self._coco_api = MetadataCatalog.get(dataset_name), api
         self.facts: list[str] = []
         self.only_seen, self.must_write = False, True
+        self.scoring: Callable[[], AbstractContextManager[None]] = nullcontext
         self._folder = Path(output_dir) if output_dir else None
         self._order: tuple[int, ...] | None = None
 
@@ -204,7 +206,8 @@ class Evaluator(COCOEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
-        self._score(results, tasks, self._seen(predictions) if self.only_seen and img_ids is None else img_ids)
+        with self.scoring():
+            self._score(results, tasks, self._seen(predictions) if self.only_seen and img_ids is None else img_ids)
 
     def score(self, results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         """Evaluate results that have the JSON's ids: boxes, and masks where both sides have them."""

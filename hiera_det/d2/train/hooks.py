@@ -6,6 +6,7 @@ evaluation knows that it is owed, so that a run that is killed in between evalua
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -316,6 +317,7 @@ class StoppableEvaluator(DatasetEvaluator):  # type: ignore[misc]
 
     def __init__(self, evaluator: DatasetEvaluator, stop: Stop, device: torch.device) -> None:
         self.evaluator, self.stop, self.device = evaluator, stop, device
+        evaluator.scoring = stop.open  # also of a user's own, who may look at it
 
     def reset(self) -> None:
         """As the evaluator's."""
@@ -338,5 +340,8 @@ class StoppableEvaluator(DatasetEvaluator):  # type: ignore[misc]
             StopRequested: a process was sent a signal.
         """
         self.stop.settle(self.device)
-        with self.stop.interruptible():
-            return self.evaluator.evaluate()
+        found = None
+        with contextlib.suppress(StopRequested), self.stop.interruptible():
+            found = self.evaluator.evaluate()
+        self.stop.settle(self.device)  # the others have waited for the first process to compute AP
+        return found
