@@ -1,4 +1,4 @@
-"""Packaging. detectron2 is not on the package index: tools/install_detectron2.py installs it."""
+"""Packaging. detectron2 is not on the package index: hiera-det install-detectron2 installs it."""
 
 import re
 from pathlib import Path

@@ -6,11 +6,10 @@ import importlib.util
 
 from hiera_det.errors import InputError
 
-__all__ = ["GET_DETECTRON2", "INSTALL_SCRIPT", "need"]
+__all__ = ["GET_DETECTRON2", "need"]
 
-#: detectron2 is on no package index. The script is in a clone of this project, the command is for any other place.
-INSTALL_SCRIPT = "tools/install_detectron2.py"
-GET_DETECTRON2 = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+#: detectron2 is on no package index.
+GET_DETECTRON2 = "hiera-det install-detectron2"
 
 
 def need(package: str, what: str, to_install: str = "") -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import hiera_det
 from hiera_det.cli.command import command_parser
-from hiera_det.extras import GET_DETECTRON2, INSTALL_SCRIPT
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,9 @@ class Package:
     @property
     def command(self) -> str:
         """What installs it, or puts it right."""
-        if self.module != "detectron2":
-            return f"{sys.executable} -m pip install --upgrade {self.pip}"
-        script = Path(hiera_det.__file__).parents[1] / INSTALL_SCRIPT
-        return f"{sys.executable} {script}" if script.is_file() else GET_DETECTRON2
+        if self.module == "detectron2":
+            return f"{sys.executable} -m hiera_det install-detectron2"
+        return f"{sys.executable} -m pip install --upgrade {self.pip}"
 
     @property
     def version(self) -> str:

@@ -29,6 +29,7 @@ COMMANDS = {
     "draw-positions": ("draw_positions", "draw a position embedding at two sizes"),
     "print-schedules": ("print_schedules", "print what each config's training is"),
     "doctor": ("doctor", "say what is installed, what is missing and how to get it"),
+    "install-detectron2": ("install_detectron2", "install detectron2, which is on no package index"),
     "make-shapes": ("make_shapes", "make the built-in data set of shapes"),
 }
 
@@ -54,7 +55,7 @@ def _run() -> None:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {word:17}{what}" for word, (_, what) in COMMANDS.items())
+    lines = "\n".join(f"  {word:20}{what}" for word, (_, what) in COMMANDS.items())
     return (
         textwrap.dedent("""\
         usage: hiera-det COMMAND ...

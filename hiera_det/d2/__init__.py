@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from hiera_det.extras import GET_DETECTRON2, INSTALL_SCRIPT
+from hiera_det.extras import GET_DETECTRON2
 
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
     if error.name not in (None, "detectron2"):  # installed, but one of its own needs is not: its message says which
         raise
-    raise ImportError(
-        f"hiera_det.d2 needs detectron2, which is not installed: run {INSTALL_SCRIPT} of this project, or "
-        f"{GET_DETECTRON2}"
-    ) from None
+    raise ImportError(f"hiera_det.d2 needs detectron2, which is not installed: {GET_DETECTRON2}") from None
 
 from hiera_det.d2.config.keys import add_hiera_config
 from hiera_det.d2.model import heads as _heads  # registers the heads

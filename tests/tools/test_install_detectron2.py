@@ -8,22 +8,10 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "install_detectron2.py"
-
-
-@pytest.fixture
-def installer() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+from hiera_det.cli import install_detectron2 as installer
 
 
 def make_source(folder: Path, np_places: int) -> Path:
@@ -43,7 +31,7 @@ def make_archive(path: Path, member: tarfile.TarInfo) -> Path:
     return path
 
 
-def test_mends_apply_where_they_are_meant(installer: ModuleType, tmp_path: Path) -> None:
+def test_mends_apply_where_they_are_meant(tmp_path: Path) -> None:
     source = make_source(tmp_path, np_places=19)
     installer.make_pure_python(source)
     text = (source / "detectron2" / "layers" / "all.py").read_text().splitlines()
@@ -52,14 +40,14 @@ def test_mends_apply_where_they_are_meant(installer: ModuleType, tmp_path: Path)
     compile((source / "setup.py").read_text(), "setup.py", "exec")
 
 
-def test_a_package_of_other_content_is_refused_untouched(installer: ModuleType, tmp_path: Path) -> None:
+def test_a_package_of_other_content_is_refused_untouched(tmp_path: Path) -> None:
     source = make_source(tmp_path, np_places=18)
     with pytest.raises(installer.InstallError, match=r"18 places to mend .* expected 19"):
         installer.make_pure_python(source)
     assert "np.int" in (source / "detectron2" / "layers" / "all.py").read_text()
 
 
-def test_the_stand_in_names_the_operator_that_is_missing(installer: ModuleType, tmp_path: Path) -> None:
+def test_the_stand_in_names_the_operator_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "stand_in.py").write_text(installer.STAND_IN)
     spec = importlib.util.spec_from_file_location("stand_in", tmp_path / "stand_in.py")
     module = importlib.util.module_from_spec(spec)
@@ -71,7 +59,7 @@ def test_the_stand_in_names_the_operator_that_is_missing(installer: ModuleType, 
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "package/../../outside"])
-def test_a_path_out_of_the_archive_is_refused(installer: ModuleType, tmp_path: Path, name: str) -> None:
+def test_a_path_out_of_the_archive_is_refused(tmp_path: Path, name: str) -> None:
     member = tarfile.TarInfo(name)
     member.size = 1
     with pytest.raises(installer.InstallError, match="outside"):
@@ -79,16 +67,14 @@ def test_a_path_out_of_the_archive_is_refused(installer: ModuleType, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
-def test_a_link_in_the_archive_is_refused(installer: ModuleType, tmp_path: Path) -> None:
+def test_a_link_in_the_archive_is_refused(tmp_path: Path) -> None:
     member = tarfile.TarInfo("package/link")
     member.type, member.linkname = tarfile.SYMTYPE, "/"
     with pytest.raises(installer.InstallError, match="no plain file"):
         installer.extract(make_archive(tmp_path / "a.tar.gz", member), tmp_path / "source")
 
 
-def test_nothing_reachable_gives_both_reasons_in_one_line(
-    installer: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_reachable_gives_both_reasons_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installer, "REPOSITORY", "http://127.0.0.1:9/detectron2.git")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
@@ -103,7 +89,9 @@ def test_nothing_reachable_gives_both_reasons_in_one_line(
 
 
 def test_an_installed_detectron2_is_named_and_left_alone() -> None:
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "hiera_det", "install-detectron2"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith("detectron2 ")
