@@ -7,17 +7,17 @@ INSTALLED := $(VENV)/installed
 SHAPES := datasets/shapes
 QUICK_START := output/quick_start
 
-.PHONY: install quickstart test lint format audit clean
+.PHONY: install quickstart test lint docs matrix format audit clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py
+$(INSTALLED): setup.py pyproject.toml hiera_det/cli/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'error: $(PYTHON) is older than Python 3.10; name a newer one: make install PYTHON=python3.12' >&2; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install 'torch>=2.4' torchvision
+	$(RUN) -m pip install 'torch>=2.5' torchvision
 	$(RUN) -m pip install -e '.[test,peers]'
-	$(RUN) tools/install_detectron2.py
+	$(RUN) -m hiera_det install-detectron2
 	touch $@
 
 quickstart: install
@@ -28,13 +28,21 @@ quickstart: install
 		OUTPUT_DIR $(QUICK_START)
 
 # Two test files at a time; threads that wait for each other would otherwise keep the processors busy.
-test: install lint
+test: install lint docs
 	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+# The site, in build/site; a link or a name that leads nowhere is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+# The light tests on the oldest and the newest of what is declared; a table at the end. CELLS="3.10-oldest-0.6" for one.
+matrix: install
+	$(RUN) tests/matrix.py $(CELLS)
 
 format: install
 	$(RUN) -m ruff format .

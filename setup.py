@@ -15,6 +15,7 @@ CLASSIFY = ["torchvision", "timm>=1.0.15", "Pillow", "matplotlib", "tqdm"]
 VIDEO = ["av>=12"]
 ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
+DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"]
 TEST_TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3",
@@ -40,14 +41,15 @@ setup(
         "hiera_det": ["py.typed"],
         "hiera_det.configs": ["*.yaml", "_base_/*.yaml", "lazy/*.py", "lazy/common/*.py"],
     },
-    install_requires=["torch>=2.4", "numpy", "safetensors"],
+    install_requires=["torch>=2.5", "numpy", "safetensors"],
     entry_points={"console_scripts": ["hiera-det = hiera_det.cli.main:main"]},
     extras_require={
         "hub": HUB,
         "fast-eval": FAST_EVAL,
-        "test": [*TEST_TOOLS, *HUB, *FAST_EVAL, *PEERS, *CLASSIFY, *VIDEO, *ADAPTERS, *ONNX],
+        "test": [*TEST_TOOLS, *DOCS, *HUB, *FAST_EVAL, *PEERS, *CLASSIFY, *VIDEO, *ADAPTERS, *ONNX],
         "peers": PEERS,
         "classify": CLASSIFY,
         "video": VIDEO,
+        "docs": DOCS,
     },
 )
