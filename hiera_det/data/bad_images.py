@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 
 from hiera_det.errors import InputError
 
@@ -30,7 +31,10 @@ class BadImages:
         if action not in ON_BAD_IMAGE:
             raise InputError(f"{word} {action!r}: choose {' or '.join(ON_BAD_IMAGE)}")
         self.action, self.word = action, word
-        self._count = multiprocessing.Value("q", 0)  # shared with the workers, which are started with this object
+        # Shared with the workers, which are started with this object. Forked ones need no named semaphore, of which one
+        # would be left behind where a process of several ends without taking its interpreter down.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        self._count = context.Value("q", 0)
         self._told: set[str] = set()
 
     @property
