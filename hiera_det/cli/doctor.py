@@ -56,7 +56,7 @@ class Package:
 
 
 PACKAGES = (
-    Package("torch", "'torch>=2.4' torchvision", "everything", is_required=True, distribution="torch"),
+    Package("torch", "'torch>=2.5' torchvision", "everything", is_required=True, distribution="torch"),
     Package("numpy", "numpy", "everything", is_required=True),
     Package("safetensors", "safetensors", "weight files", is_required=True),
     Package("torchvision", "torchvision", "detectors, classifiers, pretraining"),

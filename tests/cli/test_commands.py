@@ -155,7 +155,7 @@ def test_without_a_package_one_line_names_it(
 @pytest.mark.parametrize(
     ("missing", "status", "command"),
     [
-        ("torch", 1, "for everything: .* -m pip install --upgrade 'torch>=2.4' torchvision"),
+        ("torch", 1, "for everything: .* -m pip install --upgrade 'torch>=2.5' torchvision"),
         ("detectron2", 0, "for detectors: .* -m hiera_det install-detectron2"),
         ("torchvision", 0, "for detectors, .*: .* -m pip install --upgrade torchvision"),
     ],

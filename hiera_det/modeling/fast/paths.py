@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
+from torch.nn.modules import module as hooks
 
 __all__ = [
     "Kernel",
@@ -180,7 +180,9 @@ def untouched(*modules: nn.Module) -> bool:
             return False
         if "forward" in module.__dict__:
             return False
-    return not module_hooks._has_any_global_hook()  # type: ignore[no-untyped-call]
+    # PyTorch's own question for all of these came with 2.6.
+    of_all = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
+    return not any((*of_all, hooks._global_backward_hooks, hooks._global_backward_pre_hooks))
 
 
 def differentiates_forward() -> bool:
