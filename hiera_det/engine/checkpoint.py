@@ -201,16 +201,22 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            InputError: another process holds it.
+            InputError: another process holds it, or it cannot be written.
         """
         while self._file is None or not self._is_in_place():  # the run before may just have removed it
-            self._file = open(self.path, "a+", encoding="utf-8")  # held as long as the run
+            self._file = self._opened()  # as long as the run
             if not self._lock():
                 return self
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
         return self
+
+    def _opened(self) -> Any:
+        try:
+            return open(self.path, "a+", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
 
     def _is_in_place(self) -> bool:
         return self.path.exists() and os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))

@@ -9,15 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hiera_det.engine.processes import is_main_process
+from hiera_det.engine.processes import is_main_process, process_rank
+from hiera_det.errors import InputError
 
-__all__ = ["logged_to", "loggers_kept"]
+__all__ = ["LogFile", "logged_to", "loggers_kept", "outlasting"]
 
 LOG = "log.txt"
 
 
-class _LogFile(logging.FileHandler):
-    """A file that may have no room for a line, which is on stderr all the same."""
+class LogFile(logging.FileHandler):
+    """``log.txt`` of a folder, which may have no room for a line, which is on stderr all the same.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+
+    def __init__(self, folder: str) -> None:
+        rank = process_rank()
+        path = os.path.join(folder, LOG + (f".rank{rank}" if rank else ""))
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Go on; the checkpoints say that the disk is full."""
@@ -37,7 +50,7 @@ def logged_to(folder: str) -> Iterator[None]:
     shown = any(getattr(handler, "stream", None) in (sys.stderr, sys.stdout) for handler in logging.root.handlers)
     handlers: list[logging.Handler] = [] if shown else [logging.StreamHandler(sys.stderr)]
     if is_main_process():
-        handlers.append(_LogFile(os.path.join(folder, LOG), encoding="utf-8"))
+        handlers.append(LogFile(folder))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         ours.addHandler(handler)
@@ -48,6 +61,49 @@ def logged_to(folder: str) -> Iterator[None]:
         for handler in handlers:
             ours.removeHandler(handler)
             handler.close()
+
+
+class _Outlasting:
+    """A process's own terminal or pipe, which may be gone before the training is done."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream's; nothing is said where nobody listens."""
+        with self._or_silence():
+            return int(self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """As the stream's."""
+        with self._or_silence():
+            self._stream.flush()
+
+    @contextmanager
+    def _or_silence(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def outlasting() -> Iterator[None]:
+    """Let a training go on whose terminal is gone, or that was started without one; a caller's streams stay."""
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is getattr(sys, f"__{name}__"):
+                setattr(sys, name, _Outlasting(stream) if stream else nowhere)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
 
 
 @contextmanager
@@ -61,8 +117,5 @@ def loggers_kept(*names: str) -> Iterator[None]:
         for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
             for handler in {*logger.handlers} - {*handlers}:
                 handler.close()
-                stream: Any = getattr(handler, "stream", None)
-                if os.path.basename(str(getattr(stream, "name", ""))).startswith(LOG):  # detectron2 leaves it open
-                    stream.close()
             logger.handlers[:], logger.propagate = handlers, propagate
             logger.setLevel(level)

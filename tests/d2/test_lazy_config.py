@@ -51,6 +51,7 @@ def test_a_pair_sets_a_node_and_what_refers_to_it(override: str, key: str, value
         ("colour=red", "unknown config key colour"),
         ("~optimizer.lr", "give key=value"),
         ("optimizer.lr.deeper=1", "optimizer.lr.deeper"),
+        ("train.output_dir=/data/a, b", "'train.output_dir=\"/data/a, b\"'"),
     ],
 )
 def test_a_pair_that_cannot_be_meant_is_refused(override: str, says: str) -> None:

@@ -228,3 +228,29 @@ def test_a_signal_while_ap_is_computed_is_not_waited_for(
     assert [ended.status for ended in done] == [143] * processes, done[0].stderr[-2000:]
     assert "Traceback" not in "".join(ended.stderr for ended in done)
     assert (out / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_training_outlasts_the_pipe_that_it_speaks_to(name: str, kinds: dict[str, Kind], tmp_path: Path) -> None:
+    out = tmp_path / "run.txt"  # detectron2 would take a folder of this name for the log
+    command = [sys.executable, ROOT / "tools" / SCRIPTS[name], *kinds[name].words(out)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    )
+    assert running.stdout
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.wait(120) == 0
+    assert (out / "model_final.pth").is_file()
+    assert "iter" in (out / "log.txt").read_text() or name == "classify"
+
+
+@pytest.mark.parametrize("file", ["log.txt", ".lock"])
+@pytest.mark.parametrize("name", ["detect", "classify"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(
+    name: str, file: str, kinds: dict[str, Kind], tmp_path: Path
+) -> None:
+    (tmp_path / "out" / file).mkdir(parents=True)
+    done = run(name, kinds[name].words(tmp_path / "out"), tmp_path / "said")
+    assert_one_line(done, f"{file}: cannot be written (Is a directory)")

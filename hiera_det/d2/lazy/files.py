@@ -86,7 +86,9 @@ def _override(cfg: DictConfig, override: str) -> None:
     except InputError:
         raise
     except Exception as error:  # Hydra's and OmegaConf's own errors are of many kinds
-        raise InputError(f"{override}: {_one_line(error)}") from None
+        text = override.partition("=")[2]
+        hint = f"; a text with a comma is quoted inside too: '{key}=\"{text}\"'" if "," in text else ""
+        raise InputError(f"{override}: {_one_line(error)}{hint}") from None
 
 
 def _check_known(cfg: DictConfig, key: str) -> None:

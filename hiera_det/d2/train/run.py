@@ -16,7 +16,7 @@ from detectron2.config import CfgNode, LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import _cached_log_stream, setup_logger
+from detectron2.utils.logger import setup_logger
 
 from hiera_det.d2.config.request import PATHS, RunRequest
 from hiera_det.d2.config.setup import setup_config, training_device
@@ -26,6 +26,7 @@ from hiera_det.d2.train.hooks import split_callbacks
 from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
+from hiera_det.engine.log import LogFile
 from hiera_det.engine.record import write_record
 from hiera_det.engine.session import process_kept
 from hiera_det.engine.stop import Stop, stoppable
@@ -42,11 +43,15 @@ LOGGERS = ("fvcore", "detectron2", "hiera_det")
 
 def begin_logging(folder: str = "") -> None:
     """Send the log of detectron2, fvcore and this project to the terminal, and to ``log.txt`` of a folder."""
-    _cached_log_stream.cache_clear()  # of a folder that may have been removed since
+    file = LogFile(folder) if folder else None
+    if file:
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
     for name in LOGGERS:
         logging.getLogger(name).handlers.clear()
         setup_logger.cache_clear()  # detectron2 remembers loggers by name and would add no second handler
-        setup_logger(folder or None, distributed_rank=comm.get_rank(), name=name)
+        setup_logger(distributed_rank=comm.get_rank(), name=name)
+        if file:
+            logging.getLogger(name).addHandler(file)
 
 
 def start(request: RunRequest, gpu_price: float = 0.0, callbacks: Sequence[object] = ()) -> Any:
