@@ -13,6 +13,7 @@ FAST_EVAL = ["faster-coco-eval>=1.6"]
 PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
 CLASSIFY = ["torchvision", "timm>=1.0.15", "Pillow", "matplotlib", "tqdm"]
 VIDEO = ["av>=12"]
+REPORT = ["jinja2", "matplotlib", "Pillow", "pycocotools"]
 ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"]
@@ -39,6 +40,7 @@ setup(
     package_dir={"hiera_det.configs": "configs"},
     package_data={
         "hiera_det": ["py.typed"],
+        "hiera_det.report": ["report.html.jinja"],
         "hiera_det.configs": ["*.yaml", "_base_/*.yaml", "lazy/*.py", "lazy/common/*.py"],
     },
     install_requires=["torch>=2.5", "numpy", "safetensors"],
@@ -46,10 +48,11 @@ setup(
     extras_require={
         "hub": HUB,
         "fast-eval": FAST_EVAL,
-        "test": [*TEST_TOOLS, *DOCS, *HUB, *FAST_EVAL, *PEERS, *CLASSIFY, *VIDEO, *ADAPTERS, *ONNX],
+        "test": [*TEST_TOOLS, *DOCS, *HUB, *FAST_EVAL, *PEERS, *CLASSIFY, *VIDEO, *REPORT, *ADAPTERS, *ONNX],
         "peers": PEERS,
         "classify": CLASSIFY,
         "video": VIDEO,
         "docs": DOCS,
+        "report": REPORT,
     },
 )

@@ -14,6 +14,7 @@ from hiera_det.engine.events import METRICS, read_metrics
 from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
+from hiera_det.report.threshold import read_threshold
 
 if TYPE_CHECKING:
     from hiera_det.d2.predict.predictor import Predictor
@@ -77,6 +78,21 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """The newest value of each metric, such as ``bbox/AP``, ``top1`` or ``loss``."""
         return {name: value for line in self.history for name, value in line.items()}
+
+    def report(self) -> Path:
+        """Write ``report.html`` into the folder, of what the run has left there; its path.
+
+        Raises:
+            InputError: a package is missing, or the annotations that a detector was evaluated on are.
+        """
+        if self.task == "detect":
+            need_detectron2()
+            from hiera_det.d2.predict.report import write_detector_report
+
+            return write_detector_report(self.output)
+        from hiera_det.report.run_report import write_run_report
+
+        return write_run_report(self.output)
 
     @property
     def best(self) -> Weights:
@@ -178,7 +194,8 @@ class Weights(os.PathLike[str]):
         """The model, ready for images; the last that was built is kept.
 
         Args:
-            options: ``threshold``, the least score of a detector's objects (0.5), and ``device``.
+            options: ``threshold``, the least score of a detector's objects (by default that of the best F1 at the last
+                evaluation, where there was one), and ``device``.
 
         Raises:
             InputError: the weights are no detector's or classifier's.
@@ -195,11 +212,11 @@ class Weights(os.PathLike[str]):
 
         return Classifier(self, device or default_device())
 
-    def _detector(self, threshold: float = 0.5, device: str | None = None) -> Predictor:
+    def _detector(self, threshold: float | None = None, device: str | None = None) -> Predictor:
         need_detectron2()
         from hiera_det.d2.config.load import load_config
         from hiera_det.d2.predict.predictor import Predictor
 
         opts = ["MODEL.DEVICE", device] if device else []
         cfg = load_config(os.fspath(self.run.output / CONFIG), opts)
-        return Predictor(cfg, self, threshold)
+        return Predictor(cfg, self, read_threshold(self.run.output).score if threshold is None else threshold)

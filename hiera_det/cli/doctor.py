@@ -65,6 +65,7 @@ PACKAGES = (
     Package("PIL", "Pillow", "images"),
     Package("tqdm", "tqdm", "progress"),
     Package("matplotlib", "matplotlib", "curves"),
+    Package("jinja2", "jinja2", "reports"),
     Package("timm", "'timm>=1.0.15'", "augmentation of classifiers' images", distribution="timm"),
     Package("av", "'av>=12'", "videos", distribution="av"),
     Package("huggingface_hub", "huggingface_hub", "weights at hf:// and timm://"),

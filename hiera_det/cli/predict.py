@@ -46,7 +46,10 @@ def argument_parser() -> argparse.ArgumentParser:
         "--images-json", metavar="FILE", help="COCO JSON of the images: take its image and category ids"
     )
     parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, metavar="SCORE", help="least score (default: %(default)s)"
+        "--confidence-threshold",
+        type=float,
+        metavar="SCORE",
+        help="least score (default: that of the best F1 at the run's last evaluation, else 0.5)",
     )
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="of a video, take each N-th frame (default: 1)"
@@ -57,7 +60,20 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_predictor(args: argparse.Namespace) -> Predictor:
+def choose_threshold(args: argparse.Namespace) -> float:
+    """The least score, said where nobody has given it."""
+    from hiera_det.report.threshold import USUAL, read_threshold
+
+    if args.confidence_threshold is not None:
+        return float(args.confidence_threshold)
+    if not args.run:
+        return USUAL
+    threshold = read_threshold(args.run)
+    logging.getLogger("hiera_det.predict").info("least score %.3g: %s", threshold.score, threshold.reason)
+    return threshold.score
+
+
+def build_predictor(args: argparse.Namespace, threshold: float) -> Predictor:
     """The detector that the flags name."""
     from hiera_det.d2.config.load import load_config
     from hiera_det.d2.predict.predictor import Predictor
@@ -65,8 +81,8 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     limit = ["INPUT.MAX_PIXELS", str(args.max_pixels)] if "INPUT.MAX_PIXELS" not in args.opts else []
     opts = [*limit, *args.opts]
     if args.run:
-        return Predictor.from_folder(args.run, opts, args.confidence_threshold)
-    return Predictor(load_config(args.config_file, opts), threshold=args.confidence_threshold)
+        return Predictor.from_folder(args.run, opts, threshold)
+    return Predictor(load_config(args.config_file, opts), threshold=threshold)
 
 
 def main() -> None:
@@ -90,14 +106,15 @@ def main() -> None:
     skip = args.on_bad_image == "skip"
     places = args.output or "", args.json or "", args.images_json or ""
     job = PredictionJob(files, JobSettings(*places, args.overwrite, args.every, skip))
-    predictor = build_predictor(args)
+    threshold = choose_threshold(args)
+    predictor = build_predictor(args, threshold)
     before = signal.signal(signal.SIGTERM, leave)  # by the way out, on which what was found so far is written
     try:
         with logging_redirect_tqdm(), tqdm(total=len(files), unit="file") as progress:
             job.run(predictor, progress.update)
     finally:
         signal.signal(signal.SIGTERM, before)
-    found = f"{job.objects} objects with a score of at least {args.confidence_threshold:g}"
+    found = f"{job.objects} objects with a score of at least {threshold:.3g}"
     print(f"{len(files) - len(job.failed)} images, {found}")
     print(*(path for path in (args.output, args.json) if path), sep="\n")
     if job.failed:

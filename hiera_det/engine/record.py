@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hiera_det.engine.environment import environment
 from hiera_det.errors import InputError
 from hiera_det.files import write_atomically
 
@@ -26,10 +27,12 @@ class Record:
     Attributes:
         task: ``detect``, ``classify`` or ``pretrain``.
         asked: fields of its request or settings, plain values; paths are absolute.
+        environment: what it was started on, see `environment`.
     """
 
     task: str
     asked: dict[str, Any]
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def write_record(folder: str, task: str, asked: Mapping[str, Any], paths: Iterable[str]) -> None:
@@ -45,7 +48,7 @@ def write_record(folder: str, task: str, asked: Mapping[str, Any], paths: Iterab
     for name in paths:
         if kept.get(name) and os.path.exists(kept[name]):
             kept[name] = os.path.abspath(kept[name])
-    text = json.dumps(asdict(Record(task, kept)), indent=1, default=str)
+    text = json.dumps(asdict(Record(task, kept, environment())), indent=1, default=str)
     write_atomically(Path(folder) / RECORD, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
@@ -60,6 +63,6 @@ def read_record(folder: str) -> Record | None:
         return None
     try:
         content = json.loads(path.read_bytes())
-        return Record(str(content["task"]), dict(content["asked"]))
+        return Record(str(content["task"]), dict(content["asked"]), dict(content.get("environment", {})))
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is damaged; remove it, and start anew or go on by the command") from None

@@ -15,7 +15,7 @@ from hiera_det.data.images import read_image
 from hiera_det.errors import printable
 from hiera_det.files import write_atomically
 from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects
-from hiera_det.report.sheet import captioned, lay_out
+from hiera_det.report.sheet import captioned, justified
 
 __all__ = ["draw_annotations"]
 
@@ -41,7 +41,7 @@ def draw_annotations(contents: Contents, image_root: str, path: str | Path, coun
     """
     rows = np.unique(contents.rows) if len(contents.rows) else np.arange(len(contents.images))
     chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)].tolist()
-    sheet = lay_out([_picture(contents, image_root, row) for row in chosen], columns=4, gap=8)
+    sheet = justified([_picture(contents, image_root, row) for row in chosen], columns=4, width=4 * SIDE, gap=8)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
     return Path(path)
 
@@ -55,16 +55,17 @@ def _picture(contents: Contents, image_root: str, row: int) -> Image.Image:
     columns = contents.annotations
     names = [contents.names[id_] for id_ in sorted(contents.names)]
     places = {id_: place for place, id_ in enumerate(sorted(contents.names))}
+    classes = [places[int(columns.category_ids[i])] for i in indices]
     labels = [
-        class_name(places[int(columns.category_ids[i])], names) + (" (crowd)" if columns.crowd[i] else "")
-        for i in indices
+        class_name(place, names) + (" (crowd)" if columns.crowd[i] else "")
+        for i, place in zip(indices, classes, strict=True)
     ]
     boxes = columns.boxes[indices].copy()
     boxes[:, 2:] += boxes[:, :2]
     masks = [_mask(columns, index, scale, size) for index in indices]
     points = [np.array(columns.keypoints.get(index, ()), np.float64).reshape(-1, 3) for index in indices]
     seen = [(some[some[:, 2] > 0, :2] + 0.5) * scale for some in points]  # COCO's are indices of pixels
-    picture = draw_objects(np.asarray(pixels.resize(size)), Objects(boxes * scale, labels, masks, seen))
+    picture = draw_objects(np.asarray(pixels.resize(size)), Objects(boxes * scale, labels, classes, masks, seen))
     caption = f"{printable(image['file_name'])}: {len(indices)} objects"
     return captioned(picture, caption, CAPTION, least_width=SIDE // 2)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from hiera_det.engine.events import read_metrics
 from hiera_det.files import write_atomically
 
-__all__ = ["draw_curves"]
+__all__ = ["curves_of", "draw_curves"]
 
 #: A number's places (iterations or epochs), ascending, and its values; what is not finite is NaN.
 Series: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -33,6 +34,8 @@ SCORES = (
 )
 #: Least span of the axis of AP, in percent: the steps of a first epoch are no mountains.
 LEAST_AP_SPAN = 5.0
+#: Points of a curve that are drawn.
+MOST_POINTS = 500
 
 
 def draw_curves(folder: str | Path) -> Path:
@@ -48,30 +51,37 @@ def draw_curves(folder: str | Path) -> Path:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     metrics, path = Path(folder) / "metrics.json", Path(folder) / "curves.png"
+    panels = curves_of(metrics)
+    if not panels:
+        raise FileNotFoundError(errno.ENOENT, "no metrics to draw", str(metrics))
+    figure = Figure(figsize=(6.5 * len(panels), 5.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for part, draw in zip(np.ravel(figure.subfigures(1, len(panels))), panels.values(), strict=True):
+        draw(part)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return path
+
+
+def curves_of(metrics: Path) -> dict[str, Callable[[Any], None]]:
+    """What draws the losses, and the scores, of a ``metrics.json`` into a figure; nothing where there are no lines.
+
+    A training without scores, as a masked autoencoder's, has losses alone.
+    """
     lines = read_metrics(metrics)
     if not lines:
-        raise FileNotFoundError(errno.ENOENT, "no metrics to draw", str(metrics))
+        return {}
     # A task of the engine counts in epochs, a detector in iterations.
     unit = "epoch" if any("loss" in line for line in lines) else "iteration"
     series = series_of(lines, unit)
     scores = find_scores(series)
-    panels = 1 if unit == "epoch" and not scores else 2
-    figure = Figure(figsize=(6.5 * panels, 5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(1, panels, squeeze=False)[0]
-    for panel in axes:
-        panel.set_xlabel(unit)
-        panel.grid(alpha=0.3)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=unit == "iteration"))
-    _draw_losses(axes[0], series)
-    if panels == 2:
-        _draw_scores(axes[1], scores)
-        axes[1].set_xlim(axes[0].get_xlim() if axes[0].lines else None)
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
-    return path
+    draw: dict[str, Callable[[Any], None]] = {
+        "losses and learning rate": partial(_draw_losses, series=series, unit=unit)
+    }
+    if scores or unit == "iteration":
+        draw["on held-out images"] = partial(_draw_scores, scores=scores, unit=unit)
+    return draw
 
 
 def series_of(lines: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Series]:
@@ -110,31 +120,56 @@ def running_median(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return smooth
 
 
-def _draw_losses(axes: Any, series: Mapping[str, Series]) -> None:
+def _panel(figure: Any, unit: str, title: str, ylabel: str) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=unit, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=unit == "iteration"))
+    return axes
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Below the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", fontsize="small", ncols=2, frameon=False)
+
+
+def _draw_losses(figure: Any, series: Mapping[str, Series], unit: str) -> None:
     """Each loss thin as it is and thick as its running median, and the learning rate behind them."""
-    axes.set(title="losses (median) and learning rate", ylabel="loss")
+    axes = _panel(figure, unit, "losses (median) and learning rate", "loss")
     names = sorted(key for key in series if "loss" in key and np.isfinite(series[key][1]).any())
     names.sort(key=lambda name: name not in MAIN_LOSSES)
     colors = [f"C{index}" for index in range(10) if index != 7]  # C7, grey, is the learning rate's
     for index, name in enumerate(names):
         places, values = series[name]
-        color, width = ("black", 2.5) if name in MAIN_LOSSES else (colors[index % len(colors)], 1.3)
+        main = name in MAIN_LOSSES
+        color, width = (axes.xaxis.label.get_color(), 2.5) if main else (colors[index % len(colors)], 1.3)
         marker = "o" if len(values) == 1 else None
-        axes.plot(places, values, color=color, linewidth=0.8, alpha=0.25)
-        axes.plot(places, running_median(values), color=color, linewidth=width, marker=marker, label=name)
+        axes.plot(*_thinned(places, values), color=color, linewidth=0.8, alpha=0.25)
+        smooth = _thinned(places, running_median(values))
+        axes.plot(*smooth, color=color, linewidth=width, marker=marker, label=name)
     if names:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(series[name][1]) for name in names)))
-        axes.legend(fontsize="small", loc="best")
     else:
         _write_in_middle(axes, "no losses yet")
     if "lr" in series:
         _draw_learning_rate(axes, series["lr"])
+    _legend(figure, axes)
+
+
+def _thinned(places: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> Series:
+    """As many points as a panel has room for."""
+    step = -(-len(places) // MOST_POINTS)
+    return places[::step], values[::step]
 
 
 def _draw_learning_rate(axes: Any, rate: Series) -> None:
-    """On an axis of its own at the right, below the losses and their legend."""
+    """On an axis of its own at the right, below the losses."""
     twin = axes.twinx()
-    twin.plot(*rate, color="C7", linestyle=":", linewidth=1.2)
+    twin.plot(*_thinned(*rate), color="C7", linestyle=":", linewidth=1.2)
     twin.set_ylabel("learning rate (dotted)", color="C7")
     twin.tick_params(axis="y", labelcolor="C7")
     twin.set_ylim(bottom=0)
@@ -143,20 +178,23 @@ def _draw_learning_rate(axes: Any, rate: Series) -> None:
     axes.patch.set_visible(False)
 
 
-def _draw_scores(axes: Any, scores: Sequence[tuple[str, str, str, Series]]) -> None:
-    """AP in percent, or accuracy, from zero to a little over the best."""
+def _draw_scores(figure: Any, scores: Sequence[tuple[str, str, str, Series]], unit: str) -> None:
+    """AP in percent, or accuracy, with a star at the best of each; the axis fits what there is."""
     is_ap = not scores or "AP" in scores[0][0]
-    axes.set(title="on held-out images", ylabel="AP (%)" if is_ap else "accuracy", ylim=(0, 102 if is_ap else 1.02))
+    axes = _panel(figure, unit, "on held-out images", "AP (%)" if is_ap else "accuracy")
     if not scores:
         _write_in_middle(axes, "no evaluation yet")
         return
     for label, color, style, (places, values) in scores:
-        text = f"{label}, last {values[-1]:.{1 if is_ap else 3}f}"
-        axes.plot(places, values, color=color, linestyle=style, marker="o", markersize=5, label=text)
-    best = max(values.max() for *_, (_, values) in scores)
-    if is_ap:
-        axes.set_ylim(top=min(102.0, max(LEAST_AP_SPAN, 1.15 * best)))
-    axes.legend(fontsize="small", loc="best")
+        best, digits = int(values.argmax()), 1 if is_ap else 3
+        text = f"{label}, last {values[-1]:.{digits}f}, best {values[best]:.{digits}f} at {places[best]:g}"
+        axes.plot(places, values, color=color, linestyle=style, marker="o", markersize=4, label=text)
+        axes.plot(places[best], values[best], color=color, marker="*", markersize=13)
+    low, high = (bound([bound(values) for *_, (_, values) in scores]) for bound in (min, max))
+    margin = max(0.08 * (high - low), 0.5 * ((LEAST_AP_SPAN if is_ap else LEAST_AP_SPAN / 100) - (high - low)))
+    axes.set_xlim(left=0)
+    axes.set_ylim(max(low - margin, -0.02 * (high + margin)), high + margin)
+    _legend(figure, axes)
 
 
 def _write_in_middle(axes: Any, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Drawing objects on an image: masks, boxes and labels, in colours that are told apart.
+"""Drawing objects on an image: masks, boxes and labels, in a colour for each class.
 
 Masks are drawn pixel by pixel: a hole stays a hole, and an image may be one pixel wide.
 Letters in shapes: N objects of one picture, H and W its height and width.
@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 from hiera_det.errors import printable
 from hiera_det.report.labels import Labels
 
-__all__ = ["PALETTE", "Color", "Mask", "Objects", "class_name", "draw_objects", "matching_colors"]
+__all__ = ["PALETTE", "Mask", "Objects", "class_name", "draw_objects"]
 
 Color: TypeAlias = tuple[float, float, float]
 
-#: Colours of the objects, told apart on photographs and from each other; RGB in 0-1.
+#: Colours of the classes, told apart on photographs and from each other, again from the first on; RGB in 0-1.
 PALETTE: tuple[Color, ...] = (
     (0.00, 0.85, 0.95),
     (1.00, 0.55, 0.05),
@@ -39,8 +39,6 @@ PALETTE: tuple[Color, ...] = (
 ALPHA = 0.35
 #: Longest side in pixels up to which letters and lines have their plain size.
 PLAIN_SIDE = 640
-#: Least overlap (IoU) of a prediction with the object whose colour it takes.
-SAME_COLOR = 0.3
 
 #: One mask: polygons [x0, y0, x1, y1, ...], whose union it is (none: no mask), or a binary map [H, W].
 Mask: TypeAlias = list[npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
@@ -53,13 +51,15 @@ class Objects:
     Attributes:
         boxes: XYXY ``[N, 4]``.
         labels: N texts, "" for none.
+        classes: N indices, which give the colours.
         masks: N masks, or None where there are none at all.
         keypoints: of each object the places that are drawn, N times ``[K, 2]``, or None where there are none at all.
     """
 
     boxes: npt.NDArray[np.float64]
     labels: list[str]
-    masks: list[Mask] | None
+    classes: list[int]
+    masks: list[Mask] | None = None
     keypoints: list[npt.NDArray[np.float64]] | None = None
 
 
@@ -68,15 +68,14 @@ def class_name(category: int, names: Sequence[str] | None) -> str:
     return printable(names[category]) if names and category < len(names) else f"class {category}"
 
 
-def draw_objects(image: npt.NDArray[np.uint8], objects: Objects, colors: Sequence[Color] = ()) -> Image.Image:
+def draw_objects(image: npt.NDArray[np.uint8], objects: Objects) -> Image.Image:
     """An RGB image ``[H, W, 3]`` with its objects; lines and letters grow with the image.
 
     Args:
         image: is not changed.
         objects: the large ones are drawn first, so that none hides another; the first ones' labels lie best.
-        colors: N colours; empty for those of the palette in turn.
     """
-    colors = colors or [PALETTE[index % len(PALETTE)] for index in range(len(objects.labels))]
+    colors = [PALETTE[index % len(PALETTE)] for index in objects.classes]
     canvas = np.array(image)
     order = np.argsort(-_areas(objects.boxes), kind="stable")
     for index in order if objects.masks is not None else ():
@@ -91,7 +90,7 @@ def draw_objects(image: npt.NDArray[np.uint8], objects: Objects, colors: Sequenc
         for x, y in points.tolist():
             draw.circle((x, y), 2 * line, fill=_rgb(color), outline=(0, 0, 0))
     labels = Labels(draw, picture.size, _scale(picture.size))
-    for box, label, color in zip(objects.boxes.tolist(), objects.labels, colors, strict=False):  # above all boxes
+    for box, label, color in zip(objects.boxes.tolist(), objects.labels, colors, strict=True):  # above all boxes
         if label:
             labels.add(box, label, _readable(color))
     return picture
@@ -150,31 +149,3 @@ def _readable(color: Color) -> tuple[int, int, int]:
     """A colour as bright as the palette's brightest, to be read on a dark ground."""
     red, green, blue = (0.3 + 0.7 * part for part in color)
     return _rgb((red, green, blue))
-
-
-def matching_colors(truth: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> list[Color]:
-    """Colours for the found boxes: each takes the colour of the true box it overlaps most, the best pairs first.
-
-    Args:
-        truth: XYXY ``[N, 4]``; object i is drawn in colour i of the palette.
-        found: XYXY ``[M, 4]``; those left over take the colours that follow.
-    """
-    place: dict[int, int] = {}
-    if len(truth) and len(found):
-        overlap = _pairwise_iou(found, truth)
-        for flat in np.argsort(-overlap, axis=None):
-            row, column = divmod(int(flat), len(truth))
-            if overlap[row, column] < SAME_COLOR:
-                break
-            if row not in place and column not in place.values():
-                place[row] = column
-    spare = iter(range(len(truth), len(truth) + len(found)))
-    return [PALETTE[(place[row] if row in place else next(spare)) % len(PALETTE)] for row in range(len(found))]
-
-
-def _pairwise_iou(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Overlap of boxes ``[M, 4]`` and ``[N, 4]``, XYXY: ``[M, N]``."""
-    low, high = np.maximum(first[:, None, :2], second[:, :2]), np.minimum(first[:, None, 2:], second[:, 2:])
-    shared = (high - low).clip(0).prod(axis=2)
-    union = _areas(first)[:, None] + _areas(second) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -1,4 +1,7 @@
-"""Names of objects on a picture, on dark ground, where they hide neither the picture nor each other."""
+"""Names of objects on a picture, on dark ground, where they hide neither the picture nor each other.
+
+Where there is no room for a label it is left out: the object's colour still tells its class.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Labels:
         self.taken: list[tuple[float, float, float, float]] = []
 
     def add(self, box: Sequence[float], label: str, color: tuple[int, int, int]) -> None:
-        """Draw one object's label; none on a picture that has no room for it.
+        """Draw one object's label; none where there is no room for it.
 
         Args:
             box: the object's, XYXY.
@@ -46,19 +49,22 @@ class Labels:
         width, height = right - left + 2 * margin, bottom - top + 2 * margin
         if width > self.size[0] or 2 * height > self.size[1]:  # it would hide the picture
             return
-        places = list(self._places(box, width, height))
-        place = next((place for place in places if not any(_overlap(place, other) for other in self.taken)), places[0])
+        places = self._places(box, width, height)
+        place = next((place for place in places if not any(_overlap(place, other) for other in self.taken)), None)
+        if place is None:
+            return
         self.taken.append(place)
         self.draw.rectangle(place, fill=GROUND)
         self.draw.text((place[0] + margin - left, place[1] + margin - top), label, fill=color, font=font)
 
     def _places(self, box: Sequence[float], width: float, height: float) -> Iterator[tuple[float, float, float, float]]:
-        """Places for a label inside the picture, the best first: above the box, inside it at the top, below it."""
-        x0, y0, _, y1 = box
-        x = min(max(x0, 0.0), self.size[0] - width)
-        for y in (y0 - height if y0 >= height else y0, y0, y1, y1 - height, y0 - 2 * height, y1 + height):
-            top = min(max(y, 0.0), self.size[1] - height)
-            yield x, top, x + width, top + height
+        """Places for a label inside the picture, the best first: above the box, in it, below it; at the left first."""
+        x0, y0, x1, y1 = box
+        for x in (x0, x1 - width, (x0 + x1 - width) / 2):
+            left = min(max(x, 0.0), self.size[0] - width)
+            for y in (y0 - height if y0 >= height else y0, y0, y1, y1 - height, y0 - 2 * height, y1 + height):
+                top = min(max(y, 0.0), self.size[1] - height)
+                yield left, top, left + width, top + height
 
 
 def _overlap(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:

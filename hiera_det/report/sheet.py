@@ -1,16 +1,16 @@
-"""Laying pictures out: one above its caption, two side by side, many on a sheet."""
+"""Laying pictures out: one below its caption, two side by side, many on a sheet without gaps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from PIL import Image, ImageDraw
 
 from hiera_det.errors import printable
 from hiera_det.report.fonts import font_for
 
-__all__ = ["captioned", "lay_out"]
+__all__ = ["captioned", "justified", "lay_out"]
 
 
 def captioned(picture: Image.Image, caption: str, height: int, least_width: int = 0) -> Image.Image:
@@ -46,4 +46,36 @@ def lay_out(pictures: Sequence[Image.Image], columns: int, gap: int) -> Image.Im
     for top, row in zip(tops, rows, strict=False):
         for column, picture in enumerate(row):
             page.paste(picture, (column * (width + gap), top))
+    return page
+
+
+def justified(pictures: Sequence[Image.Image], columns: int, width: int, gap: int) -> Image.Image:
+    """Pictures on one page, in rows that are as wide as the page: those of one row have the same height.
+
+    Args:
+        pictures: at least one; rows differ by one picture at most.
+        columns: most in a row.
+        width: of the page, in pixels; less where no row would be as wide by itself.
+        gap: between pictures.
+    """
+    count = -(-len(pictures) // columns)
+    bounds = [round(row * len(pictures) / count) for row in range(count + 1)]
+    rows = [pictures[start:end] for start, end in pairwise(bounds)]
+    width = min(width, max(sum(picture.width + gap for picture in row) - gap for row in rows))
+    return lay_out([_row(row, width, gap) for row in rows], 1, gap)
+
+
+def _row(pictures: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
+    """Pictures side by side, together as wide as the page."""
+    shapes = [picture.width / picture.height for picture in pictures]
+    height = max(1, round((width - gap * (len(pictures) - 1)) / sum(shapes)))
+    sized = [
+        picture.resize((max(1, round(height * shape)), height), Image.Resampling.LANCZOS)
+        for picture, shape in zip(pictures, shapes, strict=True)
+    ]
+    page = Image.new("RGB", (width, height), "white")
+    left = 0
+    for picture in sized:
+        page.paste(picture, (left, 0))
+        left += picture.width + gap
     return page

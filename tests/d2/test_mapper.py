@@ -212,7 +212,7 @@ def test_a_training_says_how_often_an_image_was_replaced(
     val_config(with_bad, tmp_path)  # writes the JSON
     opts = ["INPUT.ON_BAD_IMAGE", "skip", "DATALOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]
     opts += ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "0"]
-    opts += ["SOLVER.SCALING", "none", "TEST.PICTURES", "0", "MODEL.WEIGHTS", ""]
+    opts += ["SOLVER.SCALING", "none", "TEST.PICTURES", "0", "TEST.REPORT", "False", "MODEL.WEIGHTS", ""]
     cfg = config(*RESIZE, *opts)
     own_data_config(cfg, train_json=str(tmp_path / "val.json"), train_images=str(tmp_path))
     Path(cfg.OUTPUT_DIR).mkdir()

@@ -166,7 +166,7 @@ def test_unusable_count_is_refused(model: nn.Module, cfg: CfgNode, dataset: str,
 
 def test_rle_and_polygon_keep_their_place_when_scaled(dataset: str) -> None:
     record = DatasetCatalog.get(dataset)[0]
-    truth = pictures._ground_truth(record["annotations"], (64, 96), (128, 192), CLASSES)
+    truth = pictures._objects(record["annotations"], (64, 96), (128, 192), CLASSES)
     assert truth.masks is not None
     assert max(truth.masks[0][0]) == 80  # 2 x 40
     rows, columns = truth.masks[1].nonzero()

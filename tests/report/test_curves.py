@@ -48,7 +48,7 @@ def test_a_detectors_curves_are_drawn_from_whatever_there_is(tmp_path: Path, eva
             lines.append({"iteration": iteration, "bbox/AP": 30.0, "data/segm/AP50": math.nan, "segm/AP": 20.0})
     drawn = draw_curves(write_metrics(tmp_path, lines, tail='{"iteration": 200, "tot'))
     assert drawn == tmp_path / "curves.png"
-    assert Image.open(drawn).size == (1430, 550)
+    assert Image.open(drawn).size == (1430, 605)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["curves.png", "metrics.json"]
 
 
@@ -58,7 +58,7 @@ def test_the_other_trainings_count_in_epochs_and_have_a_panel_for_accuracy(
 ) -> None:
     lines = [{"iteration": n, "epoch": n / 10, "loss": 1 / n, "lr": 1e-3} for n in range(1, 40)]
     folder = write_metrics(tmp_path, [*lines, {"iteration": 39, "epoch": 3.9, **scores}])
-    assert Image.open(draw_curves(str(folder))).size == (width, 550)
+    assert Image.open(draw_curves(str(folder))).size == (width, 605)
     assert series_of(lines, "epoch")["loss"][0][-1] == pytest.approx(3.9)
 
 

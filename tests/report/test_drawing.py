@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hiera_det.report import fonts
-from hiera_det.report.drawing import PALETTE, Mask, Objects, class_name, draw_objects, matching_colors
+from hiera_det.report.drawing import PALETTE, Mask, Objects, class_name, draw_objects
 from hiera_det.report.labels import Labels
-from hiera_det.report.sheet import captioned, lay_out
+from hiera_det.report.sheet import captioned, justified, lay_out
 
 GREY = 100
 
@@ -22,7 +22,7 @@ def image(height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 def drawn(height: int, width: int, box: list[float], mask: Mask | None, label: str = "") -> npt.NDArray[np.uint8]:
-    objects = Objects(np.array([box], dtype=np.float64), [label], None if mask is None else [mask])
+    objects = Objects(np.array([box], dtype=np.float64), [label], [0], None if mask is None else [mask])
     return np.asarray(draw_objects(image(height, width), objects))
 
 
@@ -63,23 +63,21 @@ def test_boxes_of_any_place_and_size_are_drawn(box: list[float]) -> None:
 
 def test_no_objects_leave_the_image_as_it_is() -> None:
     for masks in (None, []):
-        empty = Objects(np.zeros((0, 4)), [], masks)
+        empty = Objects(np.zeros((0, 4)), [], [], masks)
         np.testing.assert_array_equal(np.asarray(draw_objects(image(20, 30), empty)), image(20, 30))
 
 
 def test_the_image_itself_is_not_written_to() -> None:
     own = image(20, 20)
     own.flags.writeable = False
-    draw_objects(own, Objects(np.array([[2.0, 2, 9, 9]]), ["a"], [np.ones((20, 20), dtype=np.uint8)]))
+    draw_objects(own, Objects(np.array([[2.0, 2, 9, 9]]), ["a"], [0], [np.ones((20, 20), dtype=np.uint8)]))
 
 
-def test_a_prediction_takes_the_colour_of_its_object() -> None:
-    truth = np.array([[0.0, 0, 10, 10], [50, 50, 70, 70]])
-    found = np.array([[51.0, 51, 70, 70], [52, 52, 70, 70], [0, 0, 10, 9]])
-    assert matching_colors(truth, found) == [PALETTE[1], PALETTE[2], PALETTE[0]]
-    assert matching_colors(truth[:0], found[:1]) == [PALETTE[0]]
-    assert matching_colors(truth, found[:0]) == []
-    assert matching_colors(np.zeros((1, 4)), np.zeros((1, 4))) == [PALETTE[1]]  # no area, no overlap
+def test_a_class_has_its_colour_whatever_else_is_drawn() -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
+    picture = np.asarray(draw_objects(image(60, 60), Objects(boxes, [""] * 3, [1, 0, 1 + len(PALETTE)])))
+    colors = [tuple(picture[place, place]) for place in (0, 20, 40)]
+    assert colors == [tuple(round(255 * part) for part in PALETTE[index]) for index in (1, 0, 1)]
 
 
 def test_names_that_would_hide_letters_are_shown_by_their_codes() -> None:
@@ -119,6 +117,15 @@ def test_a_sheet_has_columns_of_one_width_and_rows_of_their_own_height() -> None
     assert lay_out(pictures[:1], columns=4, gap=5).size == (30, 10)
 
 
+@pytest.mark.parametrize(("count", "width"), [(1, 128), (2, 220), (3, 220), (7, 240), (8, 240)])
+def test_rows_of_a_page_are_as_wide_as_the_page(count: int, width: int) -> None:
+    sizes = [(128, 67), (86, 67), (128, 40), (128, 67), (95, 67), (74, 67), (128, 46), (110, 67)]
+    page = justified([Image.new("RGB", size, "red") for size in sizes[:count]], columns=2, width=240, gap=6)
+    assert page.width == width
+    white = (np.asarray(page) == 255).all(axis=2).mean()
+    assert white < 0.1  # the gaps
+
+
 def test_a_narrow_picture_has_room_for_its_caption() -> None:
     page = captioned(Image.new("RGB", (10, 20), "red"), "a\nb", height=30, least_width=100)
     assert page.size == (100, 50)
@@ -140,3 +147,18 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
     first, second, third = labels.taken
     assert len({first[1], second[1], third[1]}) == 3
     assert not any(a[1] < b[3] and b[1] < a[3] for a, b in ((first, second), (first, third), (second, third)))
+
+
+def test_labels_that_have_no_room_are_left_out_and_none_covers_another() -> None:
+    picture = Image.new("RGB", (160, 120))
+    labels = Labels(ImageDraw.Draw(picture), picture.size, 1.0)
+    for number in range(40):
+        labels.add([60.0, 50.0, 110.0, 80.0], f"object {number}", (255, 255, 255))
+    assert 4 < len(labels.taken) < 40
+    for index, (x0, y0, x1, y1) in enumerate(labels.taken):
+        assert x0 >= 0
+        assert y0 >= 0
+        assert x1 <= 160
+        assert y1 <= 120
+        for a0, b0, a1, b1 in labels.taken[:index]:
+            assert not (x0 < a1 and a0 < x1 and y0 < b1 and b0 < y1)

@@ -197,7 +197,18 @@ def test_resume_goes_on_where_it_stopped(trained: tuple[Path, str], flags: list[
     out, _ = trained
     # Another test reads the folder of the first training: go on in a copy.
     shutil.copytree(out, tmp_path / "out")
-    done = run("--resume", *flags, "OUTPUT_DIR", tmp_path / "out", "SOLVER.MAX_ITER", "4", "TEST.PICTURES", "0")
+    done = run(
+        "--resume",
+        *flags,
+        "OUTPUT_DIR",
+        tmp_path / "out",
+        "SOLVER.MAX_ITER",
+        "4",
+        "TEST.PICTURES",
+        "0",
+        "TEST.REPORT",
+        "False",
+    )
     assert done.returncode == 0, done.stderr
     assert "Starting training from iteration 2" in done.stdout
     # What was written after the end, the last evaluation, gives way to what comes there now.

@@ -14,6 +14,8 @@ train = {
     "best": "",  # metric whose best weights are kept in model_best.pth, such as "bbox/AP"
     "eval_period": 5000,
     "pictures": 8,  # held-out images drawn at the end
+    "report": True,  # write report.html after each evaluation and at the end
+    "nms_across_classes": False,  # one class for one object, in evaluation
     "device": "cuda",  # the CPU is taken where there is no GPU
     "seed": -1,  # 0 or more repeats the random numbers of another run
 }

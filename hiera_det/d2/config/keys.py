@@ -110,6 +110,11 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.TEST.COCO_EVAL = "pycocotools"
     # Metric whose best weights are kept in model_best.pth, such as "bbox/AP" or "ema/segm/AP"; "" for none
     cfg.TEST.BEST = ""
-    # Held-out images drawn at the end of training, and the score from which predictions are drawn
+    # One class for one object: non-maximum suppression over all classes together, after that over each
+    cfg.TEST.NMS_ACROSS_CLASSES = False
+    # Write report.html after each evaluation and at the end
+    cfg.TEST.REPORT = True
+    # Held-out images drawn at the end of training, and the score from which predictions are drawn; 0 for the one of the
+    # best F1 at the last evaluation
     cfg.TEST.PICTURES = 8
-    cfg.TEST.PICTURES_THRESHOLD = 0.5
+    cfg.TEST.PICTURES_THRESHOLD = 0.0

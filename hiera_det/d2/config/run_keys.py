@@ -209,7 +209,7 @@ RUN_KEYS: tuple[Reader, ...] = (
             TEXT: "BEST",
             number(0.0, 1e6): "EVAL_EPOCHS",
             whole(1, 10**6): "DETECTIONS_PER_IMAGE IMS_PER_BATCH",
-            SWITCH: "PRECISE_BN.ENABLED",
+            SWITCH: "PRECISE_BN.ENABLED NMS_ACROSS_CLASSES REPORT",
             choice("bfloat16", "float16", ""): "AUTOCAST",
             choice("pycocotools", "faster-coco-eval", "detectron2"): "COCO_EVAL",
             whole(0, 10**6): "PICTURES",

@@ -100,13 +100,13 @@ def _objects(instances: Instances, scale: float, names: Sequence[str] | None) ->
     """The objects of one sample, in pixels of the cell."""
     boxes = instances.gt_boxes.tensor * scale  # XYXY
     large = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1) >= NAMED_FROM).tolist()
-    classes = zip(instances.gt_classes.tolist(), large, strict=True)
-    labels = [class_name(category, names) if named else "" for category, named in classes]
+    classes = instances.gt_classes.tolist()
+    labels = [class_name(category, names) if named else "" for category, named in zip(classes, large, strict=True)]
     masks = _masks(instances.gt_masks, scale) if instances.has("gt_masks") else None
     points = None
     if instances.has("gt_keypoints"):
         points = [one[one[:, 2] > 0, :2] * scale for one in instances.gt_keypoints.tensor.double().numpy()]
-    return Objects(boxes.double().numpy(), labels, masks, points)
+    return Objects(boxes.double().numpy(), labels, classes, masks, points)
 
 
 def _masks(masks: PolygonMasks | BitMasks, scale: float) -> list[Mask]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -28,7 +28,7 @@ from hiera_det.data.coco.read import no_garbage_collection, read_coco
 from hiera_det.data.coco.schema import Contents
 from hiera_det.data.coco.write import dataset_of
 
-__all__ = ["CocoRecords", "coco_api", "compact_records", "content_digest", "load_records"]
+__all__ = ["CocoRecords", "coco_api", "coco_of", "compact_records", "content_digest", "load_records", "source_of"]
 
 
 def load_records(json: str, root: str) -> list[dict[str, Any]]:
@@ -69,9 +69,22 @@ def coco_api(name: str) -> COCO | None:
     load = DatasetCatalog[name]
     if not isinstance(load, partial) or load.func is not load_records:
         return None
-    contents = _contents(*load.args)
+    return coco_of(*load.args)
+
+
+def source_of(name: str) -> tuple[str, str]:
+    """JSON and image folder of a registered data set, as the user named them."""
+    load, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
+    if isinstance(load, partial) and load.func is load_records:
+        json, root = load.args
+        return str(json), str(root)
+    return str(metadata.json_file), str(metadata.get("image_root", ""))
+
+
+def coco_of(json: str, root: str) -> COCO:
+    """Pycocotools' view of a JSON, which is read and checked where that was not done yet; it is made anew each time."""
     api = COCO()
-    api.dataset = dataset_of(contents)
+    api.dataset = dataset_of(_contents(json, root))
     with contextlib.redirect_stdout(io.StringIO()):
         api.createIndex()
     return api

@@ -44,6 +44,8 @@ NODES = {
     "TEST.BEST": "train.best",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "TEST.PICTURES": "train.pictures",
+    "TEST.REPORT": "train.report",
+    "TEST.NMS_ACROSS_CLASSES": "train.nms_across_classes",
     "DATASETS.TRAIN": "dataloader.train.dataset.names",
     "DATASETS.TEST": "dataloader.test.dataset.names",
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "dataloader.train.dataset.filter_empty",

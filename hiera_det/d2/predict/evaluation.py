@@ -26,20 +26,21 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
-from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from pycocotools.cocoeval import COCOeval
-from torch import nn
 
 from hiera_det.d2.data.datasets import dataset_categories
-from hiera_det.d2.data.records import coco_api
+from hiera_det.d2.data.records import coco_api, source_of
 from hiera_det.d2.predict.explain import why_zero
 from hiera_det.data.classes import same_classes_order
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
+from hiera_det.report.scores import details_of
 
-__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_test_classes", "with_tta"]
+__all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_test_classes"]
 
 PYCOCOTOOLS, FASTER, COMPILED = "pycocotools", "faster-coco-eval", "detectron2"
+#: What an evaluation leaves: detections, and tables of AP.
+RESULTS, DETAILS = "coco_instances_results.json", "evaluation.json"
 #: Objects an image that COCO counts, the best first.
 COCO_MAX_DETS = 100
 
@@ -102,18 +103,6 @@ def check_test_classes(cfg: CfgNode) -> None:
             same_classes_order(names[trained], names[test], f"data set {trained!r}", f"data set {test!r}")
 
 
-def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The detector with the test-time augmentation of ``TEST.AUG``: several sizes, each mirrored too, put together.
-
-    Raises:
-        InputError: it is no `GeneralizedRCNN`.
-    """
-    inner = getattr(model, "module", model)  # out of DistributedDataParallel
-    if not isinstance(inner, GeneralizedRCNN):
-        raise InputError(f"TEST.AUG.ENABLED: {type(inner).__name__} has no test-time augmentation; set it to False")
-    return GeneralizedRCNNWithTTA(cfg, inner)
-
-
 def _import_faster() -> Any:
     """The package faster_coco_eval."""
     try:
@@ -158,6 +147,7 @@ class Evaluator(COCOEvaluator):
 
     Attributes:
         facts: half sentences for the paragraph on an AP of 0.
+        details: of each task, see `hiera_det.report.scores.details_of`.
         only_seen: evaluate on the images that there are predictions for, and leave others out.
         scoring: entered while AP is computed, which the first process does alone.
         must_write: files that cannot be written end the evaluation; else, as in a training, they cost a line.
@@ -174,6 +164,7 @@ class Evaluator(COCOEvaluator):
         if api:
             self._metadata, self._coco_api = MetadataCatalog.get(dataset_name), api
         self.facts: list[str] = []
+        self.details: dict[str, dict[str, Any]] = {}
         self.only_seen, self.must_write = False, True
         self.scoring: Callable[[], AbstractContextManager[None]] = nullcontext
         self._folder = Path(output_dir) if output_dir else None
@@ -202,12 +193,13 @@ class Evaluator(COCOEvaluator):
         tasks = self._tasks or self._tasks_from_predictions(results)
         self._restore_category_ids(results)
         self._save("instances_predictions.pth", lambda file: torch.save(predictions, file))
-        self._save("coco_instances_results.json", lambda file: file.write(json.dumps(results).encode()))
+        self._save(RESULTS, lambda file: file.write(json.dumps(results).encode()))
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
         with self.scoring():
             self._score(results, tasks, self._seen(predictions) if self.only_seen and img_ids is None else img_ids)
+        self._save(DETAILS, lambda file: file.write(self._as_json().encode(errors="surrogateescape")))
 
     def score(self, results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         """Evaluate results that have the JSON's ids: boxes, and masks where both sides have them."""
@@ -269,6 +261,11 @@ class Evaluator(COCOEvaluator):
                 raise
             self._logger.warning("%s; the evaluation goes on", error)
 
+    def _as_json(self) -> str:
+        """What a report is made from: where the data are, and tables and curves of AP."""
+        source = dict(zip(("json", "images"), source_of(self._metadata.name), strict=True))
+        return json.dumps({**source, "tasks": self.details})
+
     def _evaluate(self, results: Sequence[dict[str, Any]], task: str, img_ids: list[int] | None) -> Any:
         """The evaluation of one task, "bbox", "segm" or "keypoints", by what ``params`` says."""
         # Where a result has a box, COCO's API takes the box's area for a mask's too.
@@ -284,6 +281,7 @@ class Evaluator(COCOEvaluator):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+        self.details[task] = details_of(evaluation)
         return evaluation
 
     def _implementation(self, truth: Any, found: Any, task: str) -> Any:

@@ -1,8 +1,7 @@
 """Predictions beside the ground truth, and what is drawn when a training ends.
 
 `draw_predictions` can be called on its own; `PictureHook` calls it and draws the curves. Every picture is written
-beside its place and then renamed, so a file that exists is whole. An object has the same colour on both sides: a
-prediction takes the colour of the ground-truth object that it overlaps most.
+beside its place and then renamed, so a file that exists is whole. A class has the same colour on both sides.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,16 @@ from torch import nn
 from hiera_det.d2.data.batches import model_input
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.pixels import check_size, read_pixels
+from hiera_det.d2.model.across_classes import as_tested
 from hiera_det.data.images import BadImageError
 from hiera_det.engine.sharding import whole
 from hiera_det.files import write_atomically
 from hiera_det.report.curves import draw_curves
-from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects, matching_colors
-from hiera_det.report.sheet import captioned, lay_out
+from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects
+from hiera_det.report.sheet import captioned, justified, lay_out
+from hiera_det.report.threshold import read_threshold
 
-__all__ = ["PictureHook", "draw_predictions", "predicted_objects"]
+__all__ = ["PictureHook", "draw_panels", "draw_predictions", "predicted_objects"]
 
 logger = logging.getLogger("hiera_det.pictures")
 
@@ -48,7 +50,7 @@ CAPTION_WIDTH = 340
 GAP = 8  # between pictures
 KEYPOINT_SCORE = 0.05  # least score of a keypoint that is drawn, detectron2's
 SHEET_COLUMNS = 2
-SHEET_CELL = (800, 450)  # greatest width and height of one pair on the sheet, pixels
+SHEET_WIDTH = 1608  # pixels
 
 
 def draw_predictions(
@@ -100,11 +102,11 @@ def draw_predictions(
             path = folder / f"{index:0{digits}d}_{stem}.jpg"
             write_atomically(path, partial(pair.save, format="JPEG", quality=90), durable=False)
             paths.append(path)
-            pair.thumbnail(SHEET_CELL, Image.Resampling.LANCZOS)
+            pair.thumbnail((SHEET_WIDTH, SHEET_WIDTH), Image.Resampling.LANCZOS)
             pairs.append(pair)
     if not pairs:
         raise ValueError(f"none of the images drawn of data set {dataset_name!r} can be read")
-    sheet = lay_out(pairs, SHEET_COLUMNS, GAP)
+    sheet = justified(pairs, SHEET_COLUMNS, SHEET_WIDTH, GAP)
     write_atomically(folder.with_suffix(".png"), lambda file: sheet.save(file, format="PNG"), durable=False)
     return paths
 
@@ -139,8 +141,9 @@ class PictureHook(HookBase):
         model = getattr(model, "module", model)  # out of DistributedDataParallel
         test, out = self.cfg.TEST, self.cfg.OUTPUT_DIR
         trained = [category["name"] for name in self.cfg.DATASETS.TRAIN[:1] for category in dataset_categories(name)]
-        drawn = (self.cfg.DATASETS.TEST[0], self.cfg, out, test.PICTURES, test.PICTURES_THRESHOLD)
-        paths = draw_predictions(model, *drawn, class_names=trained)
+        threshold = test.PICTURES_THRESHOLD or read_threshold(out).score
+        drawn = (self.cfg.DATASETS.TEST[0], self.cfg, out, test.PICTURES, threshold)
+        paths = draw_predictions(as_tested(self.cfg, model), *drawn, class_names=trained)
         return [*paths, Path(out) / "predictions.png"]
 
     def _curves(self) -> list[Path]:
@@ -189,21 +192,44 @@ def _draw_pair(
     size = _panel_size(*image.shape[:2])
     rgb = Image.fromarray(convert_image_to_rgb(image, cfg.INPUT.FORMAT).astype(np.uint8))
     panel = np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))
-    truth = _ground_truth(record.get("annotations", ()), image.shape[:2], size, truth_names)
+    truth = _objects(record.get("annotations", ()), image.shape[:2], size, truth_names)
     found, total = predicted_objects(_predict(model, image, size, cfg), threshold, found_names)
-    left = draw_objects(panel, truth)
-    right = draw_objects(panel, found, matching_colors(truth.boxes, found.boxes))
+    places = {name: place for place, name in enumerate(truth_names or ())}  # the two may number the classes otherwise
+    own = [places.get(found_names[index], index) if found_names else index for index in found.classes]
     captions = (
         f"ground truth: {len(truth.labels)}   {Path(record['file_name']).name}",
-        f"prediction: {len(found.labels)} of {total} with score >= {threshold:g}",
+        f"prediction: {len(found.labels)} of {total} with score >= {threshold:.3g}",
     )
-    panels = zip((left, right), captions, strict=True)
-    return lay_out([captioned(panel, caption, CAPTION_HEIGHT, CAPTION_WIDTH) for panel, caption in panels], 2, GAP)
+    panels = zip((truth, replace(found, classes=own)), captions, strict=True)
+    drawn = [captioned(draw_objects(panel, objects), text, CAPTION_HEIGHT, CAPTION_WIDTH) for objects, text in panels]
+    return lay_out(drawn, 2, GAP)
 
 
-def _panel_size(height: int, width: int) -> tuple[int, int]:
+def draw_panels(
+    record: dict[str, Any], found: Sequence[Mapping[str, Any]], names: Sequence[str], side: int
+) -> list[Image.Image]:
+    """An image's annotations, and what was found of it.
+
+    Args:
+        record: of a data set.
+        found: like the record's annotations, with ``score``.
+        names: of the classes.
+        side: of the pictures, the longer one, in pixels.
+
+    Raises:
+        BadImageError: the image cannot be read.
+    """
+    image = read_pixels(record["file_name"], "RGB")
+    check_size(record, image)
+    size = _panel_size(image.shape[0], image.shape[1], side)
+    panel = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    both = (record["annotations"], found)
+    return [draw_objects(panel, _objects(objects, image.shape[:2], size, names)) for objects in both]
+
+
+def _panel_size(height: int, width: int, side: int = PANEL_SIDE) -> tuple[int, int]:
     """Height and width of a panel; a sliver of an image is drawn thicker than it is."""
-    scale = PANEL_SIDE / max(height, width)
+    scale = side / max(height, width)
     return max(round(height * scale), 16), max(round(width * scale), 16)
 
 
@@ -218,16 +244,16 @@ def _predict(model: nn.Module, image: npt.NDArray[Any], size: tuple[int, int], c
     return output["instances"].to("cpu")
 
 
-def _ground_truth(
+def _objects(
     annotations: Sequence[Mapping[str, Any]],
     image_size: tuple[int, int],
     size: tuple[int, int],
     names: Sequence[str] | None,
 ) -> Objects:
-    """The annotations of one image, from ``image_size`` to ``size`` (both height, width)."""
+    """The annotations of one image, or detections in their form, from ``image_size`` to ``size`` (height, width)."""
     scale = np.array([size[1] / image_size[1], size[0] / image_size[0]])  # x, y
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    labels = [class_name(a["category_id"], names) + (" (crowd)" if a.get("iscrowd", 0) else "") for a in annotations]
+    labels = [class_name(a["category_id"], names) + _remark(a) for a in annotations]
     masks: list[Mask] | None = None
     if any(a.get("segmentation") for a in annotations):
         masks = [_mask(a.get("segmentation"), scale, size) for a in annotations]
@@ -235,7 +261,13 @@ def _ground_truth(
     points = None
     if any("keypoints" in a for a in annotations):
         points = [_placed(np.array(a.get("keypoints", ()), np.float64).reshape(-1, 3), 0) * scale for a in annotations]
-    return Objects(scaled, labels, masks, points)
+    return Objects(scaled, labels, [a["category_id"] for a in annotations], masks, points)
+
+
+def _remark(annotation: Mapping[str, Any]) -> str:
+    """What stands after the class."""
+    score = f" {annotation['score']:.2f}" if "score" in annotation else ""
+    return score + (" (crowd)" if annotation.get("iscrowd", 0) else "") + annotation.get("remark", "")
 
 
 def _placed(keypoints: npt.NDArray[np.float64], least: float) -> npt.NDArray[np.float64]:
@@ -267,4 +299,5 @@ def predicted_objects(instances: Instances, threshold: float, names: Sequence[st
     points = None
     if kept.has("pred_keypoints"):
         points = [_placed(one, KEYPOINT_SCORE) for one in kept.pred_keypoints.double().numpy()]
-    return Objects(kept.pred_boxes.tensor.double().numpy(), labels, masks, points), len(instances)
+    boxes = kept.pred_boxes.tensor.double().numpy()
+    return Objects(boxes, labels, kept.pred_classes.tolist(), masks, points), len(instances)

@@ -29,7 +29,7 @@ from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.batches import check_test_batch, make_batches, model_input, padded_size
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.pixels import ImageLike, Pixels, as_pixels, read_pixels
-from hiera_det.d2.predict.evaluation import with_tta
+from hiera_det.d2.model.across_classes import as_tested
 from hiera_det.d2.predict.pictures import predicted_objects
 from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
@@ -39,6 +39,7 @@ from hiera_det.engine.opts import Opts, pairs_of
 from hiera_det.errors import InputError, printable
 from hiera_det.files import path_of
 from hiera_det.report.drawing import draw_objects
+from hiera_det.report.threshold import read_threshold
 
 __all__ = ["Prediction", "Predictor"]
 
@@ -106,19 +107,19 @@ class Predictor:
         # What scores less would not change the rest, and is not given a mask this way.
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = threshold
         self.model = build_model(cfg).eval()
-        self._detect = with_tta(cfg, self.model).eval() if cfg.TEST.AUG.ENABLED else self.model
+        self._detect = as_tested(cfg, self.model).eval()
         saved = HieraCheckpointer(self.model).load_detector(cfg.MODEL.WEIGHTS)
         self.categories: list[dict[str, Any]] = saved.get("categories") or _registered_categories(cfg)
 
     @classmethod
-    def from_folder(cls, folder: StrPath, opts: Opts = (), threshold: float = 0.5) -> Predictor:
+    def from_folder(cls, folder: StrPath, opts: Opts = (), threshold: float | None = None) -> Predictor:
         """The detector that a training left in its ``OUTPUT_DIR``.
 
         Args:
             folder: holds ``config.yaml`` and ``model_final.pth``; of a training that has not ended, the last
                 checkpoint.
             opts: keys and values over the config's, as a dict or in turn; ``MODEL.WEIGHTS`` names another checkpoint.
-            threshold: objects of lower scores are left out.
+            threshold: objects of lower scores are left out; None for the best at the last evaluation.
 
         Raises:
             InputError: one of the two files is not there, or see `Predictor`.
@@ -130,7 +131,8 @@ class Predictor:
         if not config.is_file():
             raise InputError(f"{folder}: there is no config.yaml; give the OUTPUT_DIR of a training")
         cfg = load_config(config, opts)
-        return cls(cfg, "" if "MODEL.WEIGHTS" in opts else _weights_in(folder), threshold)
+        weights = "" if "MODEL.WEIGHTS" in opts else _weights_in(folder)
+        return cls(cfg, weights, read_threshold(folder).score if threshold is None else threshold)
 
     @property
     def class_names(self) -> list[str]:

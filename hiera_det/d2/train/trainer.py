@@ -26,9 +26,11 @@ from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.records import content_digest
 from hiera_det.d2.data.train_loader import train_loader_from_config
-from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, check_test_classes, with_tta
+from hiera_det.d2.model.across_classes import as_tested
+from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, check_test_classes
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
+from hiera_det.d2.predict.report import ReportHook
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.d2.train.hooks import (
     BadImageCount,
@@ -202,9 +204,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on ``DATASETS.TEST``, in the number format of ``TEST.AUTOCAST`` and augmented by ``TEST.AUG``."""
+        """Evaluate on ``DATASETS.TEST``, in the number format of ``TEST.AUTOCAST`` and as `as_tested` has it."""
         with autocast(cfg), whole(model):
-            return super().test(cfg, with_tta(cfg, model) if cfg.TEST.AUG.ENABLED else model, evaluators)
+            return super().test(cfg, as_tested(cfg, model), evaluators)
 
     @classmethod
     def evaluate_checkpoint(cls, cfg: CfgNode, resume: bool) -> Any:
@@ -296,6 +298,7 @@ class Trainer(DefaultTrainer):
             self._checkpointing,
             evaluation,
             self._events,
+            ReportHook(self.cfg, evaluation),
             Stopping(self.stop, next(self.model.parameters()).device),
             PictureHook(self.cfg),
         ]

@@ -1,0 +1,31 @@
+"""What a training runs on: packages, processor, GPUs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+
+import torch
+
+import hiera_det
+
+__all__ = ["environment"]
+
+PACKAGES = ("torch", "torchvision", "detectron2", "pycocotools", "timm", "numpy", "pillow")
+
+
+def environment() -> dict[str, str]:
+    """Names and versions, for people to read."""
+    found = {"hiera_det": hiera_det.__version__, "Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found["CUDA"] = torch.version.cuda or "none"
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    found["GPUs"] = ", ".join(gpus) or "none"
+    found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    found["system"] = platform.platform()
+    return found
