@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -135,7 +136,8 @@ def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object], *, dur
         reason = _FULL.get(cause.errno or 0, cause.strerror or str(cause))
         raise WriteError(path, cause.errno, reason) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that has become read-only, too
+            partial.unlink()
 
 
 def link_atomically(path: StrPath, second: str | Path) -> None:
@@ -147,7 +149,8 @@ def link_atomically(path: StrPath, second: str | Path) -> None:
     except OSError:
         pass
     finally:
-        link.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            link.unlink()
 
 
 def _partial(path: Path) -> Path:

@@ -6,6 +6,7 @@ passed over for the one before it, so that damage costs a period and not the run
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -247,7 +248,8 @@ class FolderLock:
 
     def __exit__(self, *error: object) -> None:
         if self._file:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what became unwritable has been said
+                self.path.unlink()
             self._file.close()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,8 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 from hiera_det.engine.events import MetricsFile
 from hiera_det.engine.progress import peak_memory
+
+logger = logging.getLogger("hiera_det.training")
 
 __all__ = ["BoundedStorage", "MetricsWriter", "Throughput", "build_writers"]
 
@@ -115,7 +118,32 @@ def build_writers(
     os.makedirs(output_dir, exist_ok=True)
     printer = CommonMetricPrinter(max_iter)
     printer.logger = _Line(printer.logger, max_iter * images_per_step / (images_per_epoch or 1))
-    return [printer, MetricsWriter(output_dir), TensorboardXWriter(output_dir)]
+    return [printer, MetricsWriter(output_dir), _TensorBoard(output_dir)]
+
+
+class _TensorBoard(TensorboardXWriter):  # type: ignore[misc]
+    """detectron2's, whose file may become unwritable; ``metrics.json`` has the same."""
+
+    lost = False
+
+    def write(self) -> None:
+        """Add what is new."""
+        with self._or_without():
+            super().write()
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        with self._or_without():
+            super().close()
+
+    @contextmanager
+    def _or_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self.lost:
+                logger.error("TensorBoard's file cannot be written (%s); from here on it is not", error.strerror)
+            self.lost = True
 
 
 class _Line(logging.LoggerAdapter):  # type: ignore[type-arg]
