@@ -110,13 +110,13 @@ def find_scores(series: Mapping[str, Series]) -> list[tuple[str, str, str, Serie
     return found
 
 
-def running_median(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Median over a window that grows with the number of values; NaN stays where there is nothing else."""
+def running_median(values: npt.NDArray[np.float64], step: int = 1) -> npt.NDArray[np.float64]:
+    """Median at every ``step``-th value, over a window that grows with their number; NaN stays where there is NaN."""
     half = min(len(values) // 40, 25)
-    smooth = values.copy()
-    for index in np.flatnonzero(np.isfinite(values)):
-        window = values[max(index - half, 0) : index + half + 1]
-        smooth[index] = np.median(window[np.isfinite(window)])
+    smooth = values[::step].copy()
+    for place in np.flatnonzero(np.isfinite(smooth)).tolist():
+        window = values[max(place * step - half, 0) : place * step + half + 1]
+        smooth[place] = np.median(window[np.isfinite(window)])
     return smooth
 
 
@@ -148,9 +148,10 @@ def _draw_losses(figure: Any, series: Mapping[str, Series], unit: str) -> None:
         main = name in MAIN_LOSSES
         color, width = (axes.xaxis.label.get_color(), 2.5) if main else (colors[index % len(colors)], 1.3)
         marker = "o" if len(values) == 1 else None
-        axes.plot(*_thinned(places, values), color=color, linewidth=0.8, alpha=0.25)
-        smooth = _thinned(places, running_median(values))
-        axes.plot(*smooth, color=color, linewidth=width, marker=marker, label=name)
+        step = _step(places)
+        axes.plot(places[::step], values[::step], color=color, linewidth=0.8, alpha=0.25)
+        smooth = running_median(values, step)
+        axes.plot(places[::step], smooth, color=color, linewidth=width, marker=marker, label=name)
     if names:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(series[name][1]) for name in names)))
     else:
@@ -160,16 +161,16 @@ def _draw_losses(figure: Any, series: Mapping[str, Series], unit: str) -> None:
     _legend(figure, axes)
 
 
-def _thinned(places: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> Series:
-    """As many points as a panel has room for."""
-    step = -(-len(places) // MOST_POINTS)
-    return places[::step], values[::step]
+def _step(places: npt.NDArray[np.float64]) -> int:
+    """From one point to the next, so that there are as many as a panel has room for."""
+    return -(-len(places) // MOST_POINTS)
 
 
 def _draw_learning_rate(axes: Any, rate: Series) -> None:
     """On an axis of its own at the right, below the losses."""
     twin = axes.twinx()
-    twin.plot(*_thinned(*rate), color="C7", linestyle=":", linewidth=1.2)
+    places, values = rate
+    twin.plot(places[:: _step(places)], values[:: _step(places)], color="C7", linestyle=":", linewidth=1.2)
     twin.set_ylabel("learning rate (dotted)", color="C7")
     twin.tick_params(axis="y", labelcolor="C7")
     twin.set_ylim(bottom=0)

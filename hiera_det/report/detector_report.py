@@ -80,7 +80,7 @@ class DetectorReport:
         ap50 = [("box AP50", _number(_mean(self.details["bbox"]["ap50"])))] if "bbox" in self.details else []
         images, objects = len(self.truth.imgs), len(self.matches.object_ids)
         counts = [("images evaluated", f"{images:,}"), ("objects in them", f"{objects:,}")]
-        return [*ap, *ap50, ("best F1", f"{f1:.3f}"), ("score for it", f"{score:.3f}"), *counts]
+        return [*ap, *ap50, ("best F1", f"{f1:.3f}"), ("its threshold", f"{score:.3f}"), *counts]
 
     def sections(self, draw: Draw) -> list[Section]:
         """In the order of the page."""

@@ -18,14 +18,17 @@ def captioned(picture: Image.Image, caption: str, height: int, least_width: int 
 
     Args:
         picture: any size.
-        caption: one line; what does not fit is cut off.
+        caption: one line, in smaller letters where it would not fit; what does not fit even so is cut off.
         height: of the strip for the caption, in pixels.
         least_width: room for the caption of a narrow picture, which is then put in the middle.
     """
     width = max(picture.width, least_width)
     page = Image.new("RGB", (width, picture.height + height), "white")
     caption = printable(caption)
-    ImageDraw.Draw(page).text((4, height // 8), caption, fill="black", font=font_for(caption, height * 5 // 8))
+    draw, size = ImageDraw.Draw(page), height * 5 // 8
+    needed = draw.textlength(caption, font=font_for(caption, size))
+    size = max(size // 2, min(size, int(size * (width - 8) / max(needed, 1))))
+    draw.text((4, height // 8), caption, fill="black", font=font_for(caption, size))
     page.paste(picture, ((width - picture.width) // 2, height))
     return page
 
