@@ -66,7 +66,7 @@ def _picture(contents: Contents, image_root: str, row: int) -> Image.Image:
     points = [np.array(columns.keypoints.get(index, ()), np.float64).reshape(-1, 3) for index in indices]
     seen = [(some[some[:, 2] > 0, :2] + 0.5) * scale for some in points]  # COCO's are indices of pixels
     picture = draw_objects(np.asarray(pixels.resize(size)), Objects(boxes * scale, labels, classes, masks, seen))
-    caption = f"{printable(image['file_name'])}: {len(indices)} objects"
+    caption = f"{printable(image['file_name'])}: {len(indices)} object{'s' if len(indices) != 1 else ''}"
     return captioned(picture, caption, CAPTION, least_width=SIDE // 2)
 
 

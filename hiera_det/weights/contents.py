@@ -19,6 +19,8 @@ __all__ = ["DETECTOR", "DETECTOR_PREFIX", "Contents", "not_a_float", "parse", "s
 
 #: Keys under which files keep their tensors, in the order of preference: averaged weights before raw ones, as timm.
 CONTAINERS = ("model_state", "state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict")
+#: What `torch.optim.swa_utils.AveragedModel` counts beside the model that it wraps.
+_AVERAGED = "n_averaged"
 #: What PyTorch's wrappers (compile, data parallel, FSDP, checkpointing) put into names, around any module.
 _WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 #: Where a detector of this project keeps its trunk.
@@ -152,6 +154,7 @@ def state_dict_of(loaded: Mapping[str, Any], source: str) -> tuple[str, dict[str
                 f"weight file {source}: entry {shown(name)} is a {type(value).__name__}, not a named tensor; "
                 'save the state dict itself, or a dict that holds it under "model"'
             )
+    state = {name: tensor for name, tensor in state.items() if name != _AVERAGED or tensor.ndim}
     unwrapped = {_WRAPPER.sub("", name): tensor for name, tensor in state.items()}
     if len(unwrapped) < len(state):
         raise InputError(

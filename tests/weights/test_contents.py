@@ -125,6 +125,14 @@ def test_what_wrappers_put_into_names_is_taken_out(how: str) -> None:
     assert all(found.trunk[name] is tensor for name, tensor in state.items())
 
 
+@pytest.mark.parametrize("key", ["", "model", "model_ema"])
+def test_an_averaged_model_is_the_model(key: str) -> None:
+    state = {"n_averaged": torch.tensor(5), **{f"module.{name}": tensor for name, tensor in small().items()}}
+    found = contents({key: state} if key else state)
+    assert found.trunk.keys() == small().keys()
+    assert (found.others, found.unknown) == ({}, ())
+
+
 def test_a_wrapped_and_a_plain_model_in_one_file_are_refused() -> None:
     with pytest.raises(InputError, match=r"names differ only in module\. or _orig_mod\.: save one model alone"):
         contents(small() | {f"_orig_mod.{name}": tensor for name, tensor in small().items()})
