@@ -75,6 +75,12 @@ def test_a_run_has_metrics_history_and_weights_that_predict(run: Run, detection:
     assert open_run(str(run.output)).metrics == run.metrics
 
 
+def test_each_evaluation_reaches_the_metrics_whatever_its_period(detection: Arguments, tmp_path: Path) -> None:
+    opts = {**detection["opts"], "TEST.EVAL_PERIOD": 2}
+    run = train_detector(**detection | {"iterations": 5, "opts": opts}, output=tmp_path / "out")
+    assert [line["iteration"] for line in run.history if "bbox/AP" in line] == [1, 3, 5]
+
+
 def test_evaluating_gives_the_metrics_of_the_training(run: Run, detection: Arguments) -> None:
     found = evaluate(run)
     assert found["bbox/AP"] == run.metrics["bbox/AP"]

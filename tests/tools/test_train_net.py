@@ -178,16 +178,20 @@ def test_the_paths_of_the_pictures_are_printed_last(trained: tuple[Path, str]) -
     assert names == ["predictions/0_0.jpg", "predictions/1_1.jpg", "predictions.png", "curves.png"]
 
 
-def test_evaluating_the_checkpoint_gives_the_same_ap(
+def test_evaluating_the_checkpoint_gives_the_same_ap_and_leaves_the_config_of_the_training(
     trained: tuple[Path, str], flags: list[str | Path], tmp_path: Path
 ) -> None:
     out, printed = trained
-    done = run("--eval-only", *flags, "MODEL.WEIGHTS", out / "model_final.pth", "OUTPUT_DIR", tmp_path / "eval")
+    (tmp_path / "eval").mkdir()
+    kept = shutil.copy(out / "config.yaml", tmp_path / "eval")
+    other = ("TEST.PICTURES", "1", "OUTPUT_DIR", tmp_path / "eval")
+    done = run("--eval-only", *flags, "MODEL.WEIGHTS", out / "model_final.pth", *other)
     assert done.returncode == 0, done.stderr
     copypaste = re.compile(r"copypaste: (\d.*|nan.*)")
     first, second = copypaste.findall(printed), copypaste.findall(done.stdout)
     assert len(first) == 2  # boxes and masks
     assert first == second
+    assert Path(kept).read_bytes() == (out / "config.yaml").read_bytes()
     scores = [[entry["score"] for entry in predictions(folder)] for folder in (out, tmp_path / "eval")]
     assert scores[0]
     assert scores[0] == pytest.approx(scores[1])

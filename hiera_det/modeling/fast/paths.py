@@ -154,8 +154,8 @@ def choose(path: Path, *tensors: Tensor | None) -> Kernel:
         return Kernel.PLAIN
     if any(t is not None and t.device.type != "cpu" for t in tensors):
         return Kernel.PLAIN
-    if torch.compiler.is_compiling():  # an operation of our own has no gradient
-        return Kernel.PLAIN if gradients else Kernel.OPAQUE
+    if torch.compiler.is_compiling():  # an operation of our own has no gradient, and no form for quantised weights
+        return Kernel.PLAIN if gradients or not _are_plain(tensors) else Kernel.OPAQUE
     return Kernel.FAST if _are_numbers(tensors) else Kernel.PLAIN
 
 
@@ -229,11 +229,12 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
     """Whether these are plain tensors outside every transform."""
-    return (
-        all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not differentiates_forward()
-    )
+    return _are_plain(tensors) and torch._C._functorch.peek_interpreter_stack() is None and not differentiates_forward()
+
+
+def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether these are of PyTorch's own classes."""
+    return all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
 
 
 def _wins(path: Path, dtype: torch.dtype, gradients: bool) -> bool:
