@@ -12,8 +12,10 @@ __all__ = [
     "DEFAULT_MODELS",
     "DETECTOR_TASKS",
     "DTYPES",
+    "GPUS",
     "TASKS",
     "TRUNKS",
+    "Gpu",
     "Peer",
     "baseline_of",
     "shown",
@@ -54,6 +56,31 @@ TRUNKS = {
     "convnext_s": Peer("timm"),
     "vit_b_windowed": Peer("timm"),
 }
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a roofline takes of a GPU.
+
+    Attributes:
+        rate: dense bfloat16 products, operations a second.
+        bandwidth: bytes a second.
+        launch: seconds from one kernel's start to the next's, where the host is slow.
+    """
+
+    rate: float
+    bandwidth: float
+    launch: float = 4e-6
+
+
+#: By name; the makers' figures, of which products reach about seven tenths and copies nine.
+GPUS = {
+    "h100": Gpu(rate=700e12, bandwidth=3.0e12),
+    "a100": Gpu(rate=220e12, bandwidth=1.8e12),
+    "rtx4090": Gpu(rate=150e12, bandwidth=0.9e12),
+}
+
+
 DEFAULT_MODELS = ("hiera_det", "official", "transformers", "timm", "hiera_det_windowed", "timm_windowed")
 #: Ours that times are given over; models that are like neither stand over the first that runs.
 BASELINES = ("hiera_det_windowed", "hiera_det")

@@ -27,6 +27,7 @@ Examples:
         --cases 1024x1024x1 --config-files configs/mask_rcnn_hiera_b.yaml configs/mask_rcnn_hiera_b.yaml+compile \
         vitdet-b --rounds 21 --warmup 5 --json detectors.json
     hiera-det benchmark --paths --size tiny --cases 224x224x4 512x512x1
+    hiera-det benchmark --count --dtype bfloat16 --task forward train --cases 224x224x64 1024x1024x4
     hiera-det benchmark --table benchmark.json
     hiera-det benchmark --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
@@ -40,7 +41,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hiera_det.api.needs import need_detectron2
-from hiera_det.benchmark.catalogue import COMPILED, DEFAULT_MODELS, DETECTOR_TASKS, DTYPES, TASKS, TRUNKS
+from hiera_det.benchmark.catalogue import COMPILED, DEFAULT_MODELS, DETECTOR_TASKS, DTYPES, GPUS, TASKS, TRUNKS
 from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
 from hiera_det.modeling.variants import get_variant
@@ -95,6 +96,15 @@ def argument_parser() -> argparse.ArgumentParser:
         "--paths",
         action="store_true",
         help="time each path of the trunk, and print the row for its table of processors",
+    )
+    parser.add_argument(
+        "--count",
+        choices=list(GPUS),
+        nargs="?",
+        const="h100",
+        metavar="GPU",
+        help="count kernels, bytes moved and kept, and products of the trunks instead, without a GPU; the time is a "
+        f"roofline's: {', '.join(GPUS)}",
     )
     parser.add_argument("--flops", nargs="+", metavar="CONFIG", help="count these detectors' multiply-adds instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there too")
@@ -159,11 +169,33 @@ def main() -> None:
 
         print(compare_paths(args.size, cases, args.rounds, args.warmup, args.threads))
         return
+    if args.count:
+        print(count(args, cases))
+        return
     if set(args.task) & set(DETECTOR_TASKS):
         need_detectron2()
     print(measure(args, cases))
     if args.json:
         print(args.json)
+
+
+def count(args: argparse.Namespace, cases: Sequence[tuple[int, int, int]]) -> str:
+    """Count what checked flags ask for; the tables."""
+    from hiera_det.benchmark.run import trunks_to_run
+    from hiera_det.benchmark.traffic import count_traffic, format_traffic
+
+    warnings.filterwarnings("ignore")
+    for task in args.task:
+        if task in DETECTOR_TASKS:
+            raise InputError(
+                f"--count --task {task}: trunks are counted, by forward and train; --flops counts detectors"
+            )
+    models = trunks_to_run(args.models, compiled=False)
+    tables = (
+        format_traffic(count_traffic(models, args.size, cases, args.task, dtype), dtype, args.count)
+        for dtype in args.dtype
+    )
+    return "\n\n".join(tables)
 
 
 def measure(args: argparse.Namespace, cases: Sequence[tuple[int, int, int]]) -> str:

@@ -13,6 +13,7 @@ from hiera_det.modeling.drop_path import DropPath
 from hiera_det.modeling.fast.in_place import add_branch, gelu
 from hiera_det.modeling.fast.linear import linear
 from hiera_det.modeling.fast.paths import own
+from hiera_det.modeling.fast.recompute import recomputed
 from hiera_det.modeling.tokens import UnitGrid, average_tokens, pool_tokens
 
 __all__ = ["HieraBlock", "LayerScale", "Mlp"]
@@ -24,16 +25,20 @@ LAYER_SCALE_INIT = 1e-5
 
 @own
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU between them, which the backward pass keeps or computes anew."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, recompute_gelu: bool = False) -> None:
         super().__init__()
+        self.recompute_gelu = recompute_gelu
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` to tokens of the same shape."""
-        return linear(self.fc2, gelu(linear(self.fc1, x), self.fc1))
+        return recomputed(self._activate_and_project, self.recompute_gelu, linear(self.fc1, x))
+
+    def _activate_and_project(self, hidden: Tensor) -> Tensor:
+        return linear(self.fc2, gelu(hidden, self.fc1))
 
 
 @own
@@ -72,6 +77,7 @@ class HieraBlock(nn.Module):
         project_shortcut: widen the shortcut by a linear layer on the normed input, then max-pool it; otherwise the
             input's maximum and mean are put side by side, which doubles the channels without one (timm's
             ``use_expand_proj=False``).
+        recompute_gelu: see `Mlp`.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class HieraBlock(nn.Module):
         mask_padding: bool = False,
         layer_scale: bool = False,
         project_shortcut: bool = True,
+        recompute_gelu: bool = False,
     ) -> None:
         super().__init__()
         self.unit_tokens = unit_tokens
@@ -95,7 +102,7 @@ class HieraBlock(nn.Module):
         self.attn = MaskUnitAttention(dim, dim_out, num_heads, unit_tokens, q_stride, window, mask_padding)
         self.ls1 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
-        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio))
+        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio), recompute_gelu)
         self.ls2 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.widens = dim != dim_out

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock
-from hiera_det.modeling.fast.paths import records_gradients
+from hiera_det.modeling.fast.recompute import recomputed
 from hiera_det.modeling.fast.sizes import as_traced, as_units, divides
 from hiera_det.modeling.fast.slabs import run_in_slabs, use_slabs
 from hiera_det.modeling.freezing import Freezable
@@ -221,11 +220,7 @@ class HieraBase(Freezable):
         for i in range(first, len(self.blocks) if last is None else last):
             block, (recompute, strides) = self.blocks[i], self._plan[i]
             given = (tokens.x,) if isinstance(block, nn.Identity) else (tokens.x, tokens.grid)
-            if recompute and records_gradients(tokens.x):
-                x = checkpoint(block, *given, use_reentrant=False)
-            else:
-                x = block(*given)
-            after = tokens.moved(x, strides)
+            after = tokens.moved(recomputed(block, recompute, *given), strides)
             if not isinstance(block, HieraBlock):
                 self._check_tokens(i, tokens, after)
             tokens = after
@@ -320,6 +315,7 @@ def _build_block(options: HieraOptions, index: int) -> HieraBlock:
         options.windows[index],
         mask_padding=options.window_padding == "mask",
         layer_scale=options.layer_scale,
+        recompute_gelu=STAGES[stage] in options.recompute_gelu,
         project_shortcut=options.project_shortcut,
     )
 

@@ -46,6 +46,8 @@ class HieraOptions:
         pretrain_size: image side, or height and width, in pixels that the position embedding is learned at.
         use_checkpoint: recompute each block in the backward pass instead of keeping its activations; or the stages
             whose blocks are recomputed, such as ``("stage1", "stage2")``, where most of the memory is.
+        recompute_gelu: stages whose blocks compute the GELU of their MLP, a quarter of what is kept, anew in the
+            backward pass, for one more pass over the MLP's hidden layer.
         pos_embed: ``interpolate`` for one table that is resampled, ``tile`` for one that is repeated, ``absolute_win``
             for a part that repeats with the mask unit plus a resampled one (see `hiera_det.modeling.position`).
         pos_grid: height and width in tokens of the resampled part of ``absolute_win``.
@@ -80,6 +82,7 @@ class HieraOptions:
     drop_path_rate: float = 0.0
     pretrain_size: int | Sequence[int] = 224
     use_checkpoint: bool | Sequence[str] = False
+    recompute_gelu: Sequence[str] = ()
     pos_embed: str = "interpolate"
     pos_grid: Sequence[int] = (7, 7)
     pos_antialias: bool = False
@@ -133,6 +136,9 @@ class HieraOptions:
         stages = self.use_checkpoint
         if not isinstance(stages, bool) and (isinstance(stages, str) or any(name not in STAGES for name in stages)):
             raise InputError(f"use_checkpoint {stages!r}: give True, False or some of {', '.join(STAGES)}")
+        stages = self.recompute_gelu
+        if isinstance(stages, str) or any(name not in STAGES for name in stages):
+            raise InputError(f"recompute_gelu {stages!r}: give some of {', '.join(STAGES)}, or none")
 
     def _check_units(self) -> None:
         transitions = len(STAGES) - 1

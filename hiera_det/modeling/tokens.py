@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.modeling.fast.pooling import largest
 
 __all__ = ["Tokens", "UnitGrid", "average_tokens", "pool_tokens", "reroll", "unroll"]
 
@@ -155,7 +155,7 @@ def pool_tokens(x: Tensor, unit_tokens: int, stride: int) -> Tensor:
     """
     batch, tokens, channels = x.shape
     x = x.reshape(-1, stride, unit_tokens // stride, channels)
-    return torch.amax(x, dim=1).view(batch, tokens // stride, channels)
+    return largest(x).view(batch, tokens // stride, channels)
 
 
 def average_tokens(x: Tensor, unit_tokens: int, stride: int) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hiera_det.modeling.fast.sizes import divides, pad_to, regroup
+from hiera_det.modeling.fast.sizes import crop_to, divides, pad_to, regroup
 from hiera_det.modeling.tokens import UnitGrid
 
 __all__ = ["join_windows", "padding_mask", "split_windows"]
@@ -53,7 +53,7 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     batch, channels = x.shape[0] // (down * across), x.shape[-1]
     unit = x.shape[1] // window**2
     x = x.reshape(batch, down, across, window, window, unit * channels).transpose(2, 3)
-    x = regroup(x, batch, down * window, across * window, unit * channels)[:, : grid.rows, : grid.cols]
+    x = crop_to(regroup(x, batch, down * window, across * window, unit * channels), grid.rows, grid.cols)
     return regroup(x, batch, grid.rows * grid.cols * unit, channels)
 
 

@@ -130,7 +130,7 @@ MODEL_KEYS: tuple[Reader, ...] = (
             several(whole(0, 1023)): "GLOBAL_BLOCKS",
             choice("zero", "mask"): "WINDOW_PADDING",
             SWITCH: "LAYER_SCALE PROJECT_SHORTCUT USE_CHECKPOINT COMPILE",
-            several(STAGE, 0, 4): "CHECKPOINT_STAGES",
+            several(STAGE, 0, 4): "CHECKPOINT_STAGES RECOMPUTE_GELU",
             whole(0, 2**15): "SQUARE_PAD",
         },
     ),

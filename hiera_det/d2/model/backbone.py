@@ -33,7 +33,7 @@ logger = logging.getLogger("hiera_det.setup")
 #: Arguments of the trunk that keys of ``MODEL.HIERA`` name in capitals.
 FIELDS = (
     *("mlp_ratio", "drop_path_rate", "pretrain_size", "pos_embed", "pos_grid", "pos_antialias", "window_size"),
-    *("window_padding", "layer_scale", "project_shortcut"),
+    *("window_padding", "layer_scale", "project_shortcut", "recompute_gelu"),
 )
 
 

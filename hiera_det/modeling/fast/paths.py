@@ -195,6 +195,13 @@ def records_gradients(x: Tensor) -> bool:
     return torch.is_grad_enabled() and not is_placeholder(x)
 
 
+def records_eagerly(x: Tensor) -> bool:
+    """Whether a backward pass may follow through a function of our own: not in a graph, nor inside a transform."""
+    if PLAIN or is_symbolic(x) or is_exported():
+        return False
+    return x.requires_grad and torch.is_grad_enabled() and _are_numbers((x,))
+
+
 def is_symbolic(*values: Any) -> bool:
     """Whether a graph is being made in which sizes are symbols: nothing may be decided by them."""
     return torch.compiler.is_compiling() or any(map(is_placeholder, values))

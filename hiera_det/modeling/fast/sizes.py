@@ -12,7 +12,7 @@ from torch import Tensor
 from hiera_det.errors import InputError
 from hiera_det.modeling.fast.paths import is_placeholder, is_symbolic
 
-__all__ = ["as_traced", "as_units", "covers", "divides", "is_size", "pad_to", "regroup"]
+__all__ = ["as_traced", "as_units", "covers", "crop_to", "divides", "is_size", "pad_to", "regroup"]
 
 
 def divides(window: int, rows: int, cols: int) -> bool:
@@ -56,11 +56,22 @@ def _refuse_mask(images: Tensor, mask: Tensor | None) -> Tensor:
 
 def pad_to(x: Tensor, rows: int, cols: int) -> Tensor:
     """Zeros at the bottom and right: ``[B, r, c, C]`` to ``[B, rows, cols, C]``."""
+    if is_size((x.shape[1], x.shape[2]), (rows, cols)):
+        return x  # `F.pad` would copy
     if not torch.compiler.is_compiling():
         return F.pad(x, (0, 0, 0, cols - x.shape[2], 0, rows - x.shape[1]))
     # `F.pad` asks whether there is anything to pad.
     x = torch.cat([x, x.new_zeros(x.shape[0], rows - x.shape[1], x.shape[2], x.shape[3])], dim=1)
     return torch.cat([x, x.new_zeros(x.shape[0], rows, cols - x.shape[2], x.shape[3])], dim=2)
+
+
+def crop_to(x: Tensor, rows: int, cols: int) -> Tensor:
+    """What `pad_to` began with: ``[B, r, c, C]`` to ``[B, rows, cols, C]``."""
+    if is_size((x.shape[1], x.shape[2]), (rows, cols)):
+        return x
+    if torch.compiler.is_compiling():
+        return x[:, :rows, :cols]
+    return F.pad(x, (0, 0, 0, cols - x.shape[2], 0, rows - x.shape[1]))  # one copy back where two slices make two
 
 
 def regroup(x: Tensor, *shape: int) -> Tensor:
