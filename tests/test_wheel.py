@@ -12,23 +12,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BUILD = "import sys, setuptools.build_meta as backend; print(backend.build_wheel(sys.argv[1]))"
+BUILD = "import sys, setuptools.build_meta as backend; print(backend.build_{}(sys.argv[1]))"
+
+
+def built(kind: str, source: Path, out: Path) -> Path:
+    """What setuptools makes of a folder of sources: a ``wheel`` or an ``sdist``."""
+    command = [sys.executable, "-c", BUILD.format(kind), str(out)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The content of the wheel that a copy of the sources gives."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    """The content of the wheel of the sdist of a copy of the sources, as `python -m build` makes it."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("hiera_det", "configs"):
         shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
     for file in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, source)
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, str(out)], cwd=source, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    zipfile.ZipFile(next(out.glob("*.whl"))).extractall(out / "site")
+    shutil.unpack_archive(built("sdist", source, out), out / "unpacked")
+    (unpacked,) = (out / "unpacked").iterdir()
+    zipfile.ZipFile(built("wheel", unpacked, out)).extractall(out / "site")
     return out / "site"
 
 
