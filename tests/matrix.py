@@ -75,7 +75,7 @@ def set_up(python: str, torch: str, source: str, folder: Path) -> Path:
     steps = [
         [f"python{python}", "-m", "venv", home],
         [runs, "-m", "pip", "install", "-q", *TORCH[torch]],
-        [runs, "-m", "pip", "install", "-q", f"{ROOT}[classify,hub]", *TORCH[torch], *NEEDS],
+        [runs, "-m", "pip", "install", "-q", f"{ROOT}[classify,hub,video]", *TORCH[torch], *NEEDS],
         [runs, "-m", "pip", "uninstall", "-qy", "hiera_det"],  # its needs stay; the tests take this folder's
         [runs, "-m", "hiera_det", "install-detectron2", "--source", source],
     ]
