@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 
-from hiera_det.api.run import open_run
 from hiera_det.cli.command import command_parser
 
 
@@ -27,5 +26,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Write it, and print where it is."""
     args = argument_parser().parse_args()
+    from hiera_det.api.run import open_run
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     print(open_run(args.run).report())
