@@ -49,6 +49,7 @@ TRUNKS = {
     "timm": Peer("timm", "hiera_det"),
     "hiera_det_windowed": Peer("hiera_det", "hiera_det_windowed"),
     "timm_windowed": Peer("timm", "hiera_det_windowed"),
+    "sam2": Peer("sam2", "hiera_det_windowed"),
     "hiera_det_windows_only": Peer("hiera_det", "hiera_det_windows_only"),
     "resnet50": Peer("timm"),
     "swin_t": Peer("timm"),
@@ -60,28 +61,29 @@ TRUNKS = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a roofline takes of a GPU.
+    """What a roofline takes of a GPU: what large products, copies and collectives reach of the maker's figures.
 
     Attributes:
-        rate: dense bfloat16 products, operations a second.
+        rate: bfloat16 products, operations a second.
         bandwidth: bytes a second.
+        inside: bytes a second that a GPU sends to others of its machine of 8.
+        outside: likewise between machines.
         launch: seconds from one kernel's start to the next's, where the host is slow.
     """
 
     rate: float
     bandwidth: float
+    inside: float
+    outside: float
     launch: float = 4e-6
 
 
-#: By name; the makers' figures, of which products reach about seven tenths and copies nine.
 GPUS = {
-    "h100": Gpu(rate=700e12, bandwidth=3.0e12),
-    "a100": Gpu(rate=220e12, bandwidth=1.8e12),
-    "rtx4090": Gpu(rate=150e12, bandwidth=0.9e12),
+    "h100": Gpu(rate=700e12, bandwidth=3.0e12, inside=360e9, outside=40e9),
+    "a100": Gpu(rate=220e12, bandwidth=1.8e12, inside=240e9, outside=20e9),
+    "rtx4090": Gpu(rate=150e12, bandwidth=0.9e12, inside=20e9, outside=1.2e9),
 }
-
-
-DEFAULT_MODELS = ("hiera_det", "official", "transformers", "timm", "hiera_det_windowed", "timm_windowed")
+DEFAULT_MODELS = ("hiera_det", "official", "transformers", "timm", "hiera_det_windowed", "timm_windowed", "sam2")
 #: Ours that times are given over; models that are like neither stand over the first that runs.
 BASELINES = ("hiera_det_windowed", "hiera_det")
 

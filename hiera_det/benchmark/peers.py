@@ -18,6 +18,7 @@ from hiera_det.modeling.position import resize_pos_embed
 from hiera_det.modeling.variants import get_variant, spread_global_blocks
 from hiera_det.weights.contents import parse
 from hiera_det.weights.convert import convert
+from hiera_det.weights.layouts import SAM2
 from hiera_det.zoo import build_hiera
 
 __all__ = ["Trunk", "build_trunk"]
@@ -140,10 +141,32 @@ def build_timm_windowed(size: str, image: tuple[int, int]) -> Trunk:
         global_att_blocks=global_blocks,
         num_classes=0,
     )
+    return Trunk(load(module, _hieradet_state(size, image)), intermediates)
+
+
+def build_sam2(size: str, image: tuple[int, int]) -> Trunk:
+    """SAM 2's own trunk, at this size's depths and with the same position embedding."""
+    from sam2.modeling.backbones.hieradet import Hiera
+
+    variant, (window_size, global_blocks) = get_variant(size), windows_of(size)
+    module = Hiera(
+        embed_dim=variant.embed_dim,
+        num_heads=variant.num_heads,
+        stages=variant.depths,
+        window_pos_embed_bkg_spatial_size=GRID,
+        window_spec=window_size,
+        global_att_blocks=global_blocks,
+    )
+    state = {SAM2.from_ours(name, variant.depths): x for name, x in _hieradet_state(size, image).items()}
+    return Trunk(load(module, state), lambda module, images: module(images))
+
+
+def _hieradet_state(size: str, image: tuple[int, int]) -> dict[str, Tensor]:
+    """The weights as HieraDets take them: their position embedding is a map and a part that repeats, here zeros."""
     state = random_state(size, image, resized=False)
     state["pos_embed"] = state["pos_embed"].reshape(1, *GRID, -1).permute(0, 3, 1, 2)
-    state["pos_embed_window"] = torch.zeros(1, variant.embed_dim, 8, 8)
-    return Trunk(load(module, state), intermediates)
+    state["pos_embed_window"] = torch.zeros(1, state["pos_embed"].shape[1], 8, 8)
+    return state
 
 
 def build_pyramid(name: str, size: str, image: tuple[int, int], **fields: object) -> Trunk:
@@ -178,6 +201,7 @@ BUILDERS: dict[str, Callable[[str, tuple[int, int]], Trunk]] = {
     "timm": build_timm,
     "hiera_det_windowed": build_ours_windowed,
     "timm_windowed": build_timm_windowed,
+    "sam2": build_sam2,
     "hiera_det_windows_only": partial(build_ours_windowed, with_global_blocks=False),
     "resnet50": partial(build_pyramid, "resnet50", out_indices=(1, 2, 3, 4)),
     "swin_t": partial(build_swin, "swin_tiny_patch4_window7_224"),

@@ -21,8 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hiera_det.benchmark.catalogue import GPUS, Gpu, baseline_of
-from hiera_det.benchmark.measure import progress
+from hiera_det.benchmark.catalogue import GPUS, TRUNKS, Gpu
 from hiera_det.benchmark.peers import build_trunk
 
 __all__ = ["Traffic", "count_step", "count_traffic", "format_traffic"]
@@ -38,20 +37,22 @@ class Traffic:
     Attributes:
         model: its name.
         task: ``forward`` or ``train``.
-        case: ``HxWxB``.
+        case: height, width and batch.
         kernels: operations that move memory.
         moved: bytes read and written.
         kept: bytes that the backward pass keeps, without the parameters; 0 for a forward.
         flop: operations in products, two for each multiply-add.
+        parameters: numbers that are trained.
     """
 
     model: str
     task: str
-    case: str
+    case: tuple[int, int, int]
     kernels: int
     moved: int
     kept: int
     flop: int
+    parameters: int
 
     def seconds(self, gpu: Gpu) -> float:
         """The roofline's: products and memory one after the other, or the launches where they take longer."""
@@ -141,30 +142,22 @@ def _products(func: Any, name: str, args: Any, kwargs: Any, out: Any, read: Sequ
     return int(counted(*args, **kwargs, out_val=out)) if counted else 0
 
 
-def count_traffic(
-    models: Sequence[str], size: str, cases: Sequence[tuple[int, int, int]], tasks: Sequence[str], dtype: str
-) -> list[Traffic]:
-    """Count steps of trunks.
+def count_traffic(model: str, size: str, case: tuple[int, int, int], task: str, dtype: str) -> Traffic:
+    """Count a step of a trunk.
 
     Args:
-        models: names of `hiera_det.benchmark.catalogue.TRUNKS` whose packages are installed.
+        model: a name of `hiera_det.benchmark.catalogue.TRUNKS` whose package is installed.
         size: Hiera's.
-        cases: height, width and batch.
-        tasks: ``forward`` without gradients, ``train`` with a backward pass from all maps.
+        case: height, width and batch.
+        task: ``forward`` without gradients, ``train`` with a backward pass from all maps.
         dtype: of weights and images, ``bfloat16`` or ``float32``.
     """
-    counts = []
-    for height, width, batch in cases:
-        for model in models:
-            progress(f"{height}x{width}x{batch}: counting {model}")
-            trunk = build_trunk(model, size, (height, width))
-            module = trunk.module.to("meta", getattr(torch, dtype))
-            images = torch.empty(batch, 3, height, width, dtype=getattr(torch, dtype), device="meta")
-            for task in tasks:
-                counted = count_step(module, partial(trunk.maps, module, images), task == "train")
-                counts.append(Traffic(model, task, f"{height}x{width}x{batch}", *counted))
-    progress("")
-    return counts
+    height, width, batch = case
+    trunk = build_trunk(model, size, (height, width))
+    module = trunk.module.to("meta", getattr(torch, dtype))
+    images = torch.empty(batch, 3, height, width, dtype=getattr(torch, dtype), device="meta")
+    counted = count_step(module, partial(trunk.maps, module, images), task == "train")
+    return Traffic(model, task, case, *counted, parameters=sum(p.numel() for p in module.parameters()))
 
 
 def count_step(
@@ -199,37 +192,33 @@ def count_step(
 
 
 def format_traffic(counts: Sequence[Traffic], dtype: str, gpu: str) -> str:
-    """A Markdown table; bytes and what is kept also over the least of the others with the same attention."""
-    rows = [f"{dtype}; a simulation: operations counted on tensors without data, time by a roofline of {gpu}.", ""]
-    rows += [
-        "| image, batch | task | model | kernels | GB moved | moved, of the best peer's | GiB kept "
-        "| kept, of the best peer's | TFLOP | ms by roofline |",
+    """A Markdown table; bytes and what is kept also over the least of the peers with the same attention."""
+    lines = [
+        f"{dtype}; a simulation: operations counted on tensors without data, time by a roofline of {gpu}. "
+        "Over peer: over the least of the others with the same attention.",
+        "",
+        "| image, batch | task | model | kernels | GB moved | over peer | GiB kept | over peer | TFLOP | roofline ms |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for count in counts:
-        peers = _peers(count, counts)
-        moved, kept = (_over(getattr(count, what), [getattr(p, what) for p in peers]) for what in ("moved", "kept"))
-        rows.append(
-            f"| {count.case} | {count.task} | {count.model} | {count.kernels} | {count.moved / 1e9:.1f} | {moved} "
-            f"| {count.kept / 2**30:.2f} | {kept} | {count.flop / 1e12:.2f} | {1e3 * count.seconds(GPUS[gpu]):.1f} |"
+        height, width, batch = count.case
+        moved, kept = (_over_peer(count, counts, what) for what in ("moved", "kept"))
+        lines.append(
+            f"| {height}x{width}, {batch} | {count.task} | {count.model} | {count.kernels} | {count.moved / 1e9:.2f} "
+            f"| {moved} | {count.kept / 2**30:.2f} | {kept} | {count.flop / 1e12:.2f} "
+            f"| {1e3 * count.seconds(GPUS[gpu]):.1f} |"
         )
-    return "\n".join(rows)
+    return "\n".join(lines)
 
 
-def _peers(count: Traffic, counts: Sequence[Traffic]) -> list[Traffic]:
-    """Other projects' models that do the same work; none for a peer itself."""
-    if not count.model.startswith("hiera_det"):
-        return []
-    running = [other.model for other in counts]
-    return [
-        other
+def _over_peer(count: Traffic, counts: Sequence[Traffic], what: str) -> str:
+    """A cost of ours over the least of other projects' trunks that do the same work; "" for a peer itself."""
+    peers = [
+        getattr(other, what)
         for other in counts
         if (other.case, other.task) == (count.case, count.task)
-        and not other.model.startswith("hiera_det")
-        and baseline_of(other.model, running) == count.model
+        and other.model in TRUNKS
+        and other.model != count.model
+        and TRUNKS[other.model].reference == count.model
     ]
-
-
-def _over(value: int, others: Sequence[int]) -> str:
-    """A share of the least of others."""
-    return f"{value / min(others):.2f}" if others and min(others) else ""
+    return f"{getattr(count, what) / min(peers):.3f}" if peers and min(peers) else ""

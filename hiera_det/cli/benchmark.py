@@ -4,7 +4,7 @@ Each case runs every model in turn, round after round, so that a machine whose s
 Hiera's implementations have the same random weights, and their maps are compared; swin_b and the like are what users
 would pick instead. All four stage maps are asked for; ViT-B has one. Times are over ours of the same attention: global,
 or windowed as in SAM 2 with its zero padding. Peers that are not installed are left out and named: pip install -e
-'.[peers]'.
+'.[peers]', and for sam2, SAM 2's own trunk, SAM2_BUILD_CUDA=0 pip install --no-build-isolation sam2.
 
 Tasks: forward, without gradients; train, forward and backward of the maps' mean squares; detector-inference, images
 to pasted masks; detector-train, the step of hiera-det train with the optimizer's update. The detectors are
@@ -27,7 +27,9 @@ Examples:
         --cases 1024x1024x1 --config-files configs/mask_rcnn_hiera_b.yaml configs/mask_rcnn_hiera_b.yaml+compile \
         vitdet-b --rounds 21 --warmup 5 --json detectors.json
     hiera-det benchmark --paths --size tiny --cases 224x224x4 512x512x1
-    hiera-det benchmark --count --dtype bfloat16 --task forward train --cases 224x224x64 1024x1024x4
+    hiera-det benchmark --count --size base_plus --dtype bfloat16 --task forward train --cases 224x224x64 1024x1024x4
+    hiera-det benchmark --count a100 --dtype bfloat16 --task detector-train --cases 1024x1024x2 \
+        --config-files configs/mask_rcnn_hiera_{b,bplus}.yaml
     hiera-det benchmark --table benchmark.json
     hiera-det benchmark --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
@@ -38,6 +40,7 @@ import argparse
 import re
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from hiera_det.api.needs import need_detectron2
@@ -103,8 +106,8 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="h100",
         metavar="GPU",
-        help="count kernels, bytes moved and kept, and products of the trunks instead, without a GPU; the time is a "
-        f"roofline's: {', '.join(GPUS)}",
+        help="count kernels, bytes moved and kept, and products instead, without a GPU; the time is a roofline's: "
+        f"{', '.join(GPUS)} (h100 where none is named)",
     )
     parser.add_argument("--flops", nargs="+", metavar="CONFIG", help="count these detectors' multiply-adds instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there too")
@@ -169,11 +172,11 @@ def main() -> None:
 
         print(compare_paths(args.size, cases, args.rounds, args.warmup, args.threads))
         return
+    if set(args.task) & set(DETECTOR_TASKS):
+        need_detectron2()
     if args.count:
         print(count(args, cases))
         return
-    if set(args.task) & set(DETECTOR_TASKS):
-        need_detectron2()
     print(measure(args, cases))
     if args.json:
         print(args.json)
@@ -181,21 +184,29 @@ def main() -> None:
 
 def count(args: argparse.Namespace, cases: Sequence[tuple[int, int, int]]) -> str:
     """Count what checked flags ask for; the tables."""
+    from hiera_det.benchmark.plan import format_plan
     from hiera_det.benchmark.run import trunks_to_run
     from hiera_det.benchmark.traffic import count_traffic, format_traffic
 
     warnings.filterwarnings("ignore")
-    for task in args.task:
-        if task in DETECTOR_TASKS:
-            raise InputError(
-                f"--count --task {task}: trunks are counted, by forward and train; --flops counts detectors"
-            )
-    models = trunks_to_run(args.models, compiled=False)
-    tables = (
-        format_traffic(count_traffic(models, args.size, cases, args.task, dtype), dtype, args.count)
-        for dtype in args.dtype
-    )
-    return "\n\n".join(tables)
+    trunk_tasks = [task for task in args.task if task not in DETECTOR_TASKS]
+    models = trunks_to_run(args.models, compiled=False) if trunk_tasks else []
+    tables = []
+    for dtype in args.dtype:
+        counts = [
+            count_traffic(model, args.size, case, task, dtype)
+            for case, task, model in product(cases, trunk_tasks, models)
+        ]
+        if detector_tasks := [task for task in args.task if task in DETECTOR_TASKS]:
+            from hiera_det.benchmark.detector_traffic import count_detector_traffic
+            from hiera_det.d2.benchmark.detectors import ZOO_CONFIG
+
+            counts += [
+                count_detector_traffic(config_file, case, task, dtype)
+                for case, task, config_file in product(cases, detector_tasks, [*args.config_files, ZOO_CONFIG])
+            ]
+        tables += [format_traffic(counts, dtype, args.count), format_plan(counts, args.count)]
+    return "\n\n".join(table for table in tables if table)
 
 
 def measure(args: argparse.Namespace, cases: Sequence[tuple[int, int, int]]) -> str:

@@ -7,13 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
@@ -24,7 +22,6 @@ from hiera_det.benchmark.peers import build_trunk
 from hiera_det.benchmark.report import Report, Row, format_report, read_report, write_report
 from hiera_det.benchmark.run import Bench, Protocol
 from hiera_det.benchmark.subjects import DetectorSubject, Setting, Step, TrunkSubject, build_subject
-from hiera_det.benchmark.traffic import count_step
 from hiera_det.errors import InputError
 
 CONFIGS = SCRIPT.parents[1] / "configs"
@@ -397,45 +394,15 @@ def test_paths_that_save_a_twentieth_make_the_processors_row(run_here: Any, monk
     assert lines[-1].strip().startswith("Processor(")
 
 
-def test_counts_are_those_of_the_operations(run_here: Any) -> None:
-    flags = (
-        "--count",
-        "--size",
-        "tiny",
-        "--cases",
-        "64x64x2",
-        "--task",
-        "forward",
-        "train",
-        "--models",
-        "timm_windowed",
-    )
-    title, *rows = table_of(run_here(SCRIPT, *flags).stdout)
-    counts = {(row[1], row[2]): dict(zip(title, row, strict=True)) for row in rows[1:]}
-    assert set(counts) == {(t, m) for t in ("forward", "train") for m in ("hiera_det_windowed", "timm_windowed")}
-    ours, theirs = counts["train", "hiera_det_windowed"], counts["train", "timm_windowed"]
-    assert float(ours["moved, of the best peer's"]) < 1 <= int(theirs["kernels"]) / int(ours["kernels"])
-    assert counts["forward", "timm_windowed"]["GiB kept"] == "0.00" < theirs["GiB kept"]
-
-
-def test_a_linear_layer_moves_what_it_reads_and_writes() -> None:
-    """64 rows of 8 channels to 16: input, weight, bias and output once; back two products and the bias's sum."""
-    layer, rows = nn.Linear(8, 16, device="meta"), torch.empty(64, 8, device="meta", requires_grad=True)
-    kernels, moved, kept, flop = count_step(layer, lambda: [layer(rows)], gradients=True)
-    forward = 64 * 8 + 8 * 16 + 16 + 64 * 16
-    to_input, to_weight, to_bias = 64 * 16 + 16 * 8 + 64 * 8, 64 * 16 + 64 * 8 + 16 * 8, 64 * 16 + 16
-    adding = 3 * (8 * 16 + 16 + 64 * 8)  # into gradients that are there
-    assert (moved - 4 * (forward + to_input + to_weight + to_bias)) in (0, 4 * adding, 4 * 3 * (8 * 16 + 16))
-    assert kept == 4 * 64 * 8
-    assert flop == 3 * 2 * 64 * 8 * 16
-    assert kernels >= 4
-
-
-def test_attention_is_one_kernel_each_way() -> None:
-    q = torch.empty(2, 3, 64, 8, device="meta", requires_grad=True)
-    attend = partial(torch.nn.functional.scaled_dot_product_attention, q, q, q)
-    forward = count_step(nn.Identity(), lambda: [attend()], gradients=False)
-    assert forward == (1, 4 * 4 * q.numel(), 0, 2 * 2 * q.numel() * 64)
+def test_counting_prints_trunks_detectors_and_a_plan(run_here: Any) -> None:
+    tasks = ("--task", "train", "detector-train", "--models", "timm_windowed", "--config-files", QUICK_START)
+    done = run_here(SCRIPT, "--count", "a100", *QUICK, *tasks)
+    assert done.returncode == 0, done.stderr
+    names = [line[2] for line in table_of(done.stdout) if line[0].startswith("64x96")]
+    assert names == ["hiera_det_windowed", "timm_windowed", "quick_start", "mask_rcnn_R_50_FPN_3x"]
+    planned = [line[2:4] for line in table_of(done.stdout) if line[0] == "quick_start"]
+    assert planned[:2] == [["8", "ddp"], ["8", "fsdp"]]
+    assert "roofline of a100" in done.stdout
 
 
 def test_flops_of_detectors_are_those_of_the_paper(run_here: Any) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiera_det.d2.config.setup import load_config
 
-__all__ = ["count_detector", "flops_table"]
+__all__ = ["build_shell", "count_detector", "detector_parts", "flops_table"]
 
 
 def count_detector(cfg: CfgNode, height: int, width: int, proposals: int = 1000, masks: int = 100) -> dict[str, float]:
@@ -31,31 +31,66 @@ def count_detector(cfg: CfgNode, height: int, width: int, proposals: int = 1000,
         masks: regions through the mask head.
 
     Returns:
-        multiply-adds by part: ``trunk``, ``neck``, ``rpn``, ``box head``, ``mask head`` and ``total``.
+        multiply-adds by part, as in `detector_parts`, and ``total``.
     """
+    model = build_shell(cfg)
+    with torch.device("meta"), torch.no_grad():
+        images = torch.zeros(1, len(cfg.MODEL.PIXEL_MEAN), height, width)
+        parts = detector_parts(model, images, proposals, masks)
+        counts = {name: _count(module, inputs) for name, (module, inputs) in parts.items()}
+    return counts | {"total": sum(counts.values())}
+
+
+def build_shell(cfg: CfgNode) -> Any:
+    """The detector in evaluation mode without data, and not compiled: counters do not see into compiled code."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
-    cfg.MODEL.HIERA.COMPILE = False  # compiled code is not seen by the counter
+    cfg.MODEL.DEVICE, cfg.MODEL.HIERA.COMPILE = "meta", False
     with torch.device("meta"):
-        model = build_model(cfg).eval()
-        backbone, heads = model.backbone, model.roi_heads
-        images = torch.zeros(1, backbone.trunk.in_channels, height, width)
-        with torch.no_grad():
-            maps = backbone.trunk(images)
-            levels = backbone.neck(maps)
-            channels = next(iter(levels.values())).shape[1]
-            box_side, mask_side = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
-            boxes = torch.zeros(proposals, channels, box_side, box_side)
-            regions = torch.zeros(masks, channels, mask_side, mask_side)
-            counts = {
-                "trunk": _count(backbone.trunk, images),
-                "neck": _count(backbone.neck, maps),
-                "rpn": _count(model.proposal_generator.rpn_head, [levels[name] for name in cfg.MODEL.RPN.IN_FEATURES]),
-                "box head": sum(_count(stage, boxes) for stage in _box_stages(heads)),
-                "mask head": _count(_layers(heads.mask_head), regions),
-            }
-    return counts | {"total": sum(counts.values())}
+        return build_model(cfg).eval()
+
+
+def detector_parts(model: Any, images: Tensor, proposals: int, masks: int) -> dict[str, tuple[nn.Module, Any]]:
+    """The parts of a Mask R-CNN that compute in layers, each with an input.
+
+    Args:
+        model: of `build_shell`.
+        images: ``[B, C, H, W]`` on the meta device.
+        proposals: regions of all images through the box head.
+        masks: regions of all images through the mask head.
+
+    Returns:
+        module and input of ``trunk`` and ``neck``, or of a ``backbone`` that is no Hiera; of ``rpn``, ``box head`` and
+        ``mask head``.
+    """
+    backbone, heads = model.backbone, model.roi_heads
+    if hasattr(backbone, "trunk"):
+        maps = backbone.trunk(images)
+        levels = backbone.neck(maps)
+        parts: dict[str, tuple[nn.Module, Any]] = {"trunk": (backbone.trunk, images), "neck": (backbone.neck, maps)}
+    else:
+        levels = backbone(images)
+        parts = {"backbone": (backbone, images)}
+    rpn, box_pooler, mask_pooler = model.proposal_generator, heads.box_pooler, heads.mask_pooler
+    channels = levels[heads.box_in_features[0]].shape[1]
+    boxes = images.new_zeros(proposals, channels, *box_pooler.output_size)
+    regions = images.new_zeros(masks, channels, *mask_pooler.output_size)
+    return parts | {
+        "rpn": (rpn.rpn_head, [levels[name] for name in rpn.in_features]),
+        "box head": (_Stages(_box_stages(heads)), boxes),
+        "mask head": (nn.Sequential(*heads.mask_head.children()), regions),  # its forward wants instances too
+    }
+
+
+class _Stages(nn.Module):
+    """Runs each stage of a cascade's box head on the same regions."""
+
+    def __init__(self, stages: list[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, boxes: Tensor) -> list[Any]:
+        return [stage(boxes) for stage in self.stages]
 
 
 def _box_stages(heads: Any) -> list[nn.Module]:
@@ -70,11 +105,6 @@ def _count(module: nn.Module, inputs: object) -> float:
     with FlopCounterMode(display=False) as counter:
         module(inputs)
     return counter.get_total_flops() / 2
-
-
-def _layers(head: nn.Module) -> nn.Module:
-    """The mask head's own layers: its forward wants instances too."""
-    return nn.Sequential(*head.children())
 
 
 def flops_table(configs: Sequence[str], height: int, width: int) -> str:
