@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IOU", "KINDS", "Matches", "Mistakes", "best_threshold", "find_mistakes", "match"]
+__all__ = ["IOU", "KINDS", "Matches", "Mistakes", "best_threshold", "find_mistakes", "match", "part_of_images"]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -98,10 +98,17 @@ def _loaded(truth: Any, results: Sequence[dict[str, Any]]) -> Any:
         return truth.loadRes(boxes) if boxes else _part(truth, [])
 
 
-def _part(truth: Any, annotations: list[dict[str, Any]]) -> Any:
-    """A ``COCO`` of the same images and classes with some annotations."""
+def part_of_images(truth: Any, ids: Sequence[Any]) -> Any:
+    """A ``COCO`` of some of its images."""
+    return _part(truth, truth.loadAnns(truth.getAnnIds(imgIds=list(ids))), truth.loadImgs(list(ids)))
+
+
+def _part(truth: Any, annotations: list[dict[str, Any]], images: list[dict[str, Any]] | None = None) -> Any:
+    """A ``COCO`` of the same classes with some annotations, and some images or all."""
     part = type(truth)()
     part.dataset = {**truth.dataset, "annotations": annotations}
+    if images is not None:
+        part.dataset["images"] = images
     with contextlib.redirect_stdout(io.StringIO()):
         part.createIndex()
     return part

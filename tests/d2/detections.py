@@ -35,7 +35,7 @@ dataloader.test.mapper.augmentations[0].update(short_edge_length=64, max_size=64
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 dataloader.train.total_batch_size = 2
 optimizer.lr = 1e-4
-train.update(init_checkpoint="", max_iter=2, eval_period=0, pictures=1, device="cpu")
+train.update(init_checkpoint="", max_iter=2, eval_period=0, pictures=1, report=False, device="cpu")
 """
 
 

@@ -184,6 +184,25 @@ def test_of_an_evaluation_that_found_nothing_there_is_a_report_too(run: Path) ->
     assert read_threshold(run).score == 0.5
 
 
+def test_images_that_were_left_out_are_not_counted_as_missed(run: Path) -> None:
+    stored = {"json": str(run.parent / "val.json"), "images": str(run.parent), "image_ids": [11, 12], "tasks": None}
+    details = run / "inference" / "evaluation.json"
+    details.write_text(json.dumps(stored))
+    results = run / "inference" / "coco_instances_results.json"
+    kept = results.read_text()
+    results.write_text(json.dumps([one for one in json.loads(kept) if one["image_id"] in (11, 12)]))
+    try:
+        page = Page(open_run(run).report())
+    finally:
+        details.unlink()
+        results.write_text(kept)
+    assert page.tags["img"] == 2 * 2
+    words = " ".join(page.words.split())
+    assert "2images evaluated6objects in them" in words
+    assert "1.png" in words
+    assert "5.png" not in words
+
+
 @pytest.fixture(scope="module")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, training_arguments: Callable[..., RunRequest]

@@ -197,9 +197,11 @@ class Evaluator(COCOEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
+        if self.only_seen and img_ids is None:
+            img_ids = self._seen(predictions)
         with self.scoring():
-            self._score(results, tasks, self._seen(predictions) if self.only_seen and img_ids is None else img_ids)
-        self._save(DETAILS, lambda file: file.write(self._as_json().encode(errors="surrogateescape")))
+            self._score(results, tasks, img_ids)
+        self._save(DETAILS, lambda file: file.write(self._as_json(img_ids).encode(errors="surrogateescape")))
 
     def score(self, results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         """Evaluate results that have the JSON's ids: boxes, and masks where both sides have them."""
@@ -261,10 +263,10 @@ class Evaluator(COCOEvaluator):
                 raise
             self._logger.warning("%s; the evaluation goes on", error)
 
-    def _as_json(self) -> str:
-        """What a report is made from: where the data are, and tables and curves of AP."""
+    def _as_json(self, img_ids: list[int] | None) -> str:
+        """What a report is made from: where the data are, which images count (None: all), tables and curves of AP."""
         source = dict(zip(("json", "images"), source_of(self._metadata.name), strict=True))
-        return json.dumps({**source, "tasks": self.details})
+        return json.dumps({**source, "image_ids": img_ids, "tasks": self.details})
 
     def _evaluate(self, results: Sequence[dict[str, Any]], task: str, img_ids: list[int] | None) -> Any:
         """The evaluation of one task, "bbox", "segm" or "keypoints", by what ``params`` says."""

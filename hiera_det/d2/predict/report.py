@@ -24,6 +24,7 @@ from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 from hiera_det.report.data_section import data_section
 from hiera_det.report.detector_report import DetectorReport
+from hiera_det.report.mistakes import part_of_images
 from hiera_det.report.page import Pair, Picture, check_report_packages, write_page
 from hiera_det.report.run_report import curves_section, settings_sections, subtitle, write_run_report
 from hiera_det.report.scores import details_of
@@ -55,13 +56,16 @@ def write_detector_report(folder: StrPath) -> Path:
     if not os.path.isfile(json):
         raise InputError(f"{folder}: the annotations that were evaluated on are not there ({json}); put them back")
     truth, results = coco_of(json, images), read_json(inference / RESULTS)
+    drawing = _Drawing(truth, results, CocoRecords(json, images))
+    if stored.get("image_ids") is not None:  # images that cannot be read are left out, by INPUT.ON_BAD_IMAGE
+        truth = part_of_images(truth, stored["image_ids"])
     report = DetectorReport(truth, results, stored.get("tasks") or _evaluated(truth, results))
     write_threshold(folder, *report.threshold, report.thresholds())
     splits = {
         "training": (asked.get("train_json") or "", asked.get("train_images") or ""),
         "evaluation": (json, images),
     }
-    sections = [curves_section(folder), *report.sections(_Drawing(report, json, images).draw)]
+    sections = [curves_section(folder), *report.sections(drawing.draw)]
     sections += [data_section(splits), *settings_sections(folder)]
     return write_page(folder, f"Run {Path(folder).resolve().name}", subtitle(folder), report.facts(), sections)
 
@@ -88,21 +92,21 @@ def _evaluated(truth: Any, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class _Drawing:
     """Draws images of a JSON with their annotations and with detections."""
 
-    def __init__(self, report: DetectorReport, json: str, images: str) -> None:
-        self.report, self.records = report, CocoRecords(json, images)
-        self.places = {id_: place for place, id_ in enumerate(sorted(report.truth.getImgIds()))}
-        self.classes = {id_: place for place, id_ in enumerate(sorted(report.truth.getCatIds()))}
+    def __init__(self, truth: Any, results: Sequence[dict[str, Any]], records: CocoRecords) -> None:
+        self.truth, self.results, self.records = truth, results, records
+        self.places = {id_: place for place, id_ in enumerate(sorted(truth.getImgIds()))}
+        self.classes = {id_: place for place, id_ in enumerate(sorted(truth.getCatIds()))}
+        self.names = [category["name"] for category in truth.loadCats(list(self.classes))]
 
     def draw(self, image_id: Any, objects: Mapping[int, str], detections: Mapping[int, str]) -> Pair | None:
         """See `hiera_det.report.detector_report.Draw`."""
-        truth = self.report.truth
         record = self.records[self.places[image_id]]
-        annotations = [self._entry(one, objects.get(one["id"], "")) for one in truth.imgToAnns[image_id]]
-        chosen = [(self.report.results[id_ - 1], remark) for id_, remark in detections.items()]
+        annotations = [self._entry(one, objects.get(one["id"], "")) for one in self.truth.imgToAnns[image_id]]
+        chosen = [(self.results[id_ - 1], remark) for id_, remark in detections.items()]
         chosen.sort(key=lambda pair: -pair[0]["score"])
         found = [self._entry(one, remark) for one, remark in chosen]
         try:
-            panels = draw_panels(record | {"annotations": annotations}, found, self.report.names, SIDE)
+            panels = draw_panels(record | {"annotations": annotations}, found, self.names, SIDE)
         except BadImageError as error:
             logger.warning("%s: not shown in the report", error)
             return None
@@ -112,7 +116,7 @@ class _Drawing:
             f"found: {len(found)}, of them wrong {wrong}",
         )
         pictures = [Picture.of(panel, caption) for panel, caption in zip(panels, captions, strict=True)]
-        return Pair(truth.imgs[image_id]["file_name"], pictures)
+        return Pair(self.truth.imgs[image_id]["file_name"], pictures)
 
     def _entry(self, one: Mapping[str, Any], remark: str) -> dict[str, Any]:
         """COCO's entry in detectron2's form, without keypoints, and with what is to stand after its class."""
