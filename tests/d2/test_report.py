@@ -143,7 +143,7 @@ def test_the_command_prints_where_it_is(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["hiera-det report", "--run", str(run)])
     command.main()
-    assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
 
 
 def test_images_that_are_gone_cost_a_line(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -82,9 +84,10 @@ def _evaluated(truth: Any, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if results and key in results[0] and all(one.get(key) for one in truth.anns.values()):
             without = {"bbox"} if task == "segm" else set()
             plain = [{name: value for name, value in one.items() if name not in without} for one in results]
-            evaluation = COCOeval(truth, truth.loadRes(plain), task)
-            evaluation.evaluate()
-            evaluation.accumulate()
+            with contextlib.redirect_stdout(io.StringIO()):
+                evaluation = COCOeval(truth, truth.loadRes(plain), task)
+                evaluation.evaluate()
+                evaluation.accumulate()
             details[task] = details_of(evaluation)
     return details
 
