@@ -178,7 +178,7 @@ class HieraBase(Freezable):
             x = x.flatten(0, 1)  # a mask unit is one frame thick: frames unroll like images
         x = unroll(x, self._unit_strides, group).contiguous()
         x = x.view(patches.shape[0], positions.shape[1], positions.shape[2])
-        return Tokens(x + positions.to(x.dtype), UnitGrid(rows, cols, group), self._unit_strides, frames)
+        return Tokens(x + positions.to(x.dtype), UnitGrid(rows, cols, group, {}), self._unit_strides, frames)
 
     def embed_kept(self, images: Tensor, mask: Tensor, kept: Tensor) -> Tokens:
         """`embed` with a mask that fits, where the numbers ``[B, k]`` of the units that it keeps are known."""
@@ -190,7 +190,7 @@ class HieraBase(Freezable):
         x = (patches[:, :, 1] if self.frames else patches).movedim(1, -1)
         x = unroll(x, self._unit_strides).contiguous().view(len(images), kept.shape[1] * side**2, x.shape[-1])
         positions = gather_units(self._positions((*frames, rows * side, cols * side), 1), kept, side**2)
-        grid = UnitGrid(rows, cols, 1)
+        grid = UnitGrid(rows, cols, 1, {})
         return Tokens(x + positions.to(x.dtype), grid, self._unit_strides, frames[0] if frames else None, kept)
 
     def _positions(self, size: tuple[int, ...], group: int) -> Tensor:

@@ -259,7 +259,7 @@ class HieraMAE(HieraBase):
         rows = torch.arange(len(kept), device=kept.device)[:, None]
         x = _in_rows(full.index_put((rows, kept), x), grid, side)
         x = x + self._decoder_positions(grid)
-        order = UnitGrid(grid[-2], grid[-1], 1)  # which attention over everything does not look at
+        order = UnitGrid(grid[-2], grid[-1], 1, {})  # which attention over everything does not look at
         for block in self.decoder_blocks:
             x = block(x, order)
         return linear(self.decoder_pred, self.decoder_norm(x))

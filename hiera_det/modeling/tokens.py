@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hiera_det.errors import InputError
+from hiera_det.modeling.fast.moves import Moves
 from hiera_det.modeling.fast.pooling import largest
 
 __all__ = ["Tokens", "UnitGrid", "average_tokens", "pool_tokens", "reroll", "unroll"]
@@ -37,11 +38,13 @@ class UnitGrid(NamedTuple):
         rows: units from top to bottom.
         cols: units from left to right.
         group: side of the squares of units that are contiguous; 1 for none. Squares, and units in them, are row-major.
+        moves: what blocks have found out about windows by their side, for the blocks after them.
     """
 
     rows: int
     cols: int
     group: int
+    moves: dict[int, Moves]
 
 
 @dataclass

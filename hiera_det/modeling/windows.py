@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hiera_det.modeling.fast.moves import Moves, from_windows, is_eager, to_windows
 from hiera_det.modeling.fast.sizes import crop_to, divides, pad_to, regroup
 from hiera_det.modeling.tokens import UnitGrid
 
@@ -31,11 +32,11 @@ def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
         tokens ``[B * windows, window * window * t, C]``, zeros where the image has no unit.
     """
     batch, tokens, channels = x.shape
-    unit = tokens // (grid.rows * grid.cols) * channels
-    down, across = _windows(grid, window)
-    x = pad_to(x.view(batch, grid.rows, grid.cols, unit), down * window, across * window)
-    x = x.view(batch, down, window, across, window, unit).transpose(2, 3)
-    return regroup(x, batch * down * across, window * window * (unit // channels), channels)
+    units = grid.rows * grid.cols
+    if is_eager(x):
+        windows = to_windows(x.reshape(batch, units, -1), _moves(grid, window, x.device))
+        return windows.view(-1, window**2 * (tokens // units), channels)
+    return _split(x, grid, window)
 
 
 def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
@@ -49,12 +50,12 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     Returns:
         tokens ``[B, N, C]``.
     """
-    down, across = _windows(grid, window)
-    batch, channels = x.shape[0] // (down * across), x.shape[-1]
-    unit = x.shape[1] // window**2
-    x = x.reshape(batch, down, across, window, window, unit * channels).transpose(2, 3)
-    x = crop_to(regroup(x, batch, down * window, across * window, unit * channels), grid.rows, grid.cols)
-    return regroup(x, batch, grid.rows * grid.cols * unit, channels)
+    if is_eager(x):
+        places = _windows(grid, window)[0] * _windows(grid, window)[1] * window**2
+        unit = x.shape[1] // window**2
+        units = from_windows(x.reshape(-1, places, unit * x.shape[2]), _moves(grid, window, x.device))
+        return units.view(units.shape[0], -1, x.shape[2])
+    return _join(x, grid, window)
 
 
 def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, device: torch.device) -> Tensor | None:
@@ -75,6 +76,40 @@ def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, devi
     real = torch.ones(1, grid.rows * grid.cols, 1, device=device)
     units = split_windows(real, grid, window).squeeze(-1) > 0
     return units.repeat_interleave(unit_tokens, dim=1).repeat(batch, 1)[:, None, None]
+
+
+def _moves(grid: UnitGrid, window: int, device: torch.device) -> Moves:
+    """Where units go; found once for all blocks."""
+    if window not in grid.moves:
+        down, across = _windows(grid, window)
+        units, places = (torch.arange(n, device=device) for n in (grid.rows * grid.cols, down * across * window**2))
+        grid.moves[window] = Moves(
+            _split(units.view(1, -1, 1), grid, window).flatten(),
+            _join(places.view(down * across, -1, 1), grid, window).flatten(),
+            (down, across, window, window),
+            (grid.rows - (down - 1) * window, grid.cols - (across - 1) * window),
+        )
+    return grid.moves[window]
+
+
+def _split(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
+    """`split_windows` by padding and reordering."""
+    batch, tokens, channels = x.shape
+    unit = tokens // (grid.rows * grid.cols) * channels
+    down, across = _windows(grid, window)
+    x = pad_to(x.view(batch, grid.rows, grid.cols, unit), down * window, across * window)
+    x = x.view(batch, down, window, across, window, unit).transpose(2, 3)
+    return regroup(x, batch * down * across, window * window * (unit // channels), channels)
+
+
+def _join(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
+    """`join_windows` likewise."""
+    down, across = _windows(grid, window)
+    batch, channels = x.shape[0] // (down * across), x.shape[-1]
+    unit = x.shape[1] // window**2
+    x = x.reshape(batch, down, across, window, window, unit * channels).transpose(2, 3)
+    x = crop_to(regroup(x, batch, down * window, across * window, unit * channels), grid.rows, grid.cols)
+    return regroup(x, batch, grid.rows * grid.cols * unit, channels)
 
 
 def _windows(grid: UnitGrid, window: int) -> tuple[int, int]:

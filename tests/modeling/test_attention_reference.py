@@ -63,7 +63,7 @@ def test_attention_and_its_gradients_equal_the_reference(
     height, width = units[0] * UNIT, units[1] * UNIT
     x = torch.randn(2, height, width, DIM, dtype=torch.float64, requires_grad=True)
     divides = window > 1 and not (units[0] % window or units[1] % window)
-    grid = UnitGrid(*units, window if divides else 1)  # as the trunk orders tokens
+    grid = UnitGrid(*units, window if divides else 1, {})  # as the trunk orders tokens
     tokens = unroll(x, STRIDES, grid.group).view(2, -1, DIM)
     size = (height // 2, width // 2) if pools else (height, width)
     out = reroll(attention(tokens, grid), size, STRIDES[1:] if pools else STRIDES, grid.group)

@@ -63,7 +63,7 @@ def test_weights_times_values_is_what_the_attention_gives(
     attention = MaskUnitAttention(8, 16, 2, 16, q_stride, window, masks_padding)
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
-    grid = UnitGrid(*units, group)
+    grid = UnitGrid(*units, group, {})
     x = torch.randn(2, 16 * units[0] * units[1], 8)
     weights = attention.weights(x, grid)
     assert weights.ndim == 5

@@ -14,7 +14,7 @@ from hiera_det.modeling.windows import join_windows, padding_mask, split_windows
 @pytest.mark.parametrize("window", [2, 3])
 def test_joining_undoes_splitting(units: tuple[int, int], window: int) -> None:
     x = torch.randn(2, units[0] * units[1] * 4, 8)
-    grid = UnitGrid(*units, 1)
+    grid = UnitGrid(*units, 1, {})
     windows = split_windows(x, grid, window)
     count = -(-units[0] // window) * -(-units[1] // window)
     assert windows.shape == (2 * count, window * window * 4, 8)
@@ -23,7 +23,7 @@ def test_joining_undoes_splitting(units: tuple[int, int], window: int) -> None:
 
 def test_a_window_holds_its_own_square_of_units_and_zeros_beyond_the_image() -> None:
     units = torch.arange(1.0, 7).view(1, 6, 1)  # 2 rows of 3 units, one token each
-    first, second = split_windows(units, UnitGrid(2, 3, 1), 2).squeeze(-1).tolist()
+    first, second = split_windows(units, UnitGrid(2, 3, 1, {}), 2).squeeze(-1).tolist()
     assert first == [1, 2, 4, 5]
     assert second == [3, 0, 6, 0]
 
@@ -33,7 +33,7 @@ def test_attention_stays_inside_its_window() -> None:
     x = torch.randn(1, 16 * 4, 8)  # 4 rows of 4 units
     changed = x.clone()
     changed[:, :4] += 1.0  # unit 0
-    grid = UnitGrid(4, 4, 1)
+    grid = UnitGrid(4, 4, 1, {})
     difference = (attention(x, grid) - attention(changed, grid)).abs().amax(dim=-1).view(4, 4, 4).amax(dim=-1) > 0
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[:2, :2] = True
@@ -46,7 +46,7 @@ def test_a_window_as_large_as_the_image_is_global_attention() -> None:
     everywhere.load_state_dict(windowed.state_dict())
     x = torch.randn(2, 9 * 4, 8)
     for group in (1, 3):  # gathered, or contiguous already
-        torch.testing.assert_close(windowed(x, UnitGrid(3, 3, group)), everywhere(x, UnitGrid(3, 3, 1)))
+        torch.testing.assert_close(windowed(x, UnitGrid(3, 3, group, {})), everywhere(x, UnitGrid(3, 3, 1, {})))
 
 
 @pytest.mark.parametrize("q_stride", [1, 4])
@@ -56,15 +56,15 @@ def test_masked_padding_leaves_windows_as_small_as_the_image(q_stride: int) -> N
     zeros = MaskUnitAttention(8, 16, 2, unit_tokens=4, q_stride=q_stride, window=3)
     for other in (everywhere, zeros):
         other.load_state_dict(masked.state_dict())
-    x, grid = torch.randn(2, 4 * 4, 8), UnitGrid(2, 2, 1)
+    x, grid = torch.randn(2, 4 * 4, 8), UnitGrid(2, 2, 1, {})
     torch.testing.assert_close(masked(x, grid), everywhere(x, grid))
     assert (zeros(x, grid) - everywhere(x, grid)).abs().max() > 1e-3
 
 
 def test_the_mask_shows_real_tokens_only() -> None:
-    mask = padding_mask(UnitGrid(2, 3, 1), 2, unit_tokens=2, batch=2, device=torch.device("cpu"))
+    mask = padding_mask(UnitGrid(2, 3, 1, {}), 2, unit_tokens=2, batch=2, device=torch.device("cpu"))
     assert mask.shape == (4, 1, 1, 8)
     assert mask[0].all()
     assert mask[1].flatten().tolist() == [True, True, False, False] * 2
     assert torch.equal(mask[2:], mask[:2])
-    assert padding_mask(UnitGrid(2, 4, 1), 2, unit_tokens=2, batch=2, device=torch.device("cpu")) is None
+    assert padding_mask(UnitGrid(2, 4, 1, {}), 2, unit_tokens=2, batch=2, device=torch.device("cpu")) is None

@@ -26,6 +26,7 @@ __all__ = [
     "differentiates_forward",
     "forced",
     "has_choice",
+    "is_eager",
     "is_exported",
     "is_placeholder",
     "is_symbolic",
@@ -195,11 +196,14 @@ def records_gradients(x: Tensor) -> bool:
     return torch.is_grad_enabled() and not is_placeholder(x)
 
 
+def is_eager(x: Tensor) -> bool:
+    """Whether operations of our own may follow: on plain numbers, not in a graph, nor inside a transform."""
+    return not (PLAIN or is_symbolic(x) or is_exported()) and _are_numbers((x,))
+
+
 def records_eagerly(x: Tensor) -> bool:
-    """Whether a backward pass may follow through a function of our own: not in a graph, nor inside a transform."""
-    if PLAIN or is_symbolic(x) or is_exported():
-        return False
-    return x.requires_grad and torch.is_grad_enabled() and _are_numbers((x,))
+    """Whether a backward pass may follow through a function of our own."""
+    return is_eager(x) and x.requires_grad and torch.is_grad_enabled()
 
 
 def is_symbolic(*values: Any) -> bool:

@@ -24,13 +24,15 @@ class _Largest(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """See `largest`."""
         out = x.amax(1)
-        ctx.save_for_backward(x, out)
+        # A part of a larger buffer, as queries are, is kept by attention anyway; of the rest marks of a byte are kept.
+        part = x.untyped_storage().nbytes() > x.numel() * x.element_size()
+        ctx.save_for_backward(*((x, out) if part else (x == out[:, None],)))
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         """Differentiable in ``grad``, so that a second backward pass is right."""
-        x, out = ctx.saved_tensors
-        hit = x == out[:, None]
+        x, *rest = ctx.saved_tensors
+        hit = x == rest[0][:, None] if rest else x
         share = grad / hit.sum(1, dtype=torch.uint8)
         return hit * share[:, None]

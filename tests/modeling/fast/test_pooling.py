@@ -11,9 +11,11 @@ from hiera_det.modeling.fast.pooling import largest
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stride", [2, 4, 9])
-def test_values_and_gradients_are_those_of_amax_with_ties(dtype: torch.dtype, stride: int) -> None:
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+def test_values_and_gradients_are_those_of_amax_with_ties(dtype: torch.dtype, stride: int, part: bool) -> None:
     torch.manual_seed(stride)
-    x = torch.randn(5, stride, 3, 8, dtype=dtype).round().requires_grad_()  # rounded: many are equal
+    whole = torch.randn(5, stride, 3, 16, dtype=dtype).round()  # rounded: many are equal
+    x = (whole[..., :8] if part else whole[..., :8].clone()).requires_grad_()
     assert largest(x).grad_fn.name().startswith("_Largest")
     grad = torch.randn(5, 3, 8, dtype=dtype)
     expected = torch.autograd.grad(x.amax(1), x, grad)[0]
@@ -21,8 +23,9 @@ def test_values_and_gradients_are_those_of_amax_with_ties(dtype: torch.dtype, st
     assert torch.equal(torch.autograd.grad(largest(x), x, grad)[0], expected)
 
 
-def test_both_derivatives_are_right() -> None:
-    x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+def test_both_derivatives_are_right(part: bool) -> None:
+    x = torch.randn(2, 4, 3, 4 if part else 2, dtype=torch.float64)[..., :2].requires_grad_()
     assert torch.autograd.gradcheck(largest, x)
     assert torch.autograd.gradgradcheck(largest, x)
 
@@ -36,3 +39,10 @@ def test_it_steps_aside_inside_transforms_and_where_paths_are_off() -> None:
     with forced([]):
         assert torch.equal(largest(x[0]), x[0].amax(1))
     assert largest(x[0].detach()).grad_fn is None
+
+
+def test_marks_of_a_byte_are_kept_in_place_of_numbers() -> None:
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.nbytes) or x, lambda x: x):
+        largest(torch.randn(5, 4, 3, 8, requires_grad=True))
+    assert kept == [5 * 4 * 3 * 8]
