@@ -31,11 +31,12 @@ def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     Returns:
         tokens ``[B * windows, window * window * t, C]``, zeros where the image has no unit.
     """
-    batch, tokens, channels = x.shape
-    units = grid.rows * grid.cols
     if is_eager(x):
-        windows = to_windows(x.reshape(batch, units, -1), _moves(grid, window, x.device))
-        return windows.view(-1, window**2 * (tokens // units), channels)
+        batch, tokens, channels = x.shape
+        units = grid.rows * grid.cols
+        unit = tokens // units
+        windows = to_windows(x.reshape(batch, units, unit * channels), moves := _moves(grid, window, x.device))
+        return windows.view(batch * moves.windows, window**2 * unit, channels)
     return _split(x, grid, window)
 
 
@@ -51,10 +52,10 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
         tokens ``[B, N, C]``.
     """
     if is_eager(x):
-        places = _windows(grid, window)[0] * _windows(grid, window)[1] * window**2
-        unit = x.shape[1] // window**2
-        units = from_windows(x.reshape(-1, places, unit * x.shape[2]), _moves(grid, window, x.device))
-        return units.view(units.shape[0], -1, x.shape[2])
+        moves, channels = _moves(grid, window, x.device), x.shape[2]
+        batch, unit = x.shape[0] // moves.windows, x.shape[1] // window**2
+        units = from_windows(x.reshape(batch, moves.windows * window**2, unit * channels), moves)
+        return units.view(batch, grid.rows * grid.cols * unit, channels)
     return _join(x, grid, window)
 
 

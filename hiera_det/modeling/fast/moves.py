@@ -27,6 +27,11 @@ class Moves(NamedTuple):
     shape: tuple[int, int, int, int]
     rim: tuple[int, int]
 
+    @property
+    def windows(self) -> int:
+        """How many windows an image has."""
+        return self.shape[0] * self.shape[1]
+
 
 def to_windows(x: Tensor, moves: Moves) -> Tensor:
     """Units ``[B, U, C]`` to places ``[B, D * A * w * w, C]``, zeros where no unit stands."""
