@@ -11,10 +11,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch.utils._pytree import tree_leaves
 
 from hiera_det import build_hieradet
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.model.backbone import HieraBackbone
+from hiera_det.d2.model.flops import build_shell, detector_parts
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.errors import InputError
 from hiera_det.modeling.pyramid import LayerNorm2d
@@ -196,3 +198,15 @@ def test_what_is_frozen_keeps_its_values_in_a_training_step() -> None:
 def test_detectron2s_default_freezes_nothing_where_no_config_sets_it() -> None:
     cfg = load_config("", [*TINY, "MODEL.BACKBONE.NAME", "build_hiera_fpn_backbone"])
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
+
+
+@pytest.mark.parametrize("config", ["mask_rcnn_hiera_bplus", "cascade_mask_rcnn_hiera_b"])
+def test_a_detectors_parts_run_forward_and_backward_on_another_device_than_the_cpu(config: str) -> None:
+    cfg = load_config(str(CONFIGS / f"{config}.yaml"))
+    model, images = build_shell(cfg).train(), torch.empty(2, 3, 224, 256, device="meta")
+    with torch.no_grad():
+        parts = detector_parts(model, images, 2 * 512, 2 * 128)
+    for name, (module, inputs) in parts.items():
+        outputs = [x for x in tree_leaves(module(inputs)) if x.is_floating_point()]
+        torch.autograd.backward(outputs, [torch.empty_like(x) for x in outputs])
+        assert all(parameter.grad.is_meta for parameter in module.parameters()), name
