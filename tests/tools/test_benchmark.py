@@ -372,7 +372,10 @@ def test_shares_are_written_for_other_readers(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- flops and refusals
 
 
-def test_paths_that_save_a_twentieth_make_the_processors_row(run_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("emulated", [False, True])
+def test_paths_that_save_a_twentieth_make_the_processors_row(
+    emulated: bool, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seconds = {"PRODUCT": 0.9, "ATTENTION": 0.96, "SLABS": 1.1, paths.PLAIN: 1.0}
 
     def timed(steps: dict[str, Any], *_: object) -> dict[str, list[float]]:
@@ -381,14 +384,16 @@ def test_paths_that_save_a_twentieth_make_the_processors_row(run_here: Any, monk
         return {name: [seconds[name]] for name in steps}
 
     monkeypatch.setattr(paths, "time_rounds", timed)
+    monkeypatch.setattr(paths, "emulates_bfloat16", lambda: emulated)
     threads = torch.get_num_threads()
     done = run_here(SCRIPT, "--paths", *QUICK)
     torch.set_num_threads(threads)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert sum("| 0.90 |" in line for line in lines) == 3  # float32, bfloat16, and float32 with gradients
-    assert sum("| 1.10 |" in line for line in lines) == 2
-    product = ("torch.float32", "torch.bfloat16", "torch.float32, gradients=True")
+    kinds = ["torch.float32", "torch.float32, gradients=True"]
+    product = kinds if emulated else [kinds[0], "torch.bfloat16", kinds[1]]
+    assert sum("| 0.90 |" in line for line in lines) == len(product)
+    assert sum("| 1.10 |" in line for line in lines) == len(product) - 1
     row = ", ".join(f"Case(Path.PRODUCT, {kind})" for kind in product)
     assert lines[-1].endswith(f": frozenset([{row}]),")
     assert lines[-1].strip().startswith("Processor(")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
+from hiera_det.engine.precision import emulates_bfloat16
 from hiera_det.engine.settings import TrainSettings
 from hiera_det.errors import InputError
 
@@ -43,9 +44,10 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
     """
     solver = cfg.SOLVER
     if solver.AMP.ENABLED and solver.AMP.PRECISION == "float16" and cfg.MODEL.DEVICE == "cpu":
+        narrow = "" if emulates_bfloat16() else "bfloat16, or "
         raise InputError(
-            "SOLVER.AMP.ENABLED True with SOLVER.AMP.PRECISION float16 needs a GPU: on the CPU choose bfloat16, or "
-            "SOLVER.AMP.ENABLED False"
+            "SOLVER.AMP.ENABLED True with SOLVER.AMP.PRECISION float16 needs a GPU: on the CPU choose "
+            f"{narrow}SOLVER.AMP.ENABLED False"
         )
     return TrainSettings(
         output=cfg.OUTPUT_DIR,
