@@ -132,12 +132,12 @@ def forced(cases: Iterable[Case]) -> Iterator[None]:
 
 
 #: Classes whose instances a path may look into: PyTorch's layers that the trunk consists of, and the trunk's own.
-OWN: set[type] = {nn.Linear, nn.LayerNorm, nn.Identity}
+OWN: list[type] = [nn.Linear, nn.LayerNorm, nn.Identity]
 
 
 def own(cls: Class) -> Class:
     """Mark a class of the trunk's as one that a path may look into."""
-    OWN.add(cls)
+    OWN.append(cls)
     return cls
 
 
