@@ -67,3 +67,39 @@ def test_unknown_norm_and_gaps_between_strides_are_refused() -> None:
         FPN(INFO, 8, "BN")
     with pytest.raises(InputError, match="twice the one before"):
         FPN((INFO[0], INFO[2]), 8)
+
+
+@pytest.mark.parametrize("levels", [("p2",), ("p4", "p3"), ("p6",), ("p3", "p4", "p5", "p6", "p7")])
+def test_what_unwanted_levels_need_is_not_built(levels: tuple[str, ...]) -> None:
+    whole = FPN(INFO, 8, top="conv")
+    neck = FPN(INFO, 8, levels=levels, top="conv")
+    neck.load_state_dict({name: whole.state_dict()[name] for name in neck.state_dict()})
+    maps = stage_maps()
+    wanted, all_levels = neck(maps), whole(maps)
+    assert tuple(wanted) == tuple(sorted(levels)) == tuple(feature.name for feature in neck.feature_info)
+    assert all(torch.equal(wanted[name], all_levels[name]) for name in wanted)
+    sum(level.square().sum() for level in wanted.values()).backward()
+    assert all(p.grad is not None for p in neck.parameters())
+    simple = SimpleFeaturePyramid(INFO[2], 8, levels=levels, top="conv")
+    assert tuple(simple(maps)) == tuple(sorted(levels))
+    sum(level.square().sum() for level in simple(maps).values()).backward()
+    assert all(p.grad is not None for p in simple.parameters())
+
+
+def test_levels_above_by_convolutions_are_retinanets() -> None:
+    """As detectron2's LastLevelP6P7 over p5."""
+    neck = FPN(INFO, 8, top="conv")
+    levels = neck(stage_maps())
+    assert [feature.stride for feature in neck.feature_info] == [4, 8, 16, 32, 64, 128]
+    torch.testing.assert_close(levels["p6"], neck.top["p6"](levels["p5"]))
+    torch.testing.assert_close(levels["p7"], neck.top["p7"](levels["p6"].relu()))
+    assert levels["p7"].shape == (2, 8, 1, 1)
+
+
+def test_levels_and_tops_that_there_are_not_are_refused() -> None:
+    with pytest.raises(InputError, match=r"levels \('p3', 'p7'\): give some of p2, .*; p6 and p7 with the top conv"):
+        FPN(INFO, 8, levels=("p3", "p7"))
+    with pytest.raises(InputError, match="levels 'p3': give some of"):
+        SimpleFeaturePyramid(INFO[2], 8, levels="p3")
+    with pytest.raises(InputError, match="top 'max': choose one of pool, conv"):
+        FPN(INFO, 8, top="max")
