@@ -79,6 +79,7 @@ class Report:
         rounds: counted ones.
         rates: GFLOP/s of the matrix product by ``"float32 mm"`` and the like, before and after each of the rows' runs.
         rows: what was measured.
+        checks: what `hiera_det.benchmark.checks` found.
     """
 
     machine: str
@@ -89,6 +90,7 @@ class Report:
     rounds: int
     rates: dict[str, list[float]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    checks: dict[str, str] = field(default_factory=dict)
 
 
 def check_writable(path: Path) -> None:
@@ -160,7 +162,7 @@ def _header(report: Report) -> list[str]:
             f"Matrix rate in GFLOP/s, measured before and after each run: {rates}. The share is of the largest "
             f"beside the row{_fastest(report.rates)}."
         )
-    return lines
+    return lines + [f"{asked}: {found}." for asked, found in report.checks.items()]
 
 
 def _only(values: Iterable[str]) -> list[str]:
@@ -197,7 +199,7 @@ COLUMNS: tuple[Column, ...] = (
     ("model", lambda row: row.model, "", ""),
     ("median ms", lambda row: row.median_ms, ".0f", ""),
     ("s/image", lambda row: row.median_ms / 1000 / row.batch if row.is_detector else None, ".3g", ""),
-    ("images/s", lambda row: 1000 * row.batch / row.median_ms if row.is_detector else None, ".3g", ""),
+    ("images/s", lambda row: 1000 * row.batch / row.median_ms, ".3g", ""),
     ("time over ours", lambda row: row.time_over_ours, ".2f", ""),
     ("peak MiB over the weights", lambda row: row.peak_mib, ".0f", "not measured"),
     ("GFLOP", lambda row: row.gflop, ".1f", "not counted"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from hiera_det.benchmark.catalogue import COMPILED, TRUNKS, baseline_of, shown, with_references
+from hiera_det.benchmark.checks import check_device
 from hiera_det.benchmark.measure import largest_differences, matrix_rates, median_ratio, progress, time_rounds
 from hiera_det.benchmark.memory import cpu_peak, cuda_peak
 from hiera_det.benchmark.report import Report, Row, check_writable, write_report
@@ -95,6 +96,11 @@ class Bench:
                 names.append(name + COMPILED)
         return names
 
+    def check(self) -> None:
+        """Ask what must hold on the device before its times mean anything."""
+        progress("checking the device")
+        self.report.checks = check_device(self.size, self.protocol.device)
+
     def run(self, names: Sequence[str], tasks: Sequence[str], case: tuple[int, int, int]) -> None:
         """Build models once for images of a height and width and a batch, and measure all tasks and types with them."""
         if not tasks:
@@ -117,6 +123,8 @@ class Bench:
         trunks = {name: subject for name, subject in subjects.items() if isinstance(subject, TrunkSubject)}
         differences = largest_differences(trunks, dtype)
         steps = {name: subject.step(task, dtype) for name, subject in subjects.items()}
+        if self.protocol.device == "cuda":
+            steps = which_fit(steps, label)
         before = self._matrix_rates(dtype, label)
         seconds = time_rounds(steps, self.protocol.rounds, self.protocol.warmup, self.protocol.device, label)
         after = self._matrix_rates(dtype, label)
@@ -124,8 +132,8 @@ class Bench:
         progress("")
         for way, rate in before.items():
             self.report.rates.setdefault(f"{dtype} {way}", []).extend([rate, after[way]])
-        for name in subjects:
-            baseline = baseline_of(name, list(subjects)) if trunks else next(iter(subjects))
+        for name in steps:
+            baseline = baseline_of(name, list(steps)) if trunks else next(iter(steps))
             self.report.rows.append(
                 Row(
                     height=setting.height,
@@ -149,6 +157,19 @@ class Bench:
         progress(f"{label}: the machine's matrix rate")
         side = self.protocol.matrix_side
         return matrix_rates(dtype, self.protocol.device, side) if side else {}
+
+
+def which_fit(steps: Mapping[str, Step], label: str) -> dict[str, Step]:
+    """Those of the steps for which the GPU has memory; the others are named on stderr."""
+    fitting = {}
+    for name, step in steps.items():
+        try:
+            step()
+            fitting[name] = step
+        except torch.OutOfMemoryError:
+            print(f"\n{label}: {shown(name)} does not fit the GPU's memory, left out", file=sys.stderr)
+        torch.cuda.empty_cache()
+    return fitting
 
 
 def measure_peaks(steps: Mapping[str, Step], task: str, dtype: str, setting: Setting) -> dict[str, float | None]:

@@ -30,6 +30,7 @@ Examples:
     hiera-det benchmark --count --size base_plus --dtype bfloat16 --task forward train --cases 224x224x64 1024x1024x4
     hiera-det benchmark --count a100 --dtype bfloat16 --task detector-train --cases 1024x1024x2 \
         --config-files configs/mask_rcnn_hiera_{b,bplus}.yaml
+    hiera-det benchmark --device cuda --all --json gpu.json
     hiera-det benchmark --table benchmark.json
     hiera-det benchmark --flops configs/mask_rcnn_hiera_{b,bplus,l}.yaml
 """
@@ -38,10 +39,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from hiera_det.api.needs import need_detectron2
 from hiera_det.benchmark.catalogue import COMPILED, DEFAULT_MODELS, DETECTOR_TASKS, DTYPES, GPUS, TASKS, TRUNKS
@@ -50,6 +53,25 @@ from hiera_det.errors import InputError
 from hiera_det.modeling.variants import get_variant
 
 DEFAULT_CASES = ("224x224x4", "1024x1024x1")
+#: What --all measures where flags say nothing else, and what of it --tiny makes small.
+ALL: dict[str, Any] = {
+    "models": ["all"],
+    "task": list(TASKS),
+    "dtype": list(DTYPES),
+    "cases": ("224x224x64", "1024x1024x4"),
+    "config_files": ["mask_rcnn_hiera_b", "mask_rcnn_hiera_bplus", "vitdet-b"],
+    "rounds": 21,
+    "warmup": 5,
+}
+TINY = {
+    "size": "tiny",
+    "models": ["hiera_det", "hiera_det_windowed", "timm_windowed"],
+    "cases": ("64x64x1", "96x64x1"),
+    "config_files": ["quick_start"],
+    "rounds": 1,
+    "warmup": 1,
+    "matrix_side": 64,
+}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -109,6 +131,13 @@ def argument_parser() -> argparse.ArgumentParser:
         help="count kernels, bytes moved and kept, and products instead, without a GPU; the time is a roofline's: "
         f"{', '.join(GPUS)} (h100 where none is named)",
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="check the device, then measure all trunks in all tasks and types, and detectors on the last case; other "
+        "flags change what",
+    )
+    parser.add_argument("--tiny", action="store_true", help="with --all: everything small, to see that it runs")
     parser.add_argument("--flops", nargs="+", metavar="CONFIG", help="count these detectors' multiply-adds instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there too")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of such a file instead")
@@ -146,6 +175,25 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError("--warmup 0: compiled models need 1 or more, in which the compiler runs")
 
 
+def fill_all(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """What --all measures, into the flags that were not given; what cannot be here is left out."""
+    from hiera_det.d2.benchmark.vitdet import VITDET_B, check_vitdet
+    from hiera_det.engine.precision import emulates_bfloat16
+
+    wanted = ALL | (TINY if args.tiny else {})
+    if args.device == "cpu" and emulates_bfloat16():
+        wanted |= {"dtype": ["float32"]}
+    for name, value in wanted.items():
+        if getattr(args, name) == parser.get_default(name):
+            setattr(args, name, value)
+    if VITDET_B in args.config_files:
+        try:
+            check_vitdet()
+        except InputError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            args.config_files = [name for name in args.config_files if name != VITDET_B]
+
+
 def print_flops(configs: list[str], case: tuple[int, int, int]) -> None:
     """Multiply-adds of whole detectors as a Markdown table."""
     need_detectron2()
@@ -156,7 +204,11 @@ def print_flops(configs: list[str], case: tuple[int, int, int]) -> None:
 
 def main() -> None:
     """Measure, and print the table."""
-    args = argument_parser().parse_args()
+    parser = argument_parser()
+    args = parser.parse_args()
+    if args.all:
+        need_detectron2()
+        fill_all(args, parser)
     if args.table:
         from hiera_det.benchmark.report import format_report, read_report
 
@@ -230,7 +282,10 @@ def measure(args: argparse.Namespace, cases: Sequence[tuple[int, int, int]]) -> 
     detector_tasks = [task for task in args.task if task in DETECTOR_TASKS]
     trunks = trunks_to_run(args.models, args.compile) if trunk_tasks else []
     detectors = bench.detectors_to_run(args.config_files, args.compile) if detector_tasks else []
+    if args.all:
+        bench.check()
     for case in cases:
         bench.run(trunks, trunk_tasks, case)
-        bench.run(detectors, detector_tasks, case)
+        if not args.all or case == cases[-1]:
+            bench.run(detectors, detector_tasks, case)
     return format_report(bench.report)

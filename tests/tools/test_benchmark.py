@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 from hiera_det.benchmark import paths
 from hiera_det.benchmark.catalogue import TRUNKS, baseline_of, shown, with_references
+from hiera_det.benchmark.checks import check_device
 from hiera_det.benchmark.measure import largest_differences, matrix_rates, median_ratio, time_rounds
 from hiera_det.benchmark.peers import build_trunk
 from hiera_det.benchmark.report import Report, Row, format_report, read_report, write_report
@@ -190,6 +192,29 @@ def test_vitdet_trains_and_infers_on_detectron2s_main_branch_and_is_refused_on_0
     assert len(found["instances"]) > 10
 
 
+def test_one_command_checks_the_device_and_measures_trunks_and_detectors(run_here: Any, tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    done = run_here(
+        SCRIPT, "--all", "--tiny", "--no-memory", "--threads", "1", "--models", "hiera_det", "--json", str(file)
+    )
+    assert done.returncode == 0, done.stderr
+    found = read_report(file)
+    assert {(row.task, row.model) for row in found.rows} == {
+        *product(("forward", "train"), ("hiera_det",)),
+        *product(("detector-inference", "detector-train"), ("quick_start", "mask_rcnn_R_50_FPN_3x")),
+    }
+    assert {(row.height, row.is_detector) for row in found.rows} == {(64, False), (96, False), (96, True)}
+    assert float(found.checks["maps beside the CPU's"]) == float(found.checks["gradients beside the CPU's"]) == 0
+    assert "maps beside the CPU's: 0.0e+00." in done.stdout
+    assert found.checks["replayed CUDA graph beside eager"] == "asked on GPUs only"
+
+
+def test_the_kernel_of_attention_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiera_det.modeling.fast.paths.PLAIN", True)
+    monkeypatch.setattr("hiera_det.modeling.fast.paths.WINS", frozenset())
+    assert check_device("tiny", "cpu")["attention in bfloat16"] == "_scaled_dot_product_flash_attention_for_cpu x12"
+
+
 def test_a_detectors_training_step_leaves_weights_and_adds_no_moments() -> None:
     subject = detector(QUICK_START)
     step = subject.step("detector-train", "bfloat16")
@@ -335,9 +360,9 @@ def test_a_report_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_the_table_names_what_is_missing_and_drops_what_all_rows_share() -> None:
     text = format_report(report(row("hiera_det"), row("resnet50", gflop=None, peak_mib=None, difference=None)))
     titles, ours, other = table_of(text)
-    assert titles[:3] == ["image, batch", "model", "median ms"]
-    assert ours == ["64x96, 2", "hiera_det", "500", "1.00", "77", "2.0", "4", "25%", "0.0e+00"]
-    assert other[4:] == ["not measured", "not counted", "not counted", "not measured", "other model"]
+    assert titles[:4] == ["image, batch", "model", "median ms", "images/s"]
+    assert ours == ["64x96, 2", "hiera_det", "500", "4", "1.00", "77", "2.0", "4", "25%", "0.0e+00"]
+    assert other[5:] == ["not measured", "not counted", "not counted", "not measured", "other model"]
     assert text.startswith("hiera_tiny, forward, float32, cpu: a machine, 2 threads")
     assert "float32 mm 15-16" in text
 
