@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hiera_det.errors import InputError
 from hiera_det.modeling.fast.attention import attention, attention_weights
 from hiera_det.modeling.fast.linear import linear
 from hiera_det.modeling.fast.paths import own
@@ -96,6 +97,11 @@ class MaskUnitAttention(nn.Module):
             return x, x.shape[1], None
         if self.window in (1, grid.group):
             return x, span, None
+        if grid.group != 1:
+            raise InputError(
+                f"attention window of {self.window}x{self.window} mask units: the trunk was built for others, or units "
+                "are left out by a mask; give window_size when it is built"
+            )
         mask = padding_mask(grid, self.window, self.unit_tokens, x.shape[0], x.device) if self.mask_padding else None
         return split_windows(x, grid, self.window), span, mask
 

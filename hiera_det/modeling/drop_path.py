@@ -26,7 +26,7 @@ class DropPath(nn.Module):
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
-        mask = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+        mask = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep or 1.0)
         return x * mask
 
     def extra_repr(self) -> str:

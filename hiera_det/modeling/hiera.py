@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock
+from hiera_det.modeling.fast.paths import is_symbolic
 from hiera_det.modeling.fast.recompute import recomputed
 from hiera_det.modeling.fast.sizes import as_traced, as_units, divides
 from hiera_det.modeling.fast.slabs import run_in_slabs, use_slabs
 from hiera_det.modeling.freezing import Freezable
 from hiera_det.modeling.images import CLIP_PIXELS, IMAGE_PIXELS, check_images
-from hiera_det.modeling.masking import check_mask, gather_units, kept_units, unit_windows
+from hiera_det.modeling.masking import check_mask, check_stem, gather_units, kept_units, unit_windows
 from hiera_det.modeling.options import (
     FRAME_STRIDE,
     PATCH_STRIDE,
@@ -124,9 +125,9 @@ class HieraBase(Freezable):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
                 nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear | nn.LayerNorm):
+            if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
                 nn.init.constant_(module.bias, 0.02)
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm) and module.weight is not None:
                 nn.init.ones_(module.weight)
 
     def unit_grid(self, images: Tensor) -> tuple[int, ...]:
@@ -169,6 +170,9 @@ class HieraBase(Freezable):
         """`embed` without a mask."""
         patches = self.patch_embed(images)
         height, width = patches.shape[-2:]
+        if not is_symbolic(height) and (height * PATCH_STRIDE, width * PATCH_STRIDE) != tuple(images.shape[-2:]):
+            size = "x".join(map(str, images.shape[-2:]))
+            raise InputError(f"trunk.patch_embed: gives {height}x{width} tokens of {size} pixels, not one for each 4x4")
         frames = patches.shape[2] if self.frames else None
         rows, cols = height // self.unit_sides[0], width // self.unit_sides[0]
         group = self._unit_group if divides(self._unit_group, rows, cols) else 1
@@ -184,13 +188,14 @@ class HieraBase(Freezable):
         """`embed` with a mask that fits, where the numbers ``[B, k]`` of the units that it keeps are known."""
         *frames, rows, cols = self.unit_grid(images)
         side = self.unit_sides[0]
+        check_stem(self.patch_embed)
         windows = unit_windows(images, mask, kept, self.size_divisibility, FRAME_STRIDE if self.frames else 0)
         # What the stem gives at the near end of each axis belongs to the border.
         patches = self.patch_embed(windows)[..., 1:, 1:]
         x = (patches[:, :, 1] if self.frames else patches).movedim(1, -1)
         x = unroll(x, self._unit_strides).contiguous().view(len(images), kept.shape[1] * side**2, x.shape[-1])
         positions = gather_units(self._positions((*frames, rows * side, cols * side), 1), kept, side**2)
-        grid = UnitGrid(rows, cols, 1, {})
+        grid = UnitGrid(rows, cols, 0, {})
         return Tokens(x + positions.to(x.dtype), grid, self._unit_strides, frames[0] if frames else None, kept)
 
     def _positions(self, size: tuple[int, ...], group: int) -> Tensor:

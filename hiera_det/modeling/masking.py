@@ -12,12 +12,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.options import FRAME_STRIDE, PATCH_STRIDE
 
-__all__ = ["check_mask", "gather_units", "kept_units", "mask_from_noise", "unit_windows"]
+__all__ = ["check_mask", "check_stem", "gather_units", "kept_units", "mask_from_noise", "unit_windows"]
 
 #: Pixels above and to the left of a mask unit, and frames before it, that are cut out with it. Its tokens see 3 of the
 #: pixels and 1 of the frames, the stem's padding; one stride more and the stem can be called as it is.
@@ -47,6 +47,22 @@ def mask_from_noise(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     kept = noise.argsort(dim=1)[:, :keep].sort(dim=1).values
     mask = torch.zeros(noise.shape, dtype=torch.bool, device=noise.device)
     return mask.scatter(1, kept, True), kept
+
+
+def check_stem(stem: nn.Module) -> None:
+    """Refuse a stem that somebody has put in place and that sees more around a mask unit than is cut out with it.
+
+    Raises:
+        InputError: a convolution's kernel and padding.
+    """
+    for conv in stem.modules():
+        if isinstance(conv, nn.Conv2d | nn.Conv3d):
+            for kernel, step, padding in list(zip(conv.kernel_size, conv.dilation, conv.padding, strict=False))[-2:]:
+                if type(padding) is not int or padding > BORDER or (kernel - 1) * step - padding >= PATCH_STRIDE:
+                    raise InputError(
+                        f"mask: the stem has a convolution of kernel {kernel}, dilation {step} and padding {padding}; "
+                        "with masks kernel 7 and padding 3 see as far as can be"
+                    )
 
 
 def check_mask(mask: Tensor, batch: int, grid: tuple[int, ...]) -> None:

@@ -38,6 +38,7 @@ class UnitGrid(NamedTuple):
         rows: units from top to bottom.
         cols: units from left to right.
         group: side of the squares of units that are contiguous; 1 for none. Squares, and units in them, are row-major.
+            0 where some units are left out.
         moves: what blocks have found out about windows by their side, for the blocks after them.
     """
 

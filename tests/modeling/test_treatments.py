@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
+from torch.overrides import TorchFunctionMode
 
 from hiera_det import Hiera, intermediates
 from hiera_det.errors import InputError
-from hiera_det.modeling.fast import paths, slabs
+from hiera_det.modeling.block import HieraBlock, Mlp
+from hiera_det.modeling.fast import attention, paths, slabs
 from hiera_det.modeling.options import HieraOptions
 
 OPTIONS = HieraOptions(16, 1, (1, 2, 2, 1), pretrain_size=64)
@@ -108,6 +110,13 @@ def replaced(trunk: nn.Module) -> nn.Module:
     return trunk
 
 
+def widened(trunk: nn.Module) -> nn.Module:
+    """A block of the trunk's own class that looks beyond mask units, in the place of one that does not."""
+    torch.manual_seed(1)
+    trunk.blocks[0] = HieraBlock(16, 16, 1, 4.0, 0.0, 64, 1, window=0).eval()
+    return trunk
+
+
 def quantised(trunk: nn.Module) -> nn.Module:
     model = torch.ao.quantization.quantize_dynamic(trunk, {nn.Linear})
     assert not any(type(module) is nn.Linear for module in model.modules())
@@ -154,6 +163,7 @@ TREATMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "parametrisations": parametrised,
     "pruning": pruned,
     "replaced": replaced,
+    "widened": widened,
     "quantised": quantised,
     "quantised weights": torchaos("Int8WeightOnlyConfig"),
     "quantised activations": torchaos("Int8DynamicActivationInt8WeightConfig"),
@@ -228,6 +238,83 @@ def test_a_treatment_acts_alike_on_every_path(treatment: str, monkeypatch: pytes
         for threads in (1, 2):
             torch.set_num_threads(threads)
             assert differ(run(model, mode), expected) < 1e-5, (mode, threads)
+
+
+class Doubled(TorchFunctionMode):
+    """Sees PyTorch's functions, and gives twice what `torch.nn.functional.linear` does."""
+
+    def __torch_function__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        result = func(*args, **(kwargs or {}))
+        return 2 * result if func is nn.functional.linear else result
+
+
+@contextmanager
+def exchanged(owner: object, name: str, edit: Callable[..., Tensor]) -> Iterator[None]:
+    """A function is another for all modules at once."""
+    before = getattr(owner, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, lambda *args, **kwargs: edit(before(*args, **kwargs), *args))
+        yield
+
+
+PATCHES = {
+    "Linear.forward": lambda: exchanged(nn.Linear, "forward", lambda result, *args: 2 * result),
+    "Linear.__call__": lambda: exchanged(nn.Linear, "__call__", lambda result, *args: 2 * result),
+    "linear": lambda: exchanged(nn.functional, "linear", lambda result, *args: 2 * result),
+    "attention": lambda: exchanged(nn.functional, "scaled_dot_product_attention", lambda result, *args: 2 * result),
+    "gelu": lambda: exchanged(nn.functional, "gelu", lambda result, *args: result + 1),
+    "Mlp.forward": lambda: exchanged(Mlp, "forward", lambda result, mlp, x: result + x.mean(dim=1, keepdim=True)),
+    "function mode": Doubled,
+}
+
+
+@pytest.mark.usefixtures("fast_paths")
+@pytest.mark.parametrize("patch", PATCHES)
+def test_what_is_exchanged_for_all_modules_at_once_acts(patch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slabs, "SLAB_TOKENS", 128)
+    monkeypatch.setattr(attention, "LONG_KEYS", 1)
+    trunk = small()
+    for mode in MODES:
+        before = run(trunk, mode)
+        with PATCHES[patch]():
+            got = run(trunk, mode)
+            with plain():
+                expected = run(trunk, mode)
+        assert differ(expected, before) > 1e-4, mode
+        assert differ(got, expected) < 1e-5, mode
+
+
+def test_windows_that_do_not_fit_the_order_of_the_tokens_are_refused() -> None:
+    trunk = small(window_size=(8, 4, 14, 7))
+    trunk.blocks[3].attn.window = 2
+    with pytest.raises(InputError, match="window of 2x2 mask units: the trunk was built for others"):
+        trunk(torch.zeros(1, 3, 7 * 32, 7 * 32))
+    trunk = small()
+    trunk.blocks[3].attn.window = 2
+    with pytest.raises(InputError, match="or units are left out by a mask"):
+        trunk(IMAGES, MASK)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 4, 0), (7, 4, 3), (9, 4, 4), (3, 2, 1)])
+def test_another_stem_gives_the_same_with_masks_or_is_refused(kernel: int, stride: int, padding: int) -> None:
+    trunk = small()
+    trunk.patch_embed.proj = nn.Conv2d(3, 16, kernel, stride, padding)
+    if stride != 4:
+        with pytest.raises(InputError, match=r"trunk\.patch_embed: gives 32x48 tokens of 64x96 pixels"):
+            trunk(IMAGES)
+    elif kernel > 7:
+        with pytest.raises(InputError, match="mask: the stem has a convolution of kernel 9"):
+            trunk(IMAGES, MASK)
+    else:
+        whole = trunk(IMAGES)["stage1"].unflatten(3, (3, 8)).unflatten(2, (2, 8)).movedim((2, 4), (1, 2)).flatten(1, 2)
+        torch.testing.assert_close(trunk(IMAGES, torch.ones_like(MASK))["stage1"], whole)
+
+
+def test_a_branch_that_is_always_dropped_is_nothing() -> None:
+    trunk = small().train()
+    trunk.blocks[0].drop_path.rate = 1.0
+    x = torch.ones(2, 3, 4)
+    assert torch.equal(trunk.blocks[0].drop_path(x), torch.zeros_like(x))
 
 
 @pytest.mark.usefixtures("fast_paths")
@@ -391,6 +478,9 @@ def test_every_parameter_is_set_after_meta(fields: dict[str, object]) -> None:
         trunk.named_parameters(), Hiera(OPTIONS, **fields).parameters(), strict=True
     ):
         assert torch.equal(parameter, expected), name
+    trunk.blocks[0].norm1 = nn.LayerNorm(16, elementwise_affine=False)
+    trunk.blocks[0].attn.qkv = nn.Linear(16, 48, bias=False)
+    trunk.reset_parameters()
 
 
 def test_the_trunk_builds_and_runs_without_values() -> None:

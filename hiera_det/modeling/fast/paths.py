@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
@@ -133,6 +135,8 @@ def forced(cases: Iterable[Case]) -> Iterator[None]:
 
 #: Classes whose instances a path may look into: PyTorch's layers that the trunk consists of, and the trunk's own.
 OWN: list[type] = [nn.Linear, nn.LayerNorm, nn.Identity]
+#: PyTorch's functions that a path takes the place of.
+FUNCTIONS = ("linear", "gelu", "scaled_dot_product_attention")
 
 
 def own(cls: Class) -> Class:
@@ -183,7 +187,7 @@ def untouched(*modules: nn.Module) -> bool:
             return False
     # PyTorch's own question for all of these came with 2.6.
     of_all = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
-    return not any((*of_all, hooks._global_backward_hooks, hooks._global_backward_pre_hooks))
+    return not any((*of_all, hooks._global_backward_hooks, hooks._global_backward_pre_hooks)) and _is_unpatched()
 
 
 def differentiates_forward() -> bool:
@@ -240,7 +244,9 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
     """Whether these are plain tensors outside every transform."""
-    return _are_plain(tensors) and torch._C._functorch.peek_interpreter_stack() is None and not differentiates_forward()
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_function_stack():
+        return False  # a mode of `torch.overrides` sees PyTorch's own operations
+    return _are_plain(tensors) and not differentiates_forward()
 
 
 def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
@@ -250,7 +256,7 @@ def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
 
 def _wins(path: Path, dtype: torch.dtype, gradients: bool) -> bool:
     """Whether the table holds it; a convolution runs in oneDNN only where that is there and has several threads."""
-    return Case(path, dtype, gradients) in WINS and (
+    return (Case(path, dtype, gradients) in WINS and _is_unpatched()) and (
         path is not Path.PRODUCT
         or (
             torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -260,6 +266,19 @@ def _wins(path: Path, dtype: torch.dtype, gradients: bool) -> bool:
     )
 
 
+def _is_unpatched() -> bool:
+    """Whether nobody has exchanged a function for all at once, as some set ``nn.Linear.forward`` to add their LoRA."""
+    if any(getattr(F, name) is not getattr(torch._C._nn, name) for name in FUNCTIONS):
+        return False
+    for cls in OWN:
+        if getattr(vars(cls).get("forward"), "__globals__", None) is not vars(sys.modules[cls.__module__]):
+            return False
+        if cls.__call__ is not nn.Module._wrapped_call_impl:
+            return False
+    return True
+
+
 # Asked while compiling, not in the graph, which it would break. `torch.compiler.assume_constant_result` sets the same,
 # but imports the compiler for it: a second in every process.
 _wins._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_is_unpatched._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -32,6 +32,8 @@ def use_slabs(blocks: Iterable[nn.Module], local: int, tokens: Tokens) -> bool:
     if not local or tokens.kept is not None or choose(Path.SLABS, tokens.x) is not Kernel.FAST:
         return False
     modules = [module for block in itertools.islice(blocks, local) for module in block.modules()]
+    if any(getattr(module, "window", 1) != 1 for module in modules):  # set, or put in place, since the trunk was built
+        return False
     return tokens.x.numel() > 0 and untouched(*modules) and not any(module.training for module in modules)
 
 
