@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,14 @@ class HieraBase(Freezable):
             self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.frames // FRAME_STRIDE, dim))
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(grid), dim))
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse what ends in a message on type annotations; PyTorch calls it for a model with a trunk in it, too.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("torch.jit.script: reads no such trunk; take torch.jit.trace, right at every size, or export")
 
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """Height and width in tokens of the tables, by their parameters' names, that can be resampled on loading."""

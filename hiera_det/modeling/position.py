@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiera_det.modeling.fast.resampling import resample
-from hiera_det.modeling.fast.sizes import is_size
+from hiera_det.modeling.fast.sizes import is_size, repeat_to
 
 __all__ = [
     "absolute_win_embed",
@@ -56,8 +56,7 @@ def tile_pos_embed(pos_embed: Tensor, grid: tuple[int, int], size: tuple[int, in
     Returns:
         map ``[1, H, W, C]``.
     """
-    repeats = (1, -(-size[0] // grid[0]), -(-size[1] // grid[1]), 1)
-    return pos_embed.reshape(1, *grid, -1).tile(repeats)[:, : size[0], : size[1]]
+    return repeat_to(pos_embed.reshape(1, *grid, -1), *size)
 
 
 def absolute_win_embed(pos_embed: Tensor, window: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:

@@ -88,7 +88,7 @@ class Tokens:
         maps = reroll(self.x, size, self.strides, self.grid.group)
         if self.frames is not None:
             maps = maps.view(batch, self.frames, *size, channels)
-        return maps.movedim(-1, 1)
+        return maps.movedim(maps.ndim - 1, 1)  # the older exporter to ONNX counts no axes from the end
 
 
 def unroll(x: Tensor, q_strides: Sequence[Stride], group: int = 1) -> Tensor:

@@ -10,10 +10,13 @@ pads after the first norm, without a mask). Masked, each window attends among th
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.fast.moves import Moves, from_windows, is_eager, to_windows
+from hiera_det.modeling.fast.moves import Moves, from_windows, is_eager, is_exported, to_windows
 from hiera_det.modeling.fast.sizes import crop_to, divides, pad_to, regroup
 from hiera_det.modeling.tokens import UnitGrid
 
@@ -37,7 +40,7 @@ def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
         unit = tokens // units
         windows = to_windows(x.reshape(batch, units, unit * channels), moves := _moves(grid, window, x.device))
         return windows.view(batch * moves.windows, window**2 * unit, channels)
-    return _split(x, grid, window)
+    return _select_windows(x, grid, window) if is_exported() else _split(x, grid, window)
 
 
 def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
@@ -56,7 +59,7 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
         batch, unit = x.shape[0] // moves.windows, x.shape[1] // window**2
         units = from_windows(x.reshape(batch, moves.windows * window**2, unit * channels), moves)
         return units.view(batch, grid.rows * grid.cols * unit, channels)
-    return _join(x, grid, window)
+    return _select_units(x, grid, window) if is_exported() else _join(x, grid, window)
 
 
 def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, device: torch.device) -> Tensor | None:
@@ -74,6 +77,10 @@ def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, devi
     """
     if divides(window, grid.rows, grid.cols):
         return None
+    if is_exported():
+        _, rows, cols = _places(grid, window, batch, device)
+        units = _inside(grid, rows, cols)[:, None].expand(-1, unit_tokens)
+        return units.reshape(-1, 1, 1, window**2 * unit_tokens)
     real = torch.ones(1, grid.rows * grid.cols, 1, device=device)
     units = split_windows(real, grid, window).squeeze(-1) > 0
     return units.repeat_interleave(unit_tokens, dim=1).repeat(batch, 1)[:, None, None]
@@ -111,6 +118,54 @@ def _join(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
     x = x.reshape(batch, down, across, window, window, unit * channels).transpose(2, 3)
     x = crop_to(regroup(x, batch, down * window, across * window, unit * channels), grid.rows, grid.cols)
     return regroup(x, batch, grid.rows * grid.cols * unit, channels)
+
+
+def _select_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
+    """`split_windows` by numbers that the graph itself counts: it asks nothing of sizes, and so holds for all."""
+    batch, tokens, channels = x.shape
+    units, windows = grid.rows * grid.cols, math.prod(_windows(grid, window))
+    unit, area = tokens // units, window**2
+    x = x.reshape(batch * units, unit * channels)
+    images, rows, cols = _places(grid, window, batch, x.device)
+    numbers = (images * grid.rows + rows) * grid.cols + cols
+    if not divides(window, grid.rows, grid.cols):
+        x = F.pad(x, (0, 0, 0, 1))  # zeros for where the image has no unit
+        numbers = torch.where(_inside(grid, rows, cols), numbers, batch * units)
+    return x.index_select(0, numbers).view(batch * windows, area * unit, channels)
+
+
+def _select_units(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
+    """`join_windows` likewise."""
+    units, (down, across) = grid.rows * grid.cols, _windows(grid, window)
+    batch, area = x.shape[0] // (down * across), window**2
+    unit, channels = x.shape[1] // area, x.shape[2]
+    numbers = torch.arange(batch * units, device=x.device)
+    images, rest = _split_number(numbers, units)
+    rows, cols = _split_number(rest, grid.cols)
+    places = ((images * down + rows // window) * across + cols // window) * area
+    places = places + rows % window * window + cols % window
+    x = x.reshape(batch * down * across * area, unit * channels).index_select(0, places)
+    return x.view(batch, units * unit, channels)
+
+
+def _places(grid: UnitGrid, window: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column of each place in all windows."""
+    (down, across), area = _windows(grid, window), window**2
+    places = torch.arange(batch * down * across * area, device=device)
+    images, rest = _split_number(places, down * across * area)
+    strips, rest = _split_number(rest, across * area)
+    return images, strips * window + rest % area // window, rest // area * window + rest % window
+
+
+def _split_number(numbers: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder; written out, for exporters to ONNX take no symbol behind ``%``."""
+    quotients = numbers // by
+    return quotients, numbers - quotients * by
+
+
+def _inside(grid: UnitGrid, rows: Tensor, cols: Tensor) -> Tensor:
+    """Whether the image has a unit there."""
+    return (rows < grid.rows) & (cols < grid.cols)
 
 
 def _windows(grid: UnitGrid, window: int) -> tuple[int, int]:

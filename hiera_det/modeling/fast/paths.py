@@ -212,7 +212,10 @@ def records_eagerly(x: Tensor) -> bool:
 
 def is_symbolic(*values: Any) -> bool:
     """Whether a graph is being made in which sizes are symbols: nothing may be decided by them."""
-    return torch.compiler.is_compiling() or any(map(is_placeholder, values))
+    if torch.compiler.is_compiling():
+        symbols = any(isinstance(value, torch.SymInt) for value in values)
+        return symbols or torch.compiler.is_dynamo_compiling()  # which shows symbols as numbers
+    return _is_tracing() or any(map(is_placeholder, values))
 
 
 def is_placeholder(value: Any) -> bool:
@@ -223,8 +226,12 @@ def is_placeholder(value: Any) -> bool:
 def is_exported(value: Any = None) -> bool:
     """Whether a graph is being made that may run anywhere, by ``torch.export``, ``torch.jit.trace`` or ``torch.fx``."""
     exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch has it from 2.7 on
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or is_placeholder(value) or (exporting is not None and bool(exporting()))
+    return _is_tracing() or is_placeholder(value) or (exporting is not None and bool(exporting()))
+
+
+def _is_tracing() -> bool:
+    """Whether ``torch.jit.trace`` watches."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def to_compute_dtype(*tensors: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hiera_det.errors import InputError
 from hiera_det.modeling.fast.paths import is_placeholder, is_symbolic
 
-__all__ = ["as_traced", "as_units", "covers", "crop_to", "divides", "is_size", "pad_to", "regroup"]
+__all__ = ["as_traced", "as_units", "covers", "crop_to", "divides", "is_size", "pad_to", "regroup", "repeat_to"]
 
 
 def divides(window: int, rows: int, cols: int) -> bool:
@@ -79,3 +79,11 @@ def regroup(x: Tensor, *shape: int) -> Tensor:
     if torch.compiler.is_compiling():
         return x.clone(memory_format=torch.contiguous_format).view(shape)
     return x.reshape(shape)
+
+
+def repeat_to(x: Tensor, rows: int, cols: int) -> Tensor:
+    """``[B, r, c, C]`` again and again, cut off at the bottom and right: ``[B, rows, cols, C]``."""
+    if not is_symbolic(rows, cols):
+        return x.tile(1, -(-rows // x.shape[1]), -(-cols // x.shape[2]), 1)[:, :rows, :cols]
+    down, across = (torch.arange(n, device=x.device) % x.shape[i] for i, n in ((1, rows), (2, cols)))
+    return x.index_select(1, down).index_select(2, across)  # a slice asks whether there is anything to cut off
