@@ -397,6 +397,12 @@ def test_a_url_out_of_reach_names_the_file_and_its_place(tmp_path: Path, monkeyp
     assert local_weights(url) == str(place)
 
 
+@pytest.mark.parametrize("address", ["catalog://ImageNetPretrained/none", "s3://none/model.pth"])
+def test_an_address_of_detectron2s_that_gives_no_file_is_refused_in_one_line(address: str) -> None:
+    with pytest.raises(InputError, match=f"MODEL.WEIGHTS {address}: detectron2's path manager gives no file"):
+        local_weights(address)
+
+
 @pytest.mark.parametrize("fault", ["trunk only", "other classes"])
 def test_a_file_without_fitting_heads_is_not_evaluated(model: nn.Module, tmp_path: Path, fault: str) -> None:
     if fault == "trunk only":

@@ -108,6 +108,13 @@ def test_a_changed_setting_ends_a_resume_in_one_line_unless_it_is_allowed(
     assert any(f"{opts[0]} was" in message for message in caplog.messages)
 
 
+def test_a_training_that_has_gone_further_than_it_is_to_is_refused(stopped: Any) -> None:
+    trainer = stopped()
+    trainer.max_iter = 0
+    with pytest.raises(InputError, match=r"--resume: 1 iterations are done, and SOLVER\.MAX_ITER is 0: give more"):
+        trainer.resume_or_load(True)
+
+
 def test_the_same_settings_go_on_and_an_unknown_key_to_allow_is_refused(stopped: Any) -> None:
     trainer = stopped("SOLVER.MAX_ITER", "4")  # longer
     trainer.resume_or_load(True)

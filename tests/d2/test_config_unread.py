@@ -49,6 +49,7 @@ def refusal(*opts: str, config: str = QUICK) -> str:
         (["MODEL.FPN.NORM", "BN"], ["MODEL.FPN.NORM 'BN': choose LN"]),
         (["MODEL.PIXEL_MEAN", "[1, 2]"], ["MODEL.PIXEL_MEAN has 2 channels and MODEL.PIXEL_STD 3"]),
         (["INPUT.FORMAT", "L"], ["INPUT.FORMAT L has 1 channels, and MODEL.PIXEL_MEAN 3"]),
+        (["MODEL.ROI_HEADS.IN_FEATURES", "[p2]"], ["such as \"['..','..']\", each entry text"]),
         (["MODEL.DEVICE", "mps"], ["MODEL.DEVICE mps: choose cuda or cpu"]),
         (["MODEL.DEVICE", "nonsense"], ["MODEL.DEVICE nonsense: choose cuda or cpu"]),
         (
@@ -107,6 +108,12 @@ def test_every_config_of_ours_passes_whole_and_in_parts(path: Path, tmp_path: Pa
     check_detector(cfg)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     assert same_values(load_config(str(tmp_path / "config.yaml")), cfg)
+
+
+@pytest.mark.parametrize(("order", "warned"), [("RGB", False), ("BGR", True), ("HSV", True)])
+def test_a_mean_of_another_order_of_colours_is_told(order: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    check_detector(load_config(QUICK, ["INPUT.FORMAT", order]))
+    assert (f"INPUT.FORMAT {order}, and MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] is of RGB" in caplog.text) == warned
 
 
 def test_a_run_without_a_config_file_is_told_which_there_are() -> None:

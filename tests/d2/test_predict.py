@@ -85,6 +85,19 @@ def test_a_model_of_bgr_images_sees_bgr_and_gives_rgb(run_folder: Path, files: l
     np.testing.assert_array_equal(rgb.image, bgr.image[:, :, ::-1])
 
 
+@pytest.mark.parametrize("order", ["YUV-BT.601", "HSV", "YCbCr"])
+def test_files_and_frames_are_seen_in_the_order_of_colours_that_is_set(
+    run_folder: Path, files: list[str], order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = predictor(run_folder, "INPUT.FORMAT", order)
+    frame = np.asarray(Image.open(files[0]))
+    monkeypatch.setattr("hiera_det.d2.predict.predictor.read_frames", lambda path, every: [(0, frame)])
+    (prediction,) = model.predict_files([files[0]])
+    (same,) = model.predict_video("a.mp4")
+    assert_same(prediction.instances, same.instances)
+    assert np.abs(prediction.image.astype(int) - frame).max() <= 8  # shown in red, green and blue, but for rounding
+
+
 @pytest.mark.parametrize("batch", [2, 5])
 def test_batches_give_each_image_its_own_predictions(run_folder: Path, files: list[str], batch: int) -> None:
     single = {prediction.file: prediction for prediction in predictor(run_folder).predict_files(files)}

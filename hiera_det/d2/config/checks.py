@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -10,8 +12,11 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from hiera_det.d2.config.layers import get_value
 from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.errors import InputError
+from hiera_det.modeling.images import IMAGE_PIXELS
 
 __all__ = ["check_detector", "check_keypoints", "check_semantic"]
+
+logger = logging.getLogger("hiera_det.config")
 
 #: Channels of an image in each format, where they are not three.
 CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
@@ -76,6 +81,13 @@ def _check_pixels(cfg: CfgNode) -> None:
         raise InputError(
             f"INPUT.FORMAT {cfg.INPUT.FORMAT} has {channels} channels, and MODEL.PIXEL_MEAN {len(mean)}: give as many"
         )
+    for pixels, order in ((IMAGE_PIXELS[0], "RGB"), (IMAGE_PIXELS[0][::-1], "BGR")):
+        if tuple(mean) == pixels and order != cfg.INPUT.FORMAT:
+            logger.warning(
+                "INPUT.FORMAT %s, and MODEL.PIXEL_MEAN %s is of %s: set both; Hiera's published weights expect "
+                "INPUT.FORMAT RGB and MODEL.PIXEL_MEAN %s",
+                *(cfg.INPUT.FORMAT, list(mean), order, list(IMAGE_PIXELS[0])),
+            )
 
 
 def _check_device(cfg: CfgNode) -> None:

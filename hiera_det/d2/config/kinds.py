@@ -81,8 +81,9 @@ def choice(*words: str) -> Kind:
 def several(kind: Kind, least: int = 0, most: int = 100_000) -> Kind:
     """A list of values of one kind."""
     size = f" of {least}" if least == most else f" of at least {least}" if least else ""
+    sample = "['..','..']" if kind is TEXT else "[..,..]"  # words without quotes are read as text, brackets and all
     return Kind(
-        f'a list{size} such as "[..,..]", each entry {kind.words}',
+        f'a list{size} such as "{sample}", each entry {kind.words}',
         lambda value: isinstance(value, list | tuple) and least <= len(value) <= most and all(map(kind.accepts, value)),
     )
 

@@ -127,4 +127,4 @@ def _mode(image_format: str) -> Any:
 
 def _in_format(image: Image.Image, image_format: str) -> Pixels:
     pixels: Pixels = convert_PIL_to_numpy(image, image_format)
-    return pixels
+    return pixels.astype(np.float32) if pixels.dtype == np.float64 else pixels  # YUV is computed in doubles

@@ -213,9 +213,8 @@ class Predictor:
         name = path_of(file, "file")
         if type(every) is not int or every < 1:
             raise InputError(f"every {every!r}: give 1 for each frame of a video, or a larger whole number")
-        order = slice(None, None, -1) if self.cfg.INPUT.FORMAT == "BGR" else slice(None)
         for number, frame in read_frames(name, every):
-            (prediction,) = self._predictions([(name, as_pixels([frame[:, :, order]], self.cfg.INPUT.FORMAT)[0])])
+            (prediction,) = self._predictions([(name, as_pixels([Image.fromarray(frame)], self.cfg.INPUT.FORMAT)[0])])
             yield replace(prediction, frame=number)
 
     def _predictions(self, images: Sequence[tuple[str, Pixels]]) -> Iterator[Prediction]:

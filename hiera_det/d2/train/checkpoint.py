@@ -60,11 +60,23 @@ def local_weights(weights: StrPath) -> str:
     if not weights:
         return ""
     if weights.startswith(("detectron2://", "catalog://", "s3://")):
-        return DetectionCheckpointer(nn.Module()).path_manager.get_local_path(weights)
+        return _from_path_manager(weights)
     try:
         return str(locate(weights))
     except InputError as error:
         raise InputError(f'MODEL.WEIGHTS: {error}; MODEL.WEIGHTS "" trains from scratch') from None
+
+
+def _from_path_manager(address: str) -> str:
+    """What detectron2's path manager makes of an address."""
+    try:
+        path = DetectionCheckpointer(nn.Module()).path_manager.get_local_path(address)
+        why = "" if os.path.isfile(path) else "it knows no such address"
+    except (OSError, KeyError, ValueError, RuntimeError) as error:  # its handlers': no network, no such model
+        why = f"{type(error).__name__}: {error}"
+    if why:
+        raise InputError(f"MODEL.WEIGHTS {address}: detectron2's path manager gives no file ({why}); give one's path")
+    return str(path)
 
 
 def check_weights(cfg: CfgNode) -> None:

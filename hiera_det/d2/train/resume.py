@@ -54,17 +54,24 @@ def check_settings(
         logger.info("the training data lie elsewhere than they did, or were written anew: their content is the same")
 
 
-def check_trainer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, averages: bool) -> None:
-    """Refuse the state of a trainer of another kind.
+def check_trainer_state(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, averages: bool, iterations: int
+) -> None:
+    """Refuse the state of a trainer of another kind, or of one that has gone further.
 
     Args:
         state: a checkpoint's ``trainer``.
         optimizer: of this run.
         averages: whether this run keeps an average of the weights.
+        iterations: how many this run is to have done at its end.
 
     Raises:
-        InputError: there is no optimizer in it, or another's; or no average where one is kept.
+        InputError: there is no optimizer in it, or another's; or no average where one is kept; or more is done.
     """
+    if (done := state.get("iteration", -1) + 1) > iterations:
+        raise InputError(
+            f"--resume: {done} iterations are done, and SOLVER.MAX_ITER is {iterations}: give more, or begin anew"
+        )
     if "_trainer" not in state:
         raise InputError(
             "--resume: the checkpoint holds no optimizer state; give it as MODEL.WEIGHTS and leave --resume out"

@@ -255,7 +255,7 @@ class Trainer(DefaultTrainer):
         Raises:
             InputError: there is no optimizer in it, or another kind's; or no average of weights where one is kept.
         """
-        check_trainer_state(state_dict, self._trainer.optimizer, averages=self.ema is not None)
+        check_trainer_state(state_dict, self._trainer.optimizer, self.ema is not None, self.max_iter)
         TrainerBase.load_state_dict(self, state_dict)
         self._take_up_seed(state_dict.get("seed"))
         optimizer = self._trainer.optimizer
