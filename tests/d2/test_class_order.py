@@ -102,6 +102,15 @@ def test_own_data_in_another_order_have_the_ap_of_those_in_the_same(
     assert "the data set numbers the checkpoint's classes otherwise: mapped by name" in log
 
 
+def test_an_ap_of_0_in_a_training_names_weights_and_iterations(
+    shapes: ShapesPaths, tmp_path: Path, training_arguments: Any
+) -> None:
+    train_by_yaml(training_arguments(tmp_path / "out", shapes, *STEP, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1"), True)
+    (line,) = [line for line in (tmp_path / "out" / "log.txt").read_text().splitlines() if "may be the reason" in line]
+    assert "no weights were loaded: the model began with random ones" in line
+    assert "1 iterations are done" in line
+
+
 def test_registered_data_sets_too(
     shapes: ShapesPaths, perfect: None, tmp_path: Path, registered: tuple[str, str], training_arguments: Any
 ) -> None:

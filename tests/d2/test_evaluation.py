@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -252,6 +253,22 @@ def test_a_perfect_answer_of_more_than_100_objects_is_perfect(tmp_path: Path, na
     assert (
         metrics(cfg, name, [{"image_id": 1}], [answer], tmp_path / "out")["bbox"]["AP"] < 45
     )  # COCO's rule, per class
+
+
+@pytest.mark.parametrize("id_", ["a/1.png", "1", 2**53 + 1, -5])
+def test_a_perfect_answer_is_perfect_whatever_the_image_is_called(tmp_path: Path, id_: int | str) -> None:
+    cfg, answer = crowded(tmp_path, 20)
+    data = json.loads((tmp_path / "val.json").read_text())
+    data["images"].append(data["images"][0] | {"id": "1.0" if isinstance(id_, str) else 2**53})  # its neighbour
+    data["images"][0]["id"] = id_
+    for entry in data["annotations"]:
+        entry["image_id"] = id_
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    own_data_config(cfg, val_json=str(tmp_path / "val.json"), val_images=str(tmp_path))
+    ids = [record["image_id"] for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
+    answers = [answer if found == id_ else answer[:0] for found in ids]
+    found = metrics(cfg, "pycocotools", [{"image_id": found} for found in ids], answers, tmp_path / "out")
+    assert found["bbox"]["AP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("name", NAMES)

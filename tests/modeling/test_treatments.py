@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
 from torch.overrides import TorchFunctionMode
 
-from hiera_det import Hiera, intermediates
+from hiera_det import Hiera, HieraMAE, intermediates
 from hiera_det.errors import InputError
 from hiera_det.modeling.block import HieraBlock, Mlp
 from hiera_det.modeling.fast import attention, paths, slabs
@@ -110,6 +111,20 @@ def replaced(trunk: nn.Module) -> nn.Module:
     return trunk
 
 
+class Eighths(nn.Linear):
+    """A layer of another class with the same tensors, as bitsandbytes has them: what it computes is its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, (self.weight * 8).round() / 8, self.bias)
+
+
+def subclassed(trunk: nn.Module) -> nn.Module:
+    for module in trunk.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Eighths
+    return trunk
+
+
 def widened(trunk: nn.Module) -> nn.Module:
     """A block of the trunk's own class that looks beyond mask units, in the place of one that does not."""
     torch.manual_seed(1)
@@ -163,6 +178,7 @@ TREATMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "parametrisations": parametrised,
     "pruning": pruned,
     "replaced": replaced,
+    "subclasses": subclassed,
     "widened": widened,
     "quantised": quantised,
     "quantised weights": torchaos("Int8WeightOnlyConfig"),
@@ -331,12 +347,13 @@ def test_a_copy_gives_what_the_trunk_gives(kind: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("fast_paths")
-@pytest.mark.parametrize("treatment", ["lora", "hooks", "replaced", "quantised weights"])
+@pytest.mark.parametrize("treatment", ["lora", "dora", "ia3", "hooks", "replaced", "subclasses", "quantised weights"])
 def test_a_treatment_acts_in_a_compiled_trunk(treatment: str) -> None:
     torch._dynamo.reset()
-    model = TREATMENTS[treatment](small(depths=(1, 1, 1, 1), out_features=(3,)))
+    is_slow = treatment == "dora"  # its graphs take ten seconds
+    model = TREATMENTS[treatment](small(depths=(1, 1, 1, 1), out_features=(1 if is_slow else 3,)))
     compiled = torch.compile(model, backend="eager")
-    for mode in ("without", "masked without"):
+    for mode in ("without",) if is_slow else ("without", "masked without"):
         with plain():
             expected = run(model, mode)
         assert differ(run(compiled, mode), expected) < 1e-5, mode
@@ -489,9 +506,41 @@ def test_the_trunk_builds_and_runs_without_values() -> None:
     with FakeTensorMode():
         assert Hiera(OPTIONS).eval()(torch.randn(1, 3, 64, 96))["stage4"].shape == (1, 128, 2, 3)
     trunk = small()
+    before = run(trunk, "without")
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         trunk(torch.randn(1, 3, 64, 96))
-    run(trunk, "without")
+    assert differ(run(trunk, "without"), before) == 0
+
+
+@pytest.mark.usefixtures("fast_paths")
+@pytest.mark.filterwarnings("ignore")
+def test_flat_parameters_of_fsdp_are_those_of_the_step_before(tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        found = []
+        for model in (small(), FullyShardedDataParallel(small(), device_id=torch.device("cpu"))):
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            for _ in range(2):
+                run(model, "without")  # an evaluation between the steps
+                sum(map_.square().mean() for map_ in model(IMAGES).values()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            found.append(run(model, "without"))
+    finally:
+        distributed.destroy_process_group()
+    assert differ(found[0], run(small(), "without")) > 1e-2  # the steps are large
+    assert differ(found[1], found[0]) < 1e-5
+
+
+def test_what_is_done_to_the_stem_acts_in_pretraining() -> None:
+    torch.manual_seed(0)
+    model = HieraMAE(OPTIONS, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2).eval()
+    before = model(IMAGES, mask=MASK).loss.item()
+    model.patch_embed.register_forward_hook(lambda module, args, output: 3 * output)
+    assert abs(model(IMAGES, mask=MASK).loss.item() - before) > 1e-4
 
 
 @pytest.mark.usefixtures("fast_paths")
@@ -527,6 +576,9 @@ def test_the_pixels_that_the_weights_expect_are_on_the_trunk() -> None:
     assert small().pixel_mean == (123.675, 116.28, 103.53)  # ImageNet's 0.485, 0.456, 0.406 of 255
     assert small().pixel_std == (58.395, 57.12, 57.375)
     assert small(frames=4).pixel_mean == (114.75,) * 3
+    for text in (Hiera.__doc__, (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")):
+        assert "red, green and blue" in text
+        assert "`trunk.pixel_mean`" in text
 
 
 class Around(nn.Module):

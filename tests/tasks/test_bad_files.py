@@ -7,9 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from media import write_class_folders
+from PIL import Image
 from torch import nn
 
 from hiera_det.data.bad_images import BadImages
@@ -41,6 +43,20 @@ def images(tmp_path: Path) -> Path:
 def files_and_labels(root: Path) -> tuple[list[str], list[int]]:
     files = sorted(str(path) for path in root.rglob("*.jpg"))
     return files, [("blue", "green", "red").index(Path(file).parent.name) for file in files]
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32", "transparent"])
+def test_deep_and_transparent_images_are_learned_from_as_detectors_see_them(tmp_path: Path, kind: str) -> None:
+    grey = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 256
+    pixels = {
+        "uint16": grey * 257,
+        "float32": (grey / 255).astype(np.float32),
+        "transparent": np.dstack([grey, np.full_like(grey, 255)]).astype(np.uint8),
+    }
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "plain.tif")
+    Image.fromarray(pixels[kind]).save(tmp_path / "other.tif")
+    reader = eval_reader(64)
+    torch.testing.assert_close(reader(str(tmp_path / "other.tif")), reader(str(tmp_path / "plain.tif")))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
