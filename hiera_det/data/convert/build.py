@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from hiera_det.data.coco.geometry import drawn_area
 from hiera_det.data.coco.read import read_json
 from hiera_det.data.images import read_header
@@ -73,13 +76,23 @@ class CocoBuilder:
 
     def add_polygons(self, class_name: str, polygons: Sequence[Sequence[float]], *, crowd: bool = False) -> None:
         """Add an object of a class by its outlines, x1, y1, x2, y2, ... in pixels; its box is theirs."""
-        import numpy as np
-
         outlines = [np.round(np.array(polygon, float), 3) for polygon in polygons]
         points = np.concatenate([outline.reshape(-1, 2) for outline in outlines])
         box = np.round([*points.min(0), *np.ptp(points, 0)], 3).tolist()
         mask = [outline.tolist() for outline in outlines]
         self._add(class_name, box, round(drawn_area(outlines), 3), crowd, {"segmentation": mask})
+
+    def add_mask(self, class_name: str, mask: npt.NDArray[np.bool_]) -> None:
+        """Add an object of a class by its pixels ``[H, W]``; none where none is set."""
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            self.notes["mask left out: it is empty"] += 1
+            return
+        pixels = np.concatenate([[False], mask.flatten(order="F")])  # runs begin with one of what is not set
+        ends = [*np.flatnonzero(np.diff(pixels)), mask.size]
+        runs = {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
+        box = [float(columns[0]), float(rows[0]), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1)]
+        self._add(class_name, box, float(mask.sum()), False, {"segmentation": runs})
 
     def _add(self, class_name: str, box: list[float], area: float, crowd: bool, mask: dict[str, Any]) -> None:
         entry = {"id": len(self._annotations) + 1, "image_id": len(self._images)}

@@ -1,18 +1,24 @@
 """labelme's data sets: a JSON of shapes beside each image.
 
-Polygons and rectangles are objects; circles become polygons; shapes of one label and group are one object. Points and
-lines have no area: they are left out and counted.
+Polygons, rectangles and masks are objects; circles become polygons; outlines of one label and group are one object.
+Points and lines have no area: they are left out and counted.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from hiera_det.data.coco.read import read_json
-from hiera_det.data.convert.build import CocoBuilder, image_of, read_class_names
+from hiera_det.data.convert.build import CocoBuilder, Size, image_of, read_class_names
 from hiera_det.errors import InputError
 
 __all__ = ["convert_labelme"]
@@ -22,6 +28,9 @@ CORNERS = 32
 
 #: Labels that labelme's own tools take for no class.
 NO_CLASSES = {"__ignore__", "_background_"}
+
+#: Shapes of points that hold nothing between them. Others are outlines, as the turned boxes of tools that are like it.
+WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 Points = list[tuple[float, float]]
 
@@ -46,8 +55,8 @@ def convert_labelme(source: str, *, classes: str | None = None) -> CocoBuilder:
         raise InputError(f"{classes}: lacks the class {unknown[0]!r} of {source}; add it")
     builder = CocoBuilder(source, names)
     for path, entry in read.items():
-        builder.add_image(_image(entry, path), (entry.get("imageWidth"), entry.get("imageHeight")), path)
-        _add(builder, entry, path)
+        size = builder.add_image(_image(entry, path), (entry.get("imageWidth"), entry.get("imageHeight")), path)
+        _add(builder, entry, size, path)
     return builder
 
 
@@ -79,12 +88,15 @@ def _image(entry: dict[str, Any], path: str) -> str:
     return found
 
 
-def _add(builder: CocoBuilder, entry: dict[str, Any], path: str) -> None:
+def _add(builder: CocoBuilder, entry: dict[str, Any], size: Size, path: str) -> None:
     """Add the objects of one image; parts of a group go together."""
     groups: dict[Any, list[list[float]]] = {}
     for number, (label, group, shape) in enumerate(_shapes(entry, path)):
         if label in NO_CLASSES:
             builder.notes[f"{label} left out: labelme's word for what is no object"] += 1
+            continue
+        if shape.get("shape_type") == "mask":
+            builder.add_mask(label, _bitmap(shape, size, path))
             continue
         outline = _outline(shape, path)
         if outline is None:
@@ -117,7 +129,21 @@ def _outline(shape: dict[str, Any], path: str) -> Points | None:
         radius = math.dist((x, y), edge)
         angles = [2 * math.pi * corner / CORNERS for corner in range(CORNERS)]
         return [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
-    return [(x, y) for x, y in points] if kind == "polygon" and len(points) >= 3 else None
+    return [(x, y) for x, y in points] if kind not in WITHOUT_AREA and len(points) >= 3 else None
+
+
+def _bitmap(shape: dict[str, Any], size: Size, path: str) -> npt.NDArray[np.bool_]:
+    """Pixels ``[H, W]`` of a mask, which labelme keeps as a PNG of what lies in its box."""
+    mask = np.zeros(size[::-1], bool)
+    try:
+        (left, top), _ = ((int(x), int(y)) for x, y in shape["points"])
+        png = Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",))
+        if not (0 <= left <= size[0] - png.width and 0 <= top <= size[1] - png.height):
+            raise ValueError("it leaves the image")
+        mask[top : top + png.height, left : left + png.width] = np.asarray(png.convert("L")) > 0
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{path}: the mask of {shape['label']!r} cannot be read ({error})") from None
+    return mask
 
 
 def _is_point(point: Any) -> bool:

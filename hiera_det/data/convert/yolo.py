@@ -50,7 +50,11 @@ def convert_yolo(source: str, *, split: str = "train", classes: str | None = Non
             continue
         for number, line in enumerate(read_text(labels).splitlines(), start=1):
             if line.strip():
-                _add(builder, line.split(), size, f"{labels}:{number}")
+                words = line.split()
+                if "kpt_shape" in settings:  # keypoints follow the box, and would be taken for a polygon's corners
+                    builder.notes["keypoints left out: boxes are converted"] += len(words) > 5
+                    words = words[:5]
+                _add(builder, words, size, f"{labels}:{number}")
     return builder
 
 
@@ -109,6 +113,8 @@ def _names(settings: dict[str, Any], path: str | None, root: str) -> list[str]:
             raise InputError(f"{path}: names are numbered {sorted(map(str, names))[:5]}...; number them from 0")
         names = [names[number] for number in range(len(names))]
     if isinstance(names, list) and names:
+        if odd := [name for name in names if not isinstance(name, str | int | float) or isinstance(name, bool)]:
+            raise InputError(f"{path}: YAML reads a name of names as {odd[0]!r}: write names such as 'no' in quotes")
         return [str(name) for name in names]
     for file in ("classes.txt", "obj.names"):
         if os.path.isfile(os.path.join(root, file)):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from hiera_det.cli.main import COMMANDS
 from hiera_det.data.coco.check import check_coco_json
@@ -251,6 +255,44 @@ def test_labelme_shapes(labelme: Path) -> None:
     assert len(data["annotations"]) == 4
     assert data["annotations"][2]["area"] == pytest.approx(3.14159 * 16, rel=0.02)
     assert len(data["annotations"][3]["segmentation"]) == 2
+
+
+def test_labelme_masks_and_turned_boxes_are_objects(labelme: Path) -> None:
+    bitmap = np.zeros((3, 5), np.uint8)
+    bitmap[0, 1:], bitmap[2, 4] = 1, 1
+    file = io.BytesIO()
+    Image.fromarray(bitmap * 255).save(file, "PNG")
+    mask = {"label": "fig", "points": [[30, 4], [34, 6]], "shape_type": "mask"}
+    mask["mask"] = base64.b64encode(file.getvalue()).decode()
+    turned = {"label": "fig", "points": [[4, 1], [7, 4], [4, 7], [1, 4]], "shape_type": "rotation"}
+    line = {"label": "fig", "points": [[4, 1], [7, 4], [4, 7]], "shape_type": "linestrip"}
+    entry = {"shapes": [mask, turned, line], "imagePath": "a.jpg"}
+    write(labelme / "a.json", json.dumps(entry))
+    data, _ = convert(labelme)
+    assert boxes(data) == [("fig", [31, 4, 4, 3]), ("fig", [1, 1, 6, 6])]
+    encoded = coco_mask.frPyObjects(data["annotations"][0]["segmentation"], HEIGHT, WIDTH)
+    np.testing.assert_array_equal(coco_mask.decode(encoded)[4:7, 30:35], bitmap)
+    assert data["annotations"][0]["area"] == bitmap.sum() == coco_mask.area(encoded)
+    for wrong in ({"mask": "no PNG"}, {"points": [[36, 4], [40, 6]]}, {"points": [[1, 2]]}):
+        write(labelme / "a.json", json.dumps({"shapes": [mask | wrong], "imagePath": "a.jpg"}))
+        with pytest.raises(InputError, match=r"a\.json: the mask of 'fig' cannot be read"):
+            convert(labelme)
+
+
+@pytest.mark.parametrize("points", ["1 1 0.5 0.5 0.2 0.3 0.5 0.8", "0.1 0.2 2 0.3 0.4 1"])
+def test_yolo_keypoints_are_no_polygons(yolo: Path, points: str) -> None:
+    settings = (yolo / "data.yaml").read_text()
+    write(yolo / "data.yaml", settings + f"kpt_shape: [2, {len(points.split()) // 2}]\n")
+    write(yolo / "labels/train/a.txt", f"0 0.5 0.5 0.25 0.5 {points}\n")
+    data, _ = convert(yolo)
+    assert boxes(data) == [("fig", [15, 5, 10, 10])]
+    assert not data["annotations"][0].get("segmentation")
+
+
+def test_yolo_names_that_yaml_takes_for_no_text_are_refused(yolo: Path) -> None:
+    write(yolo / "data.yaml", "train: images/train\nnames: [yes, no]\n")
+    with pytest.raises(InputError, match=r"data\.yaml: YAML reads a name of names as True: write .* in quotes"):
+        convert(yolo)
 
 
 @pytest.mark.parametrize(
