@@ -72,6 +72,8 @@ def refusal(*opts: str, config: str = QUICK) -> str:
         (["MODEL.ROI_HEADS.NAME", "None"], ["MODEL.ROI_HEADS.NAME None: give text"]),
         (["MODEL.RPN.BBOX_REG_WEIGHTS", "(1,)"], ["MODEL.RPN.BBOX_REG_WEIGHTS"]),
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[]"], ["MODEL.ANCHOR_GENERATOR.SIZES"]),
+        (["SOLVER.MAX_ITER=3", "OUTPUT_DIR", "/out"], ["SOLVER.MAX_ITER=3: write KEY VALUE, with a blank"]),
+        (["solver.max_iter", "3"], ["unknown config key solver.max_iter; did you mean SOLVER.MAX_ITER?"]),
         (["train.json", "--val-json"], ["train.json: stands where KEY VALUE pairs begin", "one file"]),
     ],
 )

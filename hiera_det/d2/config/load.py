@@ -86,6 +86,8 @@ def _command_line(opts: Sequence[Any]) -> Layer:
     for word in opts[0::2]:
         if str(word).startswith("--"):
             raise InputError(f"flag {word} stands after the KEY VALUE pairs: put flags before them")
+        if "=" in str(word):
+            raise InputError(f"{word}: write KEY VALUE, with a blank between them; LazyConfigs take key=value")
         if os.path.splitext(str(word))[1].lower() in (".json", ".yaml", ".yml", ".pth", ".pkl") or os.sep in str(word):
             raise InputError(
                 f"{word}: stands where KEY VALUE pairs begin: each flag takes one file or folder (several COCO JSONs: "
@@ -108,7 +110,7 @@ def _apply(cfg: CfgNode, layer: Layer) -> None:
         source = "" if layer.source == COMMAND_LINE else f"{layer.source}: "
         place = f"{source}{shown(key)} {shown(given)}"
         if default is MISSING:
-            close = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.5)
+            close = difflib.get_close_matches(key.upper(), list(_keys(cfg)), n=1, cutoff=0.5)
             raise InputError(
                 f"{place}: unknown config key {shown(key)}{f'; did you mean {close[0]}?' if close else ''}"
             )
