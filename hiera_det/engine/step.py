@@ -98,7 +98,12 @@ class Step:
             torch.autograd.backward(self.scaler.scale(total))
         except FloatingPointError as error:  # of a model that itself refuses what is not finite, as detectron2's RPN
             nan = torch.tensor(float("nan"))
-            raise NonFiniteError(f"{self._message(nan, {}, files, iteration)} ({error})") from None
+            # The other processes would wait for this one's gradients.
+            if self.skipped >= self.skip_nonfinite or process_count() > 1:
+                raise NonFiniteError(f"{self._message(nan, {}, files, iteration)} ({error})") from None
+            weight = next(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+            losses = {"predictions": weight.sum() * nan}
+            torch.autograd.backward(self.scaler.scale(losses["predictions"]))
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _gradient_norm(self) -> Tensor:

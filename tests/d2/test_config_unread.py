@@ -74,6 +74,9 @@ def refusal(*opts: str, config: str = QUICK) -> str:
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[]"], ["MODEL.ANCHOR_GENERATOR.SIZES"]),
         (["SOLVER.MAX_ITER=3", "OUTPUT_DIR", "/out"], ["SOLVER.MAX_ITER=3: write KEY VALUE, with a blank"]),
         (["solver.max_iter", "3"], ["unknown config key solver.max_iter; did you mean SOLVER.MAX_ITER?"]),
+        (["TEST.BEST", "bbox/APx"], ["TEST.BEST bbox/APx: choose bbox/AP or segm/AP, with 50"]),
+        (["TEST.BEST", "ema/bbox/AP"], ["ema/ before it where SOLVER.EMA_DECAY is above 0"]),
+        (["MODEL.MASK_ON", "False", "TEST.BEST", "segm/AP"], ["TEST.BEST segm/AP: choose bbox/AP, with"]),
         (["train.json", "--val-json"], ["train.json: stands where KEY VALUE pairs begin", "one file"]),
     ],
 )
@@ -116,6 +119,11 @@ def test_every_config_of_ours_passes_whole_and_in_parts(path: Path, tmp_path: Pa
 def test_a_mean_of_another_order_of_colours_is_told(order: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     check_detector(load_config(QUICK, ["INPUT.FORMAT", order]))
     assert (f"INPUT.FORMAT {order}, and MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] is of RGB" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("metric", ["bbox/AP", "segm/APs", "ema/bbox/AP75", "bbox/AP-a class"])
+def test_a_metric_that_evaluations_have_is_taken(metric: str) -> None:
+    check_detector(load_config(QUICK, ["TEST.BEST", metric, "SOLVER.EMA_DECAY", "0.9"]))
 
 
 def test_a_run_without_a_config_file_is_told_which_there_are() -> None:

@@ -90,6 +90,26 @@ def test_so_many_in_a_row_are_left_out_and_the_count_starts_anew_after_a_good_on
         step([bad])
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_model_that_itself_refuses_what_is_not_finite_is_left_out_likewise(precision: str) -> None:
+    step = build(skip_nonfinite=2, accumulate=2, precision=precision)
+
+    def refuse(model: nn.Module, args: tuple[Tensor]) -> None:
+        if not torch.isfinite(args[0]).all():
+            raise FloatingPointError("as detectron2's RPN does")
+
+    step.model.register_forward_pre_hook(refuse)
+    before = weights(step)
+    good, bad = torch.randn(3, 4), torch.full((3, 4), math.nan)
+    step([good, bad]), step([bad, good])
+    assert torch.equal(weights(step), before)
+    with pytest.raises(InputError, match=r"not finite: the model's predictions; .*as detectron2's RPN does"):
+        step([good, bad])
+    step.skipped = 0
+    step([good, good])
+    assert not torch.equal(weights(step), before)
+
+
 def test_float16_leaves_overflow_to_its_scaler_and_refuses_a_loss_that_is_not_finite() -> None:
     step = build(precision="float16", skip_nonfinite=1)
     before, scale = weights(step), step.scaler.get_scale()

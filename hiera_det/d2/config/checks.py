@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +19,8 @@ __all__ = ["check_detector", "check_keypoints", "check_semantic"]
 
 logger = logging.getLogger("hiera_det.config")
 
+#: What evaluations measure.
+METRIC = re.compile(r"(ema/)?(bbox|segm|keypoints)/AP(?:50|75|s|m|l|-.+)?")
 #: Channels of an image in each format, where they are not three.
 CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
 #: Norms that a detector of ours may have, of which PreciseBN needs one with statistics of batches.
@@ -47,6 +50,7 @@ def check_detector(cfg: CfgNode) -> None:
         raise InputError(f'MODEL.FPN.NORM {cfg.MODEL.FPN.NORM!r}: choose LN or ""')
     _check_pixels(cfg)
     _check_device(cfg)
+    _check_best(cfg)
     for key, value in ROTATED.items():
         if get_value(cfg, key) == value:
             raise InputError(f"{key} {value}: is for rotated boxes, and data are read with upright ones: leave it out")
@@ -88,6 +92,20 @@ def _check_pixels(cfg: CfgNode) -> None:
                 "INPUT.FORMAT RGB and MODEL.PIXEL_MEAN %s",
                 *(cfg.INPUT.FORMAT, list(mean), order, list(IMAGE_PIXELS[0])),
             )
+
+
+def _check_best(cfg: CfgNode) -> None:
+    """Refuse a metric that no evaluation has, which would be known after the first one only."""
+    if not cfg.TEST.BEST or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet"):
+        return
+    tasks = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+    found = METRIC.fullmatch(cfg.TEST.BEST)
+    if not found or not tasks[found[2]] or (found[1] and not cfg.SOLVER.EMA_DECAY):
+        names = [f"{name}/AP" for name, has in tasks.items() if has]
+        raise InputError(
+            f"TEST.BEST {cfg.TEST.BEST}: choose {' or '.join(names)}, with 50, 75, s, m, l or -CLASS after it, or with "
+            "ema/ before it where SOLVER.EMA_DECAY is above 0"
+        )
 
 
 def _check_device(cfg: CfgNode) -> None:
