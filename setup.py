@@ -54,5 +54,6 @@ setup(
         "video": VIDEO,
         "docs": DOCS,
         "report": REPORT,
+        "onnx": ONNX,
     },
 )

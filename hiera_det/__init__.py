@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hiera_det.api.detector import train_detector
     from hiera_det.api.evaluation import evaluate
+    from hiera_det.api.export import export_model
     from hiera_det.api.plain import pretrain_mae, train_classifier
     from hiera_det.api.run import Run, Weights, open_run
     from hiera_det.d2 import HieraBackbone, add_hiera_config
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "api.detector": "train_detector",
     "api.evaluation": "evaluate",
+    "api.export": "export_model",
     "api.plain": "pretrain_mae train_classifier",
     "api.run": "Run Weights open_run",
     "d2": "HieraBackbone add_hiera_config",
@@ -103,6 +105,7 @@ __all__ = [
     "build_hieradet",
     "check_dataset",
     "evaluate",
+    "export_model",
     "hiera_base",
     "hiera_base_plus",
     "hiera_classifier",

@@ -61,9 +61,10 @@ def merged(below: dict[str, object], above: dict[str, object]) -> dict[str, obje
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
     """A user's folder: a data set, photos, folders of classes, and files of weights."""
     home = tmp_path_factory.mktemp("home")
+    shutil.copytree(run_folder, home / "detector")
     data = write_shapes_dataset(home / "shapes", train=4, val=2, size=64)
     shutil.copytree(home / "shapes" / "images", home / "images")
     shutil.copy(data.train_json, home / "train.json")
@@ -103,6 +104,8 @@ def in_home(text: str, home: Path) -> str:
         "hf://facebook/sam2.1-hiera-tiny": "small_sam.pth",
         "timm://hiera_tiny_224.mae": "tiny.pth",
         "hiera_tiny_224.pth": "tiny.pth",
+        "classes/model_final.pth": "classes/model_final.pth",
+        "output/shapes": "detector",
         "sam2.1_hiera_tiny.pt": "sam.pth",
     }.items():
         text = re.sub(rf"(?<![\w/]){re.escape(name)}(?![\w.])", str(home / file), text)

@@ -52,7 +52,7 @@ def evaluate(
     name = os.fspath(model.output if isinstance(model, Run) else model)
     if name.lower().endswith(".json") and Path(name).is_file():
         return _scores(name, val, opts)
-    run = model.run if isinstance(model, Weights) else _run_of(model)
+    run = model.run if isinstance(model, Weights) else run_of(model)
     weights = model if isinstance(model, Weights) else run.last if run else None
     machine = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
     given = {word: value for word, value in machine.items() if value is not None}
@@ -63,7 +63,7 @@ def evaluate(
     return _average_precision(run, os.fspath(weights or ""), val, given, opts, num_gpus)
 
 
-def _run_of(model: Run | StrPath) -> Run | None:
+def run_of(model: Run | StrPath) -> Run | None:
     """The run that this is, or whose folder; None where it is a file."""
     if isinstance(model, Run):
         return model

@@ -24,6 +24,7 @@ COMMANDS = {
     "train-classifier": ("train_classifier", "train a classifier on a folder per class"),
     "classify": ("classify", "classify images or videos, or measure a classifier"),
     "pretrain": ("pretrain_mae", "pretrain as a masked autoencoder, without labels"),
+    "export": ("export", "write a model as ONNX, torch.export or TorchScript"),
     "convert-weights": ("convert_weights", "rewrite a weight file in another package's layout, or say what it is"),
     "benchmark": ("benchmark", "time trunks and detectors beside their peers"),
     "draw-augmented": ("draw_augmented", "draw training images as the model will see them"),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiera_det.modeling.fast.moves import Moves, from_windows, is_eager, is_exported, to_windows
+from hiera_det.modeling.fast.moves import Moves, from_windows, is_eager, is_exported, is_symbolic, to_windows
 from hiera_det.modeling.fast.sizes import crop_to, divides, pad_to, regroup
 from hiera_det.modeling.tokens import UnitGrid
 
@@ -40,7 +40,7 @@ def split_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
         unit = tokens // units
         windows = to_windows(x.reshape(batch, units, unit * channels), moves := _moves(grid, window, x.device))
         return windows.view(batch * moves.windows, window**2 * unit, channels)
-    return _select_windows(x, grid, window) if is_exported() else _split(x, grid, window)
+    return _select_windows(x, grid, window) if _holds_for_all(grid) else _split(x, grid, window)
 
 
 def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
@@ -59,7 +59,7 @@ def join_windows(x: Tensor, grid: UnitGrid, window: int) -> Tensor:
         batch, unit = x.shape[0] // moves.windows, x.shape[1] // window**2
         units = from_windows(x.reshape(batch, moves.windows * window**2, unit * channels), moves)
         return units.view(batch, grid.rows * grid.cols * unit, channels)
-    return _select_units(x, grid, window) if is_exported() else _join(x, grid, window)
+    return _select_units(x, grid, window) if _holds_for_all(grid) else _join(x, grid, window)
 
 
 def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, device: torch.device) -> Tensor | None:
@@ -77,13 +77,18 @@ def padding_mask(grid: UnitGrid, window: int, unit_tokens: int, batch: int, devi
     """
     if divides(window, grid.rows, grid.cols):
         return None
-    if is_exported():
+    if _holds_for_all(grid):
         _, rows, cols = _places(grid, window, batch, device)
         units = _inside(grid, rows, cols)[:, None].expand(-1, unit_tokens)
         return units.reshape(-1, 1, 1, window**2 * unit_tokens)
     real = torch.ones(1, grid.rows * grid.cols, 1, device=device)
     units = split_windows(real, grid, window).squeeze(-1) > 0
     return units.repeat_interleave(unit_tokens, dim=1).repeat(batch, 1)[:, None, None]
+
+
+def _holds_for_all(grid: UnitGrid) -> bool:
+    """Whether a graph is exported that holds for every size."""
+    return is_exported() and is_symbolic(grid.rows, grid.cols)
 
 
 def _moves(grid: UnitGrid, window: int, device: torch.device) -> Moves:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from hiera_det.d2.config.words import renamed
 from hiera_det.engine.compilation import compile_in_place
 from hiera_det.errors import InputError
+from hiera_det.modeling.fast.sizes import is_size
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.pyramid import FPN, SimpleFeaturePyramid
 from hiera_det.modeling.variants import get_variant, spread_global_blocks
@@ -71,13 +71,13 @@ class HieraBackbone(Backbone):
         """Zeros at the bottom and right: the mean colour, as detectron2 pads after normalising."""
         height, width = images.shape[-2:]
         step = self.trunk.size_divisibility
-        padded_h, padded_w = (self.square_pad or math.ceil(side / step) * step for side in (height, width))
+        padded_h, padded_w = (self.square_pad or (side + step - 1) // step * step for side in (height, width))
         if height > padded_h or width > padded_w:
             raise InputError(
                 f"image {height}x{width} is larger than MODEL.HIERA.SQUARE_PAD {self.square_pad}: "
                 "raise it, or lower INPUT.MAX_SIZE_TRAIN and INPUT.MAX_SIZE_TEST"
             )
-        if (height, width) == (padded_h, padded_w):
+        if is_size((height, width), (padded_h, padded_w)):
             return images
         return F.pad(images, (0, padded_w - width, 0, padded_h - height))
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hiera_det.modeling.fast.paths import is_eager, is_exported
+from hiera_det.modeling.fast.paths import is_eager, is_exported, is_symbolic
 
-__all__ = ["Moves", "from_windows", "is_eager", "is_exported", "to_windows"]
+__all__ = ["Moves", "from_windows", "is_eager", "is_exported", "is_symbolic", "to_windows"]
 
 
 class Moves(NamedTuple):

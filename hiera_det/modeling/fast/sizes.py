@@ -58,7 +58,7 @@ def pad_to(x: Tensor, rows: int, cols: int) -> Tensor:
     """Zeros at the bottom and right: ``[B, r, c, C]`` to ``[B, rows, cols, C]``."""
     if is_size((x.shape[1], x.shape[2]), (rows, cols)):
         return x  # `F.pad` would copy
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or not is_symbolic(rows, cols):
         return F.pad(x, (0, 0, 0, cols - x.shape[2], 0, rows - x.shape[1]))
     # `F.pad` asks whether there is anything to pad.
     x = torch.cat([x, x.new_zeros(x.shape[0], rows - x.shape[1], x.shape[2], x.shape[3])], dim=1)
