@@ -125,6 +125,13 @@ def subclassed(trunk: nn.Module) -> nn.Module:
     return trunk
 
 
+def sparse(trunk: nn.Module) -> nn.Module:
+    for module in (trunk.blocks[0].mlp.fc1, trunk.blocks[1].attn.qkv):
+        values = nn.functional.threshold(module.weight.data, 0.02, 0.0)
+        module.weight = nn.Parameter(values.to_sparse_csr(), requires_grad=False)
+    return trunk
+
+
 def widened(trunk: nn.Module) -> nn.Module:
     """A block of the trunk's own class that looks beyond mask units, in the place of one that does not."""
     torch.manual_seed(1)
@@ -179,6 +186,7 @@ TREATMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "pruning": pruned,
     "replaced": replaced,
     "subclasses": subclassed,
+    "sparse": sparse,
     "widened": widened,
     "quantised": quantised,
     "quantised weights": torchaos("Int8WeightOnlyConfig"),

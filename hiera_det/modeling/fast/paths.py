@@ -257,8 +257,8 @@ def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
 
 
 def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether these are of PyTorch's own classes."""
-    return all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    """Whether these are of PyTorch's own classes, and not sparse."""
+    return all(t is None or (type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided) for t in tensors)
 
 
 def _wins(path: Path, dtype: torch.dtype, gradients: bool) -> bool:
