@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,10 +78,15 @@ def _walk(root: str) -> Iterator[str]:
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not _is_hidden(name))
         if real not in seen:
             yield from (os.path.join(folder, name) for name in names)
         seen.add(real)
+
+
+def _is_hidden(folder: str) -> bool:
+    """Whether nobody has put images there: a hidden folder, or one of a Mac's archives or a Synology's thumbnails."""
+    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
 
 
 def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequence[str] = SUFFIXES) -> ImageFolder:
@@ -98,25 +104,26 @@ def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequenc
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; give one that holds a folder of images per class")
     with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        folders = sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
     if not folders:
         raise InputError(f"{root}: there are no class folders in it; images belong into {root}/<class>/")
     known = tuple(classes) or tuple(folders)
-    strange = [name for name in folders if name not in known]
+    number = {unicodedata.normalize("NFC", name): index for index, name in enumerate(known)}
+    plain = {name: unicodedata.normalize("NFC", name) for name in folders}  # systems write accents in two ways
+    strange = [name for name in folders if plain[name] not in number]
     if strange:
         shown = ", ".join(strange[:SHOWN]) + (", ..." if len(strange) > SHOWN else "")
         raise InputError(
             f"{root}: {len(strange)} of its {len(folders)} classes are none of the model's {len(known)} ({shown}); "
             f"its folders must be named as those, such as {known[0]}"
         )
-    number = {name: index for index, name in enumerate(known)}
     files: list[str] = []
     labels: list[int] = []
     others = _Others()
     for name in folders:
         found = _files_below(os.path.join(root, name), suffixes, "images", others)
         files += found
-        labels += [number[name]] * len(found)
+        labels += [number[plain[name]]] * len(found)
     others.tell(root)
     return ImageFolder(root, known, tuple(files), tuple(labels))
 

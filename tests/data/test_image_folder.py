@@ -33,6 +33,22 @@ def test_labels_follow_the_order_of_given_classes_of_which_some_may_lack(tmp_pat
     assert found.labels == (2, 0)
 
 
+def test_folders_that_a_system_has_made_are_no_classes(tmp_path: Path) -> None:
+    root = write_class_folders(
+        tmp_path / "val", 1, {"red": (255, 0, 0), "red/@eaDir": (0, 0, 0), "__MACOSX": (0, 0, 0)}
+    )
+    found = find_class_folders(str(root))
+    assert found.classes == ("red",)
+    assert found.labels == (0,)
+    assert len(find_files_below(str(root))) == 1
+
+
+def test_classes_are_the_same_however_their_accents_are_written(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    root = write_class_folders(tmp_path / "val", 1, {"a": (0, 0, 0), apart: (0, 0, 255)})
+    assert find_class_folders(str(root), (composed, "a")).labels == (1, 0)
+
+
 def test_images_are_found_at_any_depth(tmp_path: Path) -> None:
     root = write_class_folders(tmp_path / "all", 2)
     assert len(find_files_below(str(root))) == 6

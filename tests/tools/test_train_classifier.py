@@ -132,6 +132,8 @@ def test_a_classifier_of_the_same_classes_keeps_its_last_layer_and_others_get_a_
     other = run_here(*words, tmp_path / "other", "--train", tmp_path / "other", "--output", tmp_path / "out")
     assert other.returncode == 0, other.stderr
     assert "2 newly initialised (head 2)" in other.stderr
+    assert "12 of the images to evaluate are trained on" in other.stderr
+    assert "are trained on" not in same.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,6 +121,14 @@ def _log_counts(train: ImageFolder, val: ImageFolder) -> None:
     absent = [name for index, name in enumerate(train.classes) if index not in there]
     if absent:
         logger.warning("%s: has no images of %d classes, such as %s", val.root, len(absent), absent[0])
+    if common := len(_paths(train) & _paths(val)):
+        logger.warning("%d of the images to evaluate are trained on: accuracy says nothing about other images", common)
+
+
+def _paths(folder: ImageFolder) -> set[str]:
+    """The files, however their folder was named."""
+    root = os.path.realpath(folder.root)
+    return {root + file.removeprefix(folder.root.rstrip(os.sep)) for file in folder.files}
 
 
 def _recipe(settings: ClassifierSettings, size: str) -> Recipe:
