@@ -83,6 +83,19 @@ MENDS = (
         19,
         "NumPy 1.24 removed these other names of the built-in types",
     ),
+    Mend(r"\bimport pkg_resources\n", "", 1, "setuptools 82 removed it"),
+    Mend(
+        r"pkg_resources\.resource_filename\(\s*\"detectron2\.model_zoo\", ",
+        "os.path.join(os.path.dirname(__file__), ",
+        1,
+        "the same",
+    ),
+    Mend(
+        r"from \.api import \*",
+        "try:\n    from .api import *\nexcept ImportError:  # as on the main branch\n    pass",
+        1,
+        "PyTorch no longer brings caffe2",
+    ),
 )
 
 #: ``detectron2/_C.py`` of the pure-Python install. Four modules of 0.6 import it without asking whether it is there.

@@ -21,6 +21,11 @@ def make_source(folder: Path, np_places: int) -> Path:
     (package / "__init__.py").write_text('__version__ = "0.6"\n')
     lines = ["x = np.bool_(1)", "cfg.MODEL._C = Image.LINEAR", *["y = np.int(np.pi)"] * np_places]
     (package / "layers" / "all.py").write_text("\n".join(lines))
+    (package / "model_zoo.py").write_text(
+        "import os\nimport pkg_resources\n"
+        'x = pkg_resources.resource_filename(\n    "detectron2.model_zoo", "a.yaml"\n)\n'
+    )
+    (package / "export.py").write_text("from .api import *\nfrom .flatten import TracingAdapter\n")
     (folder / "setup.cfg").write_text("[egg_info]\n")
     return folder
 
@@ -38,6 +43,17 @@ def test_mends_apply_where_they_are_meant(tmp_path: Path) -> None:
     assert text[:3] == ["x = np.bool_(1)", "cfg.MODEL._C = Image.BILINEAR", "y = int(np.pi)"]
     assert not (source / "setup.cfg").exists()
     compile((source / "setup.py").read_text(), "setup.py", "exec")
+
+
+def test_what_newer_packages_have_dropped_is_not_imported(tmp_path: Path) -> None:
+    make_source(tmp_path, np_places=19)
+    installer.make_pure_python(tmp_path)
+    names = {"__file__": str(tmp_path / "zoo.py")}
+    exec((tmp_path / "detectron2" / "model_zoo.py").read_text(), names)
+    assert names["x"] == str(tmp_path / "a.yaml")
+    export = (tmp_path / "detectron2" / "export.py").read_text()
+    assert export.startswith("try:\n    from .api import *\nexcept ImportError:")
+    compile(export, "export.py", "exec")
 
 
 def test_a_package_of_other_content_is_refused_untouched(tmp_path: Path) -> None:
