@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hiera_det.adapters.fpn import HieraFPN, PyramidOutput
     from hiera_det.api.detector import train_detector
     from hiera_det.api.evaluation import evaluate
     from hiera_det.api.export import export_model
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hiera_det.data.coco.check import check_dataset
     from hiera_det.data.coco.findings import Finding
     from hiera_det.engine.callbacks import Callback
+    from hiera_det.engine.optimizer import get_param_groups
     from hiera_det.errors import InputError
     from hiera_det.modeling.classifier import HieraForClassification
     from hiera_det.modeling.hiera import Hiera
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 
 #: The public names by their modules.
 _NAMES = {
+    "adapters.fpn": "HieraFPN PyramidOutput",
     "api.detector": "train_detector",
     "api.evaluation": "evaluate",
     "api.export": "export_model",
@@ -65,6 +68,7 @@ _NAMES = {
     "data.coco.check": "check_dataset",
     "data.coco.findings": "Finding",
     "engine.callbacks": "Callback",
+    "engine.optimizer": "get_param_groups",
     "errors": "InputError",
     "modeling.classifier": "HieraForClassification",
     "modeling.hiera": "Hiera",
@@ -88,6 +92,7 @@ __all__ = [
     "Hiera",
     "HieraBackbone",
     "HieraDetVariant",
+    "HieraFPN",
     "HieraForClassification",
     "HieraMAE",
     "HieraOptions",
@@ -97,6 +102,7 @@ __all__ = [
     "LoadReport",
     "MAEOutput",
     "Predictor",
+    "PyramidOutput",
     "Run",
     "SimpleFeaturePyramid",
     "Weights",
@@ -106,6 +112,7 @@ __all__ = [
     "check_dataset",
     "evaluate",
     "export_model",
+    "get_param_groups",
     "hiera_base",
     "hiera_base_plus",
     "hiera_classifier",

@@ -8,9 +8,19 @@ import torch
 from torch import nn
 
 from hiera_det.engine.sharding import optimizer_state_like
+from hiera_det.errors import InputError
 from hiera_det.modeling.hiera import HieraBase
 
-__all__ = ["POSITIONS", "build_adamw", "is_decayed", "layer_of", "load_optimizer", "parameter_groups", "set_lr"]
+__all__ = [
+    "POSITIONS",
+    "build_adamw",
+    "get_param_groups",
+    "is_decayed",
+    "layer_of",
+    "load_optimizer",
+    "parameter_groups",
+    "set_lr",
+]
 
 #: Own names, the last part, of the parameters of position embeddings.
 POSITIONS = ("pos_embed", "pos_embed_window", "pos_embed_spatial", "pos_embed_temporal", "decoder_pos_embed")
@@ -55,6 +65,46 @@ def parameter_groups(model: HieraBase, weight_decay: float, layer_decay: float) 
         options = {"weight_decay": weight_decay if decayed else 0.0, "lr_scale": layer_decay ** (depth - layer)}
         groups.setdefault((layer, decayed), {"params": []} | options)["params"].append(parameter)
     return list(groups.values())
+
+
+def get_param_groups(
+    model: nn.Module, lr: float, weight_decay: float = 0.05, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """The parameters that learn of a model with a trunk somewhere in it, in groups for any optimizer of PyTorch's.
+
+    Args:
+        model: a trunk or what is built around one, such as a detector.
+        lr: learning rate of all that is not the trunk's.
+        weight_decay: of all but norms, biases and position embeddings.
+        layer_decay: d in the factor d^(L + 1 - i) on the learning rate of block i of L, counted from 1; stem and
+            positions are layer 0 (as BEiT, ViTDet and timm).
+
+    Returns:
+        groups with ``params``, ``lr`` and ``weight_decay``.
+
+    Raises:
+        InputError: ``layer_decay`` is not in (0, 1], or is below 1 and there is no trunk.
+
+    Example:
+        >>> import torch
+        >>> from hiera_det import get_param_groups, hiera_tiny
+        >>> optimizer = torch.optim.AdamW(get_param_groups(hiera_tiny(), lr=1e-4, layer_decay=0.8))
+    """
+    trunks = [module for module in model.modules() if isinstance(module, HieraBase)]
+    if not 0 < layer_decay <= 1 or (layer_decay < 1 and not trunks):
+        fault = "give a factor above 0 and up to 1" if trunks else "there is no Hiera trunk in the model"
+        raise InputError(f"layer_decay {layer_decay}: {fault}")
+    factors = {}
+    for trunk in trunks:
+        after = len(trunk.blocks) + 1  # a classifier's head is no part of the trunk
+        for name, parameter in trunk.named_parameters():
+            factors[parameter] = layer_decay ** (after - layer_of(name, after))
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if is_decayed(name, parameter) else 0.0
+            groups.setdefault((lr * factors.get(parameter, 1.0), decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def build_adamw(

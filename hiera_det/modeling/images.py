@@ -32,6 +32,6 @@ def check_images(images: Tensor, in_channels: int, video: bool, step: int) -> Te
             pad_to = max(1, math.ceil(pixels / step)) * step
             raise InputError(
                 f"image {height}x{width}: {side} must be a multiple of {step}; "
-                f"pad to {pad_to} or use HieraBackbone, which pads"
+                f"pad to {pad_to} or use HieraFPN or HieraBackbone, which pad"
             )
     return images

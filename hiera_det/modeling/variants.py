@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hiera_det.errors import InputError
 from hiera_det.modeling.options import HieraOptions
@@ -13,6 +14,7 @@ __all__ = [
     "VARIANTS",
     "HieraDetVariant",
     "HieraVariant",
+    "detector_fields",
     "get_hieradet_variant",
     "get_variant",
     "spread_global_blocks",
@@ -117,6 +119,20 @@ def spread_global_blocks(depths: Sequence[int], count: int = 3) -> tuple[int, ..
     first, last = sum(depths[:2]), sum(depths[:3]) - 1
     step = max(1, depths[2] * 2 // 7)
     return tuple(sorted(block for block in range(last, last - count * step, -step) if block > first))
+
+
+def detector_fields(size: str, depths: Sequence[int] | None = None) -> dict[str, Any]:
+    """Fields by which a size's trunk attends in windows and in three global blocks, as in the Mask R-CNN configs.
+
+    Args:
+        size: as of `get_variant`.
+        depths: blocks per stage, where they are not the size's.
+    """
+    return {
+        "window_size": (8, 4, 16, 8) if size in ("large", "huge") else (8, 4, 14, 7),
+        "global_blocks": spread_global_blocks(depths or get_variant(size).depths),
+        "window_padding": "mask",
+    }
 
 
 def get_hieradet_variant(name: str) -> HieraDetVariant:
