@@ -19,6 +19,9 @@ from hiera_det.zoo import build_hiera
 
 __all__ = ["HieraFPN", "PyramidOutput"]
 
+#: Fields with which the published sizes' windows no longer fit the mask units, or were not meant to.
+UNIT_FIELDS = {"window_size", "mask_unit_size", "q_pool", "q_stride"}
+
 
 class PyramidOutput(NamedTuple):
     """What `HieraFPN` gives.
@@ -51,7 +54,7 @@ class HieraFPN(nn.Module):
         norm: ``"LN"`` after each convolution of the pyramid, or ``""``.
         top: ``"pool"`` or ``"conv"``, see `hiera_det.FPN`.
         windowed: attend in windows, with three global blocks, as the Mask R-CNN configs do; otherwise stages 3 and 4
-            attend over the whole image, which large images make slow.
+            attend over the whole image, which large images make slow; so they do where mask units are of another size.
         pixel_max: what white is: 255, or 1 for images as torchvision's ``ToTensor`` gives them.
         pixel_mean: of the channels, for pixels of 0 to 255; the trunk's own unless given.
         pixel_std: likewise.
@@ -60,6 +63,7 @@ class HieraFPN(nn.Module):
     Attributes:
         channels: of each level, by name.
         strides: of each level, by name, in pixels.
+        white: ``pixel_max``.
 
     Raises:
         InputError: a value that cannot be used, or weights that do not fit.
@@ -99,11 +103,13 @@ class HieraFPN(nn.Module):
                 raise InputError(f"HieraFPN: {[*fields] or 'weights'} are for a size by name, not for a trunk")
             self.trunk = size
         else:
-            given = detector_fields(size, fields.get("depths")) if windowed else {}
+            windows = windowed and not fields.keys() & UNIT_FIELDS
+            given = detector_fields(size, fields.get("depths")) if windows else {}
             self.trunk = build_hiera(size, weights=weights, **(given | fields))
         self.neck = FPN(self.trunk.feature_info, out_channels, norm, levels, top)
         self.channels = {feature.name: feature.channels for feature in self.neck.feature_info}
         self.strides = {feature.name: feature.stride for feature in self.neck.feature_info}
+        self.white = pixel_max
         for name, own in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             values = getattr(self.trunk, name) if own is None else own
             if len(values) != self.trunk.in_channels:
