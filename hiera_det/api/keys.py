@@ -54,6 +54,8 @@ def opts_of(
     Raises:
         InputError: both set a key.
     """
+    if given.get("epochs") == 0:  # the key's 0 leaves the config's iterations in force
+        raise InputError("epochs 0: give a number above 0; evaluate(run) measures without training")
     if given.get("ema") is True:
         given["ema"] = EMA_DECAY
     values = {KEYS[name]: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()}

@@ -13,7 +13,7 @@ from hiera_det.engine.checkpoint import BEST, Checkpoints
 from hiera_det.engine.events import METRICS, read_metrics
 from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
-from hiera_det.files import StrPath
+from hiera_det.files import StrPath, path_of
 from hiera_det.report.threshold import read_threshold
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Weights(os.PathLike[str]):
         Raises:
             InputError: a file cannot be read, or the weights are no detector's or classifier's.
         """
-        names = [os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+        names = [path_of(file, "files") for file in ([files] if isinstance(files, str | os.PathLike) else files)]
         predictor = self.predictor(**options)
         if self.run.task == "classify":
             found = list(predictor.classify(names))

@@ -193,6 +193,7 @@ def test_the_process_is_left_as_it_was_found(detection: Arguments, tmp_path: Pat
         ({"opts": {"SOLVER.IMS_PER_BATCH": 0}, "batch_size": None}, "SOLVER.IMS_PER_BATCH 0: give a whole number"),
         ({"epochs": 2}, "the arguments: epochs and iterations say the same in two ways"),
         ({"learning_rate": "fast"}, "learning_rate fast: give a number"),
+        ({"epochs": 0, "iterations": None}, "epochs 0: give a number above 0"),
         ({"image_size": 0}, "image_size 0: give a whole number of pixels"),
         ({"precision": "float16"}, "precision float16 needs a GPU"),
         ({"precision": "int8"}, "precision 'int8': choose float16 or bfloat16"),

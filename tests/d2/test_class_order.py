@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from detections import CONFIGS, LAZY_SMALL
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -121,6 +122,27 @@ def test_registered_data_sets_too(
     opts = (*request.opts, *names, "MODEL.ROI_HEADS.NUM_CLASSES", str(count))
     train_by_yaml(replace(request, opts=opts, **without), True)
     assert _metrics(tmp_path / "out")["bbox/AP"] == pytest.approx(100)
+
+
+def test_records_of_a_function_too(shapes: ShapesPaths, perfect: None, tmp_path: Path, training_arguments: Any) -> None:
+    names = ("function_train", "function_val")
+    for name, json_file, images in zip(
+        names, (shapes.train_json, shapes.val_json), (shapes.train_images, shapes.val_images), strict=True
+    ):
+        DatasetCatalog.register(name, partial(load_coco_json, str(json_file), str(images), name))
+        classes = sorted(json.loads(json_file.read_text())["categories"], key=lambda category: category["id"])
+        MetadataCatalog.get(name).thing_classes = [category["name"] for category in classes]
+    request: RunRequest = training_arguments(tmp_path / "out", shapes, *STEP)
+    without = dict.fromkeys(("train_json", "train_images", "val_json", "val_images"))
+    data = ("DATASETS.TRAIN", str((names[0],)), "DATASETS.TEST", str((names[1],)), "TEST.REPORT", "True")
+    try:
+        train_by_yaml(replace(request, opts=(*request.opts, *data), **without), True)
+    finally:
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    assert _metrics(tmp_path / "out")["bbox/AP"] == pytest.approx(100)
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_lazy_configs_too(shapes: ShapesPaths, perfect: None, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,14 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.data.detection_utils import transform_instance_annotations
 from detectron2.data.transforms import ResizeTransform
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from hiera_det.d2 import add_hiera_config
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.data.datasets import own_data_config, register_json
-from hiera_det.d2.data.records import compact_records
+from hiera_det.d2.data.records import coco_api, compact_records
 from hiera_det.d2.data.registered import check_registered
 from hiera_det.d2.predict.evaluation import build_evaluator
 from hiera_det.data.coco.check import check_coco_json
@@ -506,6 +508,76 @@ def test_registered_classes_in_another_order_are_refused(own: dict[str, str]) ->
         check_registered(by_name("swapped"))
     DatasetCatalog.remove("swapped")
     MetadataCatalog.remove("swapped")
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    entry = {"bbox": BOX, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "segmentation": POLYGON}
+    plain = {"file_name": "a.png", "image_id": 1, "height": HEIGHT, "width": WIDTH, "annotations": [entry]}
+    return (
+        plain
+        | {key: value for key, value in fields.items() if key in plain}
+        | {"annotations": [entry | fields["entry"]] if "entry" in fields else [entry]}
+    )
+
+
+def without(record: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
+
+
+@pytest.fixture
+def function() -> Iterator[Any]:
+    """Registers a function that gives these records, as detectron2's tutorial does."""
+
+    def register(records: Any, *classes: str) -> str:
+        DatasetCatalog.register("function", lambda: records)
+        MetadataCatalog.get("function").set(**({"thing_classes": list(classes)} if classes else {}))
+        return "function"
+
+    yield register
+    DatasetCatalog.remove("function")
+    MetadataCatalog.remove("function")
+
+
+@pytest.mark.parametrize(
+    ("key", "records", "says"),
+    [
+        ("TRAIN", [], r"must give a list of records, and gives \[\]"),
+        ("TRAIN", None, "must give a list of records, and gives None"),
+        ("TRAIN", [without(record(), "file_name")], r"record 0 \(None\) has no file_name"),
+        ("TRAIN", [record(entry={"category_id": 2})], "has category_id 2, and there are 2 classes, counted from 0"),
+        ("TRAIN", [record(entry={"category_id": -1})], "has category_id -1"),
+        ("TRAIN", [record(entry={"segmentation": []})], "has no segmentation, but MODEL.MASK_ON is True"),
+        ("TRAIN", [record() | {"annotations": [{"bbox": BOX, "category_id": 0}]}], "an annotation has no bbox_mode"),
+        ("TEST", [without(record(), "image_id")], r"record 0 \(a\.png\) has no image_id"),
+        ("TEST", [record(), record(file_name="b.png")], r"record 1 \(b\.png\) has the image_id 1 of another one"),
+        ("TEST", [record(image_id="a"), record(image_id="b")], ""),
+        ("TRAIN", [record(), record(entry={"segmentation": [], "iscrowd": 1})], ""),
+    ],
+)
+def test_records_of_a_function_are_checked(function: Any, key: str, records: Any, says: str) -> None:
+    cfg = by_name(function(records, "fig", "date"), key)
+    with pytest.raises(InputError, match=says) if says else nullcontext():
+        check_registered(cfg)
+
+
+def test_classes_to_evaluate_need_names(function: Any) -> None:
+    cfg = by_name(function([record()]), "TEST")
+    with pytest.raises(InputError, match=r"names of classes: MetadataCatalog.get\('function'\).thing_classes ="):
+        check_registered(cfg)
+
+
+def test_an_evaluation_leaves_the_records_of_a_function_as_they_are(function: Any) -> None:
+    records = [record(entry={"keypoints": [3.5, 4.5, 2], "segmentation": dict(rle_bytes())})]
+    before = copy.deepcopy(records)
+    api = coco_api(function(records, "fig", "date"))
+    assert records == before
+    assert api.anns[1]["bbox"] == BOX
+    assert [category["name"] for category in api.cats.values()] == ["fig", "date"]
+
+
+def rle_bytes() -> dict[str, Any]:
+    encoded: dict[str, Any] = coco_mask.frPyObjects(RLE, HEIGHT, WIDTH)
+    return encoded
 
 
 def test_data_sets_with_a_loader_of_their_own_are_left_alone(own: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from hiera_det.d2.config.schedule import count_images, resolve_schedule, scale_t
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.augmentation import check_lsj
 from hiera_det.d2.data.batches import check_test_batch
-from hiera_det.d2.data.datasets import own_data_config
+from hiera_det.d2.data.datasets import dataset_categories, own_data_config, set_class_counts
 from hiera_det.d2.data.registered import check_registered
 from hiera_det.d2.predict.evaluation import check_coco_eval
 from hiera_det.d2.predict.precision import check_autocast
@@ -87,6 +87,9 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     set_by_hand = [word for key in given for word in (key, "")]
     own_data_config(cfg, **request.own_data, opts=set_by_hand, check_files=check_files)
     check_work(cfg, request, check_files=check_files)
+    for name in () if request.eval_only else cfg.DATASETS.TRAIN[:1]:
+        if count := len(dataset_categories(name)):
+            set_class_counts(cfg, count, f"data set {name!r}", given)
     check_keypoints(cfg)
     check_semantic(cfg)
     if not request.eval_only:

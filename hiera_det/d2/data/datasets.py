@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from hiera_det.data.coco.write import completed_copy
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
 
-__all__ = ["dataset_categories", "own_data_config", "register_json"]
+__all__ = ["dataset_categories", "own_data_config", "register_json", "set_class_counts"]
 
 logger = logging.getLogger("hiera_det.data")
 
@@ -123,7 +123,7 @@ def own_data_config(
         _log_summary(summary)
     if val:
         _check_evaluation(cfg, val)
-    _set_class_counts(cfg, summaries[0], given)
+    set_class_counts(cfg, len(summaries[0].class_names), summaries[0].path, given)
     _set_mask_format(cfg, summaries, given)
     set_keypoints(cfg, [summary.path for summary in summaries], given)
     if train and "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in given:
@@ -160,8 +160,18 @@ def _register(summary: CocoSummary) -> str:
     return register_json("hiera_det", summary.path, summary.image_root, summary)
 
 
-def _set_class_counts(cfg: CfgNode, summary: CocoSummary, given: set[str]) -> None:
-    count = len(summary.class_names)
+def set_class_counts(cfg: CfgNode, count: int, source: str, given: Collection[str]) -> None:
+    """Set the number of classes of the heads to that of the data; in place.
+
+    Args:
+        cfg: not frozen.
+        count: of the data.
+        source: the data, for the message.
+        given: keys that the command line sets.
+
+    Raises:
+        InputError: a given key says another number.
+    """
     for key in CLASS_COUNT_KEYS:
         *parents, leaf = key.split(".")
         node = cfg
@@ -171,8 +181,8 @@ def _set_class_counts(cfg: CfgNode, summary: CocoSummary, given: set[str]) -> No
             continue
         if key in given and node[leaf] != count:
             raise InputError(
-                f"{key} {node[leaf]} contradicts {summary.path}, which has {count} categories; "
-                f"leave the key out (it is taken from the JSON) or correct the JSON"
+                f"{key} {node[leaf]} contradicts {source}, which has {count} categories; "
+                "leave the key out (it is taken from the data) or correct the data"
             )
         node[leaf] = count
 

@@ -7,6 +7,7 @@ annotations once, in arrays that worker processes share. `load_records` is the l
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json as json_module
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -62,23 +64,39 @@ def content_digest(names: Sequence[str]) -> str:
 
 
 def coco_api(name: str) -> COCO | None:
-    """Pycocotools' view of a registered data set, of what was read before; None where that was not done here.
+    """Pycocotools' view of a registered data set; None where its JSON was not read here.
 
     It is made anew each time, since an evaluation writes into it.
     """
     load = DatasetCatalog[name]
-    if not isinstance(load, partial) or load.func is not load_records:
-        return None
-    return coco_of(*load.args)
+    if isinstance(load, partial) and load.func is load_records:
+        return coco_of(*load.args)
+    return None if MetadataCatalog.get(name).get("json_file") else _coco_of_function(name)
+
+
+def _coco_of_function(name: str) -> COCO:
+    """Pycocotools' view of the records of a user's function; of copies, which detectron2 may change."""
+    copies = f"{name} (copies)"
+    DatasetCatalog.register(copies, lambda: copy.deepcopy(DatasetCatalog.get(name)))
+    MetadataCatalog.get(copies).set(**{k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"})
+    try:
+        api = COCO()
+        api.dataset = {"annotations": []} | convert_to_coco_dict(copies)
+    finally:
+        DatasetCatalog.remove(copies)
+        MetadataCatalog.remove(copies)
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.createIndex()
+    return api
 
 
 def source_of(name: str) -> tuple[str, str]:
-    """JSON and image folder of a registered data set, as the user named them."""
+    """JSON and image folder of a registered data set, as the user named them; "" where there is none."""
     load, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
     if isinstance(load, partial) and load.func is load_records:
         json, root = load.args
         return str(json), str(root)
-    return str(metadata.json_file), str(metadata.get("image_root", ""))
+    return str(metadata.get("json_file", "")), str(metadata.get("image_root", ""))
 
 
 def coco_of(json: str, root: str) -> COCO:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -51,6 +53,8 @@ def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True, che
                 summary = _check_json(cfg, name, check_files)
                 if key == "DATASETS.TEST":
                     _check_gaps(name, summary)
+            elif check_files and _is_function(name):
+                _check_records(cfg, key, name)
 
 
 def _is_loaded_by_detectron2(name: str) -> bool:
@@ -58,6 +62,44 @@ def _is_loaded_by_detectron2(name: str) -> bool:
     is_theirs = getattr(DatasetCatalog[name], "__module__", "") == "detectron2.data.datasets.coco"
     json_file = MetadataCatalog.get(name).get("json_file")
     return (is_theirs or name in _taken_over) and bool(json_file) and os.path.isfile(json_file)
+
+
+def _is_function(name: str) -> bool:
+    """Whether a user's code makes its records of whatever it likes."""
+    metadata = MetadataCatalog.get(name)
+    return not metadata.get("json_file") and not metadata.get("evaluator_type")
+
+
+def _check_records(cfg: CfgNode, key: str, name: str) -> None:
+    """Refuse records of a function that would end the training or the evaluation, or count as others."""
+    records, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).get("thing_classes")
+    where, tests = f"{key}: data set {name!r}", key == "DATASETS.TEST"
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{where}: its function must give a list of records, and gives {str(records)[:40]}")
+    if tests and not classes:
+        raise InputError(f"{where}: has no names of classes: MetadataCatalog.get({name!r}).thing_classes = [...]")
+    needed, seen = ("file_name", *(("image_id", "height", "width") if tests else ())), set()
+    for number, record in enumerate(records):
+        place = f"{where}: record {number} ({record.get('file_name')})"
+        if lacking := [word for word in needed if word not in record]:
+            raise InputError(f"{place} has no {lacking[0]}")
+        if tests and record["image_id"] in seen:
+            raise InputError(f"{place} has the image_id {record['image_id']} of another one: give each its own")
+        seen.add(record.get("image_id"))
+        for annotation in record.get("annotations", ()):
+            if fault := _fault_of(annotation, len(classes or ()), masks=cfg.MODEL.MASK_ON):
+                raise InputError(f"{place}: an annotation {fault}")
+
+
+def _fault_of(annotation: Mapping[str, Any], classes: int, *, masks: bool) -> str:
+    """What is wrong with an annotation of a function's record; nothing where it is sound."""
+    if lacking := [word for word in ("bbox", "bbox_mode", "category_id") if word not in annotation]:
+        return f"has no {lacking[0]}"
+    if classes and annotation["category_id"] not in range(classes):
+        return f"has category_id {annotation['category_id']}, and there are {classes} classes, counted from 0"
+    if masks and not annotation.get("iscrowd") and not len(annotation.get("segmentation", ())):
+        return "has no segmentation, but MODEL.MASK_ON is True: add MODEL.MASK_ON False to train boxes only"
+    return ""
 
 
 def _check_json(cfg: CfgNode, name: str, check_files: bool) -> CocoSummary:

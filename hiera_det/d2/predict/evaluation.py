@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,8 +40,8 @@ from hiera_det.report.scores import details_of
 __all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_test_classes"]
 
 PYCOCOTOOLS, FASTER, COMPILED = "pycocotools", "faster-coco-eval", "detectron2"
-#: What an evaluation leaves: detections, and tables of AP.
-RESULTS, DETAILS = "coco_instances_results.json", "evaluation.json"
+#: What an evaluation leaves: detections, tables of AP, and the annotations where no JSON holds them.
+RESULTS, DETAILS, TRUTH = "coco_instances_results.json", "evaluation.json", "annotations.json"
 #: Objects an image that COCO counts, the best first.
 COCO_MAX_DETS = 100
 
@@ -182,7 +183,7 @@ class Evaluator(COCOEvaluator):
         """
         own = self._metadata.get("thing_classes")
         if names and own:
-            order = same_classes_order(names, own, source, str(self._metadata.json_file))
+            order = same_classes_order(names, own, source, str(self._metadata.get("json_file", self._metadata.name)))
             self._order = None if order == tuple(range(len(order))) else order
             if self._order:
                 self._logger.info("the data set numbers the checkpoint's classes otherwise: mapped by name")
@@ -265,8 +266,20 @@ class Evaluator(COCOEvaluator):
 
     def _as_json(self, img_ids: list[int] | None) -> str:
         """What a report is made from: where the data are, which images count (None: all), tables and curves of AP."""
-        source = dict(zip(("json", "images"), source_of(self._metadata.name), strict=True))
-        return json.dumps({**source, "image_ids": img_ids, "tasks": self.details})
+        source = source_of(self._metadata.name)
+        if self._folder and not source[0]:
+            source = self._write_annotations(self._folder)
+        places = dict(zip(("json", "images"), source, strict=True))
+        return json.dumps({**places, "image_ids": img_ids, "tasks": self.details})
+
+    def _write_annotations(self, folder: Path) -> tuple[str, str]:
+        """What a user's function gave, as a JSON beside the results; returns it and the folder of its images."""
+        data = self._coco_api.dataset
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(image["file_name"])) for image in data["images"]])
+        images = [image | {"file_name": os.path.relpath(image["file_name"], root)} for image in data["images"]]
+        content = json.dumps({**data, "images": images}, default=lambda number: number.item())  # NumPy's
+        self._save(TRUTH, lambda file: file.write(content.encode()))
+        return str(folder / TRUTH), root
 
     def _evaluate(self, results: Sequence[dict[str, Any]], task: str, img_ids: list[int] | None) -> Any:
         """The evaluation of one task, "bbox", "segm" or "keypoints", by what ``params`` says."""
