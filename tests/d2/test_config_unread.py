@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
 from detectron2.config import CfgNode
 
-from hiera_det.d2.config.checks import check_detector, check_keypoints, check_semantic
+from hiera_det.d2.config.checks import check_best, check_detector, check_keypoints, check_semantic
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.setup import setup_config
@@ -74,9 +76,6 @@ def refusal(*opts: str, config: str = QUICK) -> str:
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[]"], ["MODEL.ANCHOR_GENERATOR.SIZES"]),
         (["SOLVER.MAX_ITER=3", "OUTPUT_DIR", "/out"], ["SOLVER.MAX_ITER=3: write KEY VALUE, with a blank"]),
         (["solver.max_iter", "3"], ["unknown config key solver.max_iter; did you mean SOLVER.MAX_ITER?"]),
-        (["TEST.BEST", "bbox/APx"], ["TEST.BEST bbox/APx: choose bbox/AP or segm/AP, with 50"]),
-        (["TEST.BEST", "ema/bbox/AP"], ["ema/ before it where SOLVER.EMA_DECAY is above 0"]),
-        (["MODEL.MASK_ON", "False", "TEST.BEST", "segm/AP"], ["TEST.BEST segm/AP: choose bbox/AP, with"]),
         (["train.json", "--val-json"], ["train.json: stands where KEY VALUE pairs begin", "one file"]),
     ],
 )
@@ -121,9 +120,24 @@ def test_a_mean_of_another_order_of_colours_is_told(order: str, warned: bool, ca
     assert (f"INPUT.FORMAT {order}, and MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] is of RGB" in caplog.text) == warned
 
 
-@pytest.mark.parametrize("metric", ["bbox/AP", "segm/APs", "ema/bbox/AP75", "bbox/AP-a class"])
-def test_a_metric_that_evaluations_have_is_taken(metric: str) -> None:
-    check_detector(load_config(QUICK, ["TEST.BEST", metric, "SOLVER.EMA_DECAY", "0.9"]))
+@pytest.mark.parametrize(
+    ("opts", "says"),
+    [
+        (["TEST.BEST", "bbox/AP"], ""),
+        (["TEST.BEST", "segm/APs"], ""),
+        (["TEST.BEST", "bbox/AP-a class"], ""),
+        (["TEST.BEST", "ema/bbox/AP75", "SOLVER.EMA_DECAY", "0.9"], ""),
+        (["TEST.BEST", "b/bbox/AP", "DATASETS.TEST", "('a', 'b')"], ""),
+        (["TEST.BEST", "bbox/APx"], "TEST.BEST bbox/APx: choose bbox/AP or segm/AP, with 50"),
+        (["TEST.BEST", "ema/bbox/AP"], "with ema/ before it where SOLVER.EMA_DECAY is above 0"),
+        (["MODEL.MASK_ON", "False", "TEST.BEST", "segm/AP"], "TEST.BEST segm/AP: choose bbox/AP, with"),
+        (["TEST.BEST", "bbox/AP", "DATASETS.TEST", "('a', 'b')"], "choose a/bbox/AP or a/segm/AP or b/bbox/AP or"),
+        (["TEST.BEST", "bbox/AP", "DATASETS.TEST", "()"], "TEST.BEST bbox/AP: nothing is evaluated: give --val-json"),
+    ],
+)
+def test_a_metric_that_no_evaluation_has_is_refused_before_the_training(opts: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)) if says else nullcontext():
+        check_best(load_config(QUICK, opts))
 
 
 def test_a_run_without_a_config_file_is_told_which_there_are() -> None:

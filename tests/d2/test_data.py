@@ -560,6 +560,15 @@ def test_records_of_a_function_are_checked(function: Any, key: str, records: Any
         check_registered(cfg)
 
 
+def test_a_data_set_that_is_trained_on_and_evaluated_is_told(function: Any, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = by_name(function([record()], "fig", "date"))
+    check_registered(cfg)
+    assert "says nothing" not in caplog.text
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
+    check_registered(cfg)
+    assert "data set 'function' is trained on and evaluated: AP then says nothing" in caplog.text
+
+
 def test_classes_to_evaluate_need_names(function: Any) -> None:
     cfg = by_name(function([record()]), "TEST")
     with pytest.raises(InputError, match=r"names of classes: MetadataCatalog.get\('function'\).thing_classes ="):

@@ -104,6 +104,9 @@ def test_data_sets_of_other_classes_are_refused_before_training(tmp_path: Path) 
         cfg.DATASETS.TEST = ("classes_other",)
         with pytest.raises(InputError, match="data set 'classes_other': its classes are not those of data set"):
             check_test_classes(cfg)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("classes_train", "classes_same"), ()
+        with pytest.raises(InputError, match=r"'classes_same' has the classes \['date', 'fig'\], and 'classes_train'"):
+            check_test_classes(cfg)
     finally:
         for name in names:
             DatasetCatalog.remove(name)

@@ -15,12 +15,10 @@ from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.errors import InputError
 from hiera_det.modeling.images import IMAGE_PIXELS
 
-__all__ = ["check_detector", "check_keypoints", "check_semantic"]
+__all__ = ["check_best", "check_detector", "check_keypoints", "check_semantic"]
 
 logger = logging.getLogger("hiera_det.config")
 
-#: What evaluations measure.
-METRIC = re.compile(r"(ema/)?(bbox|segm|keypoints)/AP(?:50|75|s|m|l|-.+)?")
 #: Channels of an image in each format, where they are not three.
 CHANNELS = {"L": 1, "RGBA": 4, "CMYK": 4}
 #: Norms that a detector of ours may have, of which PreciseBN needs one with statistics of batches.
@@ -50,7 +48,6 @@ def check_detector(cfg: CfgNode) -> None:
         raise InputError(f'MODEL.FPN.NORM {cfg.MODEL.FPN.NORM!r}: choose LN or ""')
     _check_pixels(cfg)
     _check_device(cfg)
-    _check_best(cfg)
     for key, value in ROTATED.items():
         if get_value(cfg, key) == value:
             raise InputError(f"{key} {value}: is for rotated boxes, and data are read with upright ones: leave it out")
@@ -94,20 +91,6 @@ def _check_pixels(cfg: CfgNode) -> None:
             )
 
 
-def _check_best(cfg: CfgNode) -> None:
-    """Refuse a metric that no evaluation has, which would be known after the first one only."""
-    if not cfg.TEST.BEST or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet"):
-        return
-    tasks = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
-    found = METRIC.fullmatch(cfg.TEST.BEST)
-    if not found or not tasks[found[2]] or (found[1] and not cfg.SOLVER.EMA_DECAY):
-        names = [f"{name}/AP" for name, has in tasks.items() if has]
-        raise InputError(
-            f"TEST.BEST {cfg.TEST.BEST}: choose {' or '.join(names)}, with 50, 75, s, m, l or -CLASS after it, or with "
-            "ema/ before it where SOLVER.EMA_DECAY is above 0"
-        )
-
-
 def _check_device(cfg: CfgNode) -> None:
     try:
         device = torch.device(cfg.MODEL.DEVICE)
@@ -118,6 +101,29 @@ def _check_device(cfg: CfgNode) -> None:
     gpus = torch.cuda.device_count()
     if device.type == "cuda" and gpus and (device.index or 0) >= gpus:
         raise InputError(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: PyTorch finds {gpus} GPUs, counted from 0")
+
+
+def check_best(cfg: CfgNode) -> None:
+    """Refuse a metric that no evaluation has, which would be known after the first one only.
+
+    Raises:
+        InputError: those that there are.
+    """
+    best, tests = cfg.TEST.BEST, cfg.DATASETS.TEST
+    if not best or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet"):
+        return
+    if not tests:
+        raise InputError(f"TEST.BEST {best}: nothing is evaluated: give --val-json and --val-images, or leave it out")
+    tasks = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+    data = [f"{name}/" for name in tests] if len(tests) > 1 else [""]
+    names = [f"{of}{task}/AP" for of in data for task, is_on in tasks.items() if is_on]
+    plain = best.removeprefix("ema/")
+    known = any(re.fullmatch(re.escape(name) + "(50|75|s|m|l|-.+)?", plain) for name in names)
+    if not known or (plain != best and not cfg.SOLVER.EMA_DECAY):
+        raise InputError(
+            f"TEST.BEST {best}: choose {' or '.join(names)}, with 50, 75, s, m, l or -CLASS after it, or with ema/ "
+            "before it where SOLVER.EMA_DECAY is above 0"
+        )
 
 
 def check_semantic(cfg: CfgNode) -> None:

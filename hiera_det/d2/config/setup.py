@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
-from hiera_det.d2.config.checks import check_detector, check_keypoints, check_semantic
+from hiera_det.d2.config.checks import check_best, check_detector, check_keypoints, check_semantic
 from hiera_det.d2.config.files import listed_configs
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.rehearsal import rehearse
@@ -90,6 +90,8 @@ def settle_run(cfg: CfgNode, request: RunRequest, given: Sequence[str], *, check
     for name in () if request.eval_only else cfg.DATASETS.TRAIN[:1]:
         if count := len(dataset_categories(name)):
             set_class_counts(cfg, count, f"data set {name!r}", given)
+    if not request.eval_only:
+        check_best(cfg)
     check_keypoints(cfg)
     check_semantic(cfg)
     if not request.eval_only:

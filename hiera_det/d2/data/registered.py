@@ -7,6 +7,7 @@ made of that one reading (`hiera_det.d2.data.records.load_records`): they are th
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +26,8 @@ from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
 
 __all__ = ["check_registered"]
+
+logger = logging.getLogger("hiera_det.data")
 
 #: What ends pycocotools' evaluation, or lets it count a hit as a miss, after hours of training.
 FATAL_GAPS = ("no iscrowd", "no area", "annotation id 0", "crowd without mask")
@@ -55,6 +58,8 @@ def check_registered(cfg: CfgNode, *, train: bool = True, test: bool = True, che
                     _check_gaps(name, summary)
             elif check_files and _is_function(name):
                 _check_records(cfg, key, name)
+    if both := [name for name in cfg.DATASETS.TEST if name in cfg.DATASETS.TRAIN and train and test]:
+        logger.warning("data set %r is trained on and evaluated: AP then says nothing about other images", both[0])
 
 
 def _is_loaded_by_detectron2(name: str) -> bool:

@@ -32,7 +32,7 @@ from pycocotools.cocoeval import COCOeval
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.records import coco_api, source_of
 from hiera_det.d2.predict.explain import why_zero
-from hiera_det.data.classes import same_classes_order
+from hiera_det.data.classes import listed, same_classes_order
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
 from hiera_det.report.scores import details_of
@@ -92,13 +92,19 @@ def check_coco_eval(cfg: CfgNode) -> None:
 
 
 def check_test_classes(cfg: CfgNode) -> None:
-    """Refuse data sets to evaluate on of other classes than those trained on, hours before the first evaluation.
+    """Refuse data sets of other classes than the first one's, hours before the first evaluation.
 
     Raises:
         InputError: both lists of names.
     """
     names = {name: [c["name"] for c in dataset_categories(name)] for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
     trained = cfg.DATASETS.TRAIN[0]
+    for other in cfg.DATASETS.TRAIN[1:]:
+        if names[other] != names[trained]:
+            raise InputError(
+                f"DATASETS.TRAIN: data set {other!r} has the classes {listed(names[other])}, and {trained!r} "
+                f"{listed(names[trained])}: give both the same in one order"
+            )
     for test in cfg.DATASETS.TEST:
         if names[trained] and names[test]:
             same_classes_order(names[trained], names[test], f"data set {trained!r}", f"data set {test!r}")
