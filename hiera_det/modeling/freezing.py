@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -31,6 +32,10 @@ class Freezable(nn.Module):
         """Names of the parameters that weight decay should leave alone, besides norms: the position embedding's."""
         table = re.compile(r"pos_embed|parametrizations\.pos_embed\w*\.original")
         return {name for name, _ in self.named_parameters() if table.match(name)}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm's ``param_groups_layer_decay`` tells stem, blocks and what comes after from each other."""
+        return {"stem": r"^(?:pos_embed|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     def freeze(self, stages: int | Sequence[str]) -> None:
         """Stop learning in some parts: their parameters get no gradients and drop no paths, in training mode too.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -74,17 +74,22 @@ class HieraBase(Freezable):
         self.options = options
         self.in_channels, self.frames, self.depths = options.in_channels, options.frames, options.depths
         self.pretrain_size = options.pretrain_sides
-        self.feature_info, self.stage_ends = options.feature_info, options.stage_ends
-        self.out_features = tuple(feature.name for feature in self.feature_info)
         self.unit_sides, self.size_divisibility = options.unit_sides, options.size_divisibility
         self.pixel_mean, self.pixel_std = CLIP_PIXELS if options.frames else IMAGE_PIXELS
         self.patch_embed = PatchEmbed(options.in_channels, options.embed_dim, video=options.frames > 0)
         self._add_positions()
         self.blocks = nn.ModuleList(_build_block(options, i) for i in range(len(options.block_stages)))
+        self._unit_strides, self.pos_grid = options.unit_strides, options.table_grid
+        self._plan_blocks(options)
+
+    def _plan_blocks(self, options: HieraOptions) -> None:
+        """Settle what becomes of the tokens after each block; ``options`` differ from those before in this alone."""
+        self.options = options
+        self.feature_info, self.stage_ends = options.feature_info, options.stage_ends
+        self.out_features = tuple(feature.name for feature in self.feature_info)
         #: Leading blocks that attend inside mask units only.
         self.local_blocks = next((i for i, window in enumerate(options.windows) if window != 1), len(self.blocks))
-        self._unit_strides, self._unit_group = options.unit_strides, options.unit_group
-        self.pos_grid = options.table_grid
+        self._unit_group = options.unit_group
         #: For each block whether it is recomputed in the backward pass, and how mask units are nested after it.
         self._plan = tuple(
             (STAGES[stage] in options.checkpoint_stages, options.unit_strides[min(stage, options.q_pool) :])
@@ -255,12 +260,16 @@ class HieraBase(Freezable):
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """The maps of the stages in ``out_features``, in that order, from the tokens of `embed`."""
-        if use_slabs(self.blocks, self.local_blocks, tokens):
-            steps = run_in_slabs(self.run, self.local_blocks, tokens, self._outputs)
-        else:
-            steps = self.run(tokens)
-        maps = {self._outputs[i]: after.map() for i, after in steps if i in self._outputs}
+        maps = self._maps_after(tokens, self._outputs)
         return {name: maps[name] for name in self.out_features}
+
+    def _maps_after(self, tokens: Tokens, outputs: Mapping[int, str]) -> dict[str, Tensor]:
+        """The maps after some blocks, by the names that ``outputs`` gives them."""
+        if use_slabs(self.blocks, self.local_blocks, tokens):
+            steps = run_in_slabs(self.run, self.local_blocks, tokens, outputs)
+        else:
+            steps = self.run(tokens, last=max(outputs) + 1)
+        return {outputs[i]: after.map() for i, after in steps if i in outputs}
 
 
 class Hiera(HieraBase):
