@@ -63,6 +63,7 @@ BUILT = {
     "proposals alone": ["MODEL.META_ARCHITECTURE", "ProposalNetwork"],
     "bare trunk": BARE,
     "ResNet": RESNET,
+    "FCOS": [*RETINANET[:6], "MODEL.META_ARCHITECTURE", "HieraFCOS"],
 }
 #: Read where configs are loaded and a run is started.
 BEFORE = {"VERSION", "SOLVER.SCALING", "SEED", "CUDNN_BENCHMARK", "FLOAT32_PRECISION"}
@@ -140,7 +141,7 @@ def test_a_detector_reads_the_keys_that_the_table_says(name: str) -> None:
 
 
 WORDS = "SGD norm vertical bitmask BGR avg giou ROIAlign range absolute float16 bfloat16 tile zero fsdp sqrt cpu stage2"
-WORDS += " WarmupCosineLR RepeatFactorTrainingSampler small skip constant faster-coco-eval"
+WORDS += " WarmupCosineLR RepeatFactorTrainingSampler small skip constant faster-coco-eval conv"
 
 
 def others(value: Any) -> Iterator[Any]:

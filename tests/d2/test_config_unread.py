@@ -36,7 +36,7 @@ def refusal(*opts: str, config: str = QUICK) -> str:
     ("opts", "says"),
     [
         (["MODEL.RESNETS.DEPTH", "101"], ["MODEL.RESNETS.DEPTH 101", "MODEL.BACKBONE.NAME", "MODEL.HIERA.SIZE"]),
-        (["MODEL.RETINANET.NUM_CONVS", "2"], ["RetinaNet would read it", "MODEL.META_ARCHITECTURE"]),
+        (["MODEL.RETINANET.NUM_CONVS", "2"], ["RetinaNet and FCOS would read it", "MODEL.META_ARCHITECTURE"]),
         (["MODEL.FPN.FUSE_TYPE", "avg"], ["MODEL.HIERA.OUT_FEATURES"]),
         (["MODEL.MASK_ON", "False", "MODEL.ROI_MASK_HEAD.CONV_DIM", "32"], ["only under MODEL.MASK_ON True"]),
         (["SOLVER.MOMENTUM", "0.8"], ["SGD would read it", "SOLVER.OPTIMIZER SGD", "ADAMW"]),

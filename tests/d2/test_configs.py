@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -33,10 +33,14 @@ SIZES = {"t": "tiny", "s": "small", "b": "base", "bplus": "base_plus", "l": "lar
 #: The same detector in milliseconds.
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.HIERA.EMBED_DIM", "16", "MODEL.HIERA.DEPTHS", "[1, 1, 2, 1]"]
 SMALL += ["MODEL.FPN.OUT_CHANNELS", "16", "TEST.DETECTIONS_PER_IMAGE", "5"]
-#: And its heads, where these look at regions.
-SMALL_REGIONS = ["MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"]
-SMALL_REGIONS += ["MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+#: And its heads, by what switches them on.
+SMALL_REGIONS = ["MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"]
+SMALL_REGIONS += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
 SMALL_REGIONS += ["MODEL.RPN.POST_NMS_TOPK_TRAIN", "50", "MODEL.RPN.POST_NMS_TOPK_TEST", "20"]
+SMALL_HEADS = {
+    "MASK_ON": ["MODEL.ROI_MASK_HEAD.CONV_DIM", "16"],
+    "KEYPOINT_ON": ["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "[16]"],
+}
 
 
 def config(name: str, *opts: str) -> CfgNode:
@@ -49,13 +53,16 @@ def values(cfg: CfgNode, *keys: str) -> list[Any]:
 
 def small(path: Path) -> CfgNode:
     """The config with little to compute; images are padded to few pixels, where they are padded to squares."""
-    has_regions = load_config(str(path)).MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    cfg = load_config(str(path), [*SMALL, *(SMALL_REGIONS if has_regions else ())])
+    model = load_config(str(path)).MODEL
+    opts = [*SMALL, *(opt for switch, heads in SMALL_HEADS.items() if model[switch] for opt in heads)]
+    if model.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN"):
+        opts += SMALL_REGIONS
+    cfg = load_config(str(path), opts)
     cfg.MODEL.HIERA.SQUARE_PAD = 96 if cfg.MODEL.HIERA.SQUARE_PAD else 0
     return cfg
 
 
-def labelled() -> dict[str, object]:
+def labelled() -> dict[str, Any]:
     """One training sample with one object."""
     instances = Instances((64, 64))
     instances.gt_boxes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 44.0]]))
@@ -63,7 +70,9 @@ def labelled() -> dict[str, object]:
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 4:44, 4:40] = True
     instances.gt_masks = BitMasks(mask)
-    return {"image": torch.randint(0, 255, (3, 64, 64)).float(), "instances": instances, "height": 64, "width": 64}
+    instances.gt_keypoints = Keypoints(torch.rand(1, 17, 3) * torch.tensor([36.0, 40, 0]) + torch.tensor([4.0, 4, 2]))
+    sample = {"image": torch.randint(0, 255, (3, 64, 64)).float(), "instances": instances, "height": 64, "width": 64}
+    return sample | {"sem_seg": torch.randint(0, 54, (64, 64))}
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
@@ -74,12 +83,28 @@ def test_every_config_trains_a_step_and_infers(path: Path) -> None:
         loss = sum(model([labelled()]).values())
     loss.backward()
     assert torch.isfinite(loss)
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.backbone.trunk.parameters())
+    assert any(p.grad.abs().max() > 0 for p in model.backbone.trunk.parameters())
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []  # DDP waits for all
     with torch.inference_mode():
         (result,) = model.eval()([labelled()])
+    if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor"):
+        assert result["sem_seg"].shape == (54, 64, 64)
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+        return
     assert result["instances"].image_size == (64, 64)
+    if cfg.MODEL.KEYPOINT_ON:
+        assert result["instances"].pred_keypoints.shape == (5, 17, 3)
     if cfg.MODEL.MASK_ON:
         assert result["instances"].pred_masks.shape == (5, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["fcos_hiera_b_1x", "retinanet_hiera_b_1x"])
+def test_a_dense_detector_learns_from_an_image_without_objects(name: str) -> None:
+    model, sample = build_model(small(CONFIGS / f"{name}.yaml")), labelled()
+    with EventStorage():
+        losses = model([{**sample, "instances": sample["instances"][:0]}])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert sum(losses.values()) > 0
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)

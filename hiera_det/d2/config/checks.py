@@ -110,7 +110,7 @@ def check_best(cfg: CfgNode) -> None:
         InputError: those that there are.
     """
     best, tests = cfg.TEST.BEST, cfg.DATASETS.TEST
-    if not best or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet"):
+    if not best or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet", "HieraFCOS"):
         return
     if not tests:
         raise InputError(f"TEST.BEST {best}: nothing is evaluated: give --val-json and --val-images, or leave it out")

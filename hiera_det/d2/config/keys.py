@@ -58,6 +58,9 @@ def add_hiera_config(cfg: CfgNode) -> None:
     # Pad images at the bottom and right to squares of this side in pixels; 0 pads to multiples of 32 only
     hiera.SQUARE_PAD = 0
 
+    # Levels above p5: "pool" for p6 by max-pool, "conv" for p6 and p7 by convolutions; "" for conv where a head looks
+    # at p7
+    cfg.MODEL.FPN.TOP = ""
     # Norm of the RPN's hidden convolutions under HieraRPNHead: "LN" or "" for none
     cfg.MODEL.RPN.NORM = ""
     # ADAMW or SGD

@@ -28,9 +28,11 @@ from hiera_det.d2.config.readers import (
 )
 from hiera_det.modeling.variants import VARIANTS
 
-__all__ = ["MODEL_KEYS", "is_hiera"]
+__all__ = ["MODEL_KEYS", "is_hiera", "scoring_node"]
 
-META_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "PanopticFPN", "SemanticSegmentor")
+META_ARCHITECTURES = (
+    *("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "HieraFCOS", "PanopticFPN", "SemanticSegmentor"),
+)
 HIERA_BACKBONES = ("build_hiera_backbone", "build_hiera_fpn_backbone", "build_hiera_simple_fpn_backbone")
 RESNET_BACKBONES = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 ROI_HEADS = ("StandardROIHeads", "CascadeROIHeads", "Res5ROIHeads", "RROIHeads")
@@ -39,6 +41,11 @@ ROI_HEADS = ("StandardROIHeads", "CascadeROIHeads", "Res5ROIHeads", "RROIHeads")
 def is_hiera(backbone: str) -> bool:
     """Whether the name of a backbone is one of ours, of which there may be more than the tables name."""
     return backbone.startswith("build_hiera_")
+
+
+def scoring_node(meta_architecture: str) -> str:
+    """The node of ``MODEL`` whose keys say what a detector's scores and boxes must be to be kept."""
+    return "RETINANET" if meta_architecture in ("RetinaNet", "HieraFCOS") else "ROI_HEADS"
 
 
 def _meta(*names: str) -> When:
@@ -71,7 +78,7 @@ POOLED = {
 }
 
 MODEL_KEYS: tuple[Reader, ...] = (
-    Reader("detectors, every so many steps", (_meta(*META_ARCHITECTURES[:4]),), "", {whole(): "VIS_PERIOD"}),
+    Reader("detectors, every so many steps", (_meta(*META_ARCHITECTURES[:5]),), "", {whole(): "VIS_PERIOD"}),
     Reader(
         "every detector",
         (),
@@ -91,6 +98,7 @@ MODEL_KEYS: tuple[Reader, ...] = (
         "MODEL.FPN.",
         {CHANNELS: "OUT_CHANNELS", TEXT: "NORM"},
     ),
+    Reader("Hiera's pyramids", (_backbone(*HIERA_BACKBONES[1:]),), "MODEL.FPN.", {choice("", "pool", "conv"): "TOP"}),
     Reader(
         "detectron2's pyramid",
         (_backbone(*RESNET_BACKBONES[1:]),),
@@ -297,23 +305,31 @@ MODEL_KEYS: tuple[Reader, ...] = (
         },
     ),
     Reader(
-        "RetinaNet",
-        (_meta("RetinaNet"),),
+        "RetinaNet and FCOS",
+        (_meta("RetinaNet", "HieraFCOS"),),
         "MODEL.RETINANET.",
         {
             CLASSES: "NUM_CLASSES",
             SOME_NAMES: "IN_FEATURES",
             LAYERS: "NUM_CONVS",
-            several(FRACTION, 1): "IOU_THRESHOLDS",
-            several(whole(-1, 1), 2): "IOU_LABELS",
             BETWEEN: "PRIOR_PROB",
             FRACTION: "SCORE_THRESH_TEST NMS_THRESH_TEST",
             COUNT: "TOPK_CANDIDATES_TEST",
-            BOX_WEIGHTS: "BBOX_REG_WEIGHTS",
-            AMOUNT: "FOCAL_LOSS_GAMMA SMOOTH_L1_LOSS_BETA",
+            AMOUNT: "FOCAL_LOSS_GAMMA",
             number(-1.0, 1.0): "FOCAL_LOSS_ALPHA",
-            BOX_LOSS: "BBOX_REG_LOSS_TYPE",
             TEXT: "NORM",
+        },
+    ),
+    Reader(
+        "RetinaNet",
+        (_meta("RetinaNet"),),
+        "MODEL.RETINANET.",
+        {
+            several(FRACTION, 1): "IOU_THRESHOLDS",
+            several(whole(-1, 1), 2): "IOU_LABELS",
+            BOX_WEIGHTS: "BBOX_REG_WEIGHTS",
+            AMOUNT: "SMOOTH_L1_LOSS_BETA",
+            BOX_LOSS: "BBOX_REG_LOSS_TYPE",
         },
     ),
 )

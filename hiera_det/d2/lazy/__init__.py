@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hiera_det.d2.model.backbone import HieraBackbone
 from hiera_det.d2.model.backbone import freeze_at as freeze
 from hiera_det.modeling.hiera import Hiera
@@ -11,11 +13,17 @@ __all__ = ["build_fpn_backbone", "warmup_length"]
 
 
 def build_fpn_backbone(
-    trunk: Hiera, out_channels: int = 256, norm: str = "LN", square_pad: int = 0, freeze_at: int = 0
+    trunk: Hiera,
+    out_channels: int = 256,
+    norm: str = "LN",
+    square_pad: int = 0,
+    freeze_at: int = 0,
+    levels: Sequence[str] = (),
+    top: str = "pool",
 ) -> HieraBackbone:
-    """Trunk and feature pyramid, ``p2`` ... ``p6``; the arguments are the YAML configs' keys of the same names."""
+    """Trunk and feature pyramid; the arguments are the YAML configs' keys of the same names, and those of `FPN`."""
     freeze(trunk, freeze_at)
-    return HieraBackbone(trunk, FPN(trunk.feature_info, out_channels, norm), square_pad)
+    return HieraBackbone(trunk, FPN(trunk.feature_info, out_channels, norm, list(levels), top), square_pad)
 
 
 def warmup_length(iterations: int, max_iter: int) -> float:

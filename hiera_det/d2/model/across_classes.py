@@ -9,6 +9,7 @@ from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from torch import nn
 from torchvision.ops import nms
 
+from hiera_det.d2.config.model_keys import scoring_node
 from hiera_det.errors import InputError
 
 __all__ = ["as_tested"]
@@ -29,8 +30,7 @@ def as_tested(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def _overlap(cfg: CfgNode) -> float:
-    heads = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    return float(cfg.MODEL[heads].NMS_THRESH_TEST)
+    return float(cfg.MODEL[scoring_node(cfg.MODEL.META_ARCHITECTURE)].NMS_THRESH_TEST)
 
 
 class AcrossClasses(nn.Module):

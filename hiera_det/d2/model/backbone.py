@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import torch.nn.functional as F
@@ -35,6 +36,17 @@ FIELDS = (
     *("mlp_ratio", "drop_path_rate", "pretrain_size", "pos_embed", "pos_grid", "pos_antialias", "window_size"),
     *("window_padding", "layer_scale", "project_shortcut", "recompute_gelu"),
 )
+
+
+#: The heads of each detector that look at levels of a pyramid, by their nodes.
+HEADS = {
+    "GeneralizedRCNN": ("RPN", "ROI_HEADS"),
+    "ProposalNetwork": ("RPN",),
+    "PanopticFPN": ("RPN", "ROI_HEADS", "SEM_SEG_HEAD"),
+    "SemanticSegmentor": ("SEM_SEG_HEAD",),
+    "RetinaNet": ("RETINANET",),
+    "HieraFCOS": ("RETINANET",),
+}
 
 
 class HieraBackbone(Backbone):
@@ -175,15 +187,29 @@ def build_hiera_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
 
 @BACKBONE_REGISTRY.register()
 def build_hiera_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
-    """Trunk and feature pyramid: ``p2`` ... ``p6`` (Hiera paper, appendix A.2)."""
+    """Trunk and feature pyramid: the levels that heads look at, of ``p2`` ... ``p7`` (Hiera paper, appendix A.2)."""
     trunk = trunk_from_config(cfg, input_shape, cfg.MODEL.HIERA.OUT_FEATURES)
-    neck = FPN(trunk.feature_info, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
+    neck = FPN(trunk.feature_info, *_neck_arguments(cfg))
     return HieraBackbone(trunk, neck, cfg.MODEL.HIERA.SQUARE_PAD)
 
 
 @BACKBONE_REGISTRY.register()
 def build_hiera_simple_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
-    """Trunk and ViTDet's simple feature pyramid from ``MODEL.HIERA.PYRAMID_FEATURE``: ``p2`` ... ``p6``."""
+    """Trunk and ViTDet's simple feature pyramid from ``MODEL.HIERA.PYRAMID_FEATURE``: levels likewise."""
     trunk = trunk_from_config(cfg, input_shape, [cfg.MODEL.HIERA.PYRAMID_FEATURE])
-    neck = SimpleFeaturePyramid(trunk.feature_info[0], cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
+    neck = SimpleFeaturePyramid(trunk.feature_info[0], *_neck_arguments(cfg))
     return HieraBackbone(trunk, neck, cfg.MODEL.HIERA.SQUARE_PAD)
+
+
+def _neck_arguments(cfg: CfgNode) -> tuple[int, str, list[str], str]:
+    """Channels, norm, levels and top of a pyramid; what no head looks at is not built, for DDP waits for it."""
+    levels = _levels_of_heads(cfg)
+    top = cfg.MODEL.FPN.TOP or ("conv" if "p7" in levels else "pool")
+    return cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM, levels, top
+
+
+def _levels_of_heads(cfg: CfgNode) -> list[str]:
+    """The levels that a detector's heads name; none, which stands for all, of heads that may be anybody's own."""
+    heads = HEADS.get(cfg.MODEL.META_ARCHITECTURE, ())
+    levels = [level for head in heads for level in cfg.MODEL[head].IN_FEATURES]
+    return levels if all(re.fullmatch(r"p[2-7]", level) for level in levels) else []  # detectron2's default is res4

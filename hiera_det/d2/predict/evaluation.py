@@ -29,6 +29,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from pycocotools.cocoeval import COCOeval
 
+from hiera_det.d2.config.model_keys import scoring_node
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.records import coco_api, source_of
 from hiera_det.d2.predict.explain import why_zero
@@ -68,7 +69,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> Evaluat
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )
     evaluator.only_seen = cfg.INPUT.ON_BAD_IMAGE == "skip"
-    heads = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    heads = scoring_node(cfg.MODEL.META_ARCHITECTURE)
     threshold = cfg.MODEL[heads].SCORE_THRESH_TEST
     evaluator.facts.append(f"what scores less than MODEL.{heads}.SCORE_THRESH_TEST {threshold:g} is left out")
     return evaluator

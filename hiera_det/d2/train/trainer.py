@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import weakref
@@ -13,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
-from detectron2.evaluation import COCOEvaluator, verify_results
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -27,10 +28,11 @@ from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.data.records import content_digest
 from hiera_det.d2.data.train_loader import train_loader_from_config
 from hiera_det.d2.model.across_classes import as_tested
-from hiera_det.d2.predict.evaluation import Evaluator, build_evaluator, check_test_classes
+from hiera_det.d2.predict.evaluation import Evaluator, check_test_classes
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
 from hiera_det.d2.predict.report import ReportHook
+from hiera_det.d2.predict.semantic import evaluator_of, parts_of
 from hiera_det.d2.train.checkpoint import HieraCheckpointer
 from hiera_det.d2.train.hooks import (
     BadImageCount,
@@ -193,9 +195,9 @@ class Trainer(DefaultTrainer):
         return train_loader_from_config(cfg, build_train_mapper(cfg), seed)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> COCOEvaluator:
-        """COCO box and mask AP, as ``TEST.COCO_EVAL`` says; predictions go to ``OUTPUT_DIR/inference``."""
-        return build_evaluator(cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """AP, as ``TEST.COCO_EVAL`` says, or what `evaluator_of` has; predictions go to ``OUTPUT_DIR/inference``."""
+        return evaluator_of(cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -235,7 +237,7 @@ class Trainer(DefaultTrainer):
         evaluators = [
             cls.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, folder)) for name in cfg.DATASETS.TEST
         ]
-        for evaluator in evaluators:
+        for evaluator in itertools.chain.from_iterable(map(parts_of, evaluators)):
             if isinstance(evaluator, Evaluator):
                 source = checkpointer.report.source if checkpointer.report else "the training"
                 evaluator.take_classes(_class_names(checkpointer.categories), source)
@@ -323,7 +325,7 @@ class Trainer(DefaultTrainer):
         device = next(self.model.parameters()).device
         facts = [f"{self.finished_steps} iterations are done"]
         evaluators = self._evaluators(self.cfg, folder, self.checkpointer, facts)
-        for evaluator in evaluators:
+        for evaluator in itertools.chain.from_iterable(map(parts_of, evaluators)):
             evaluator.must_write = False  # also of a user's own, who may look at it
         stoppable = [StoppableEvaluator(evaluator, self.stop, device) for evaluator in evaluators]
         return self.test(self.cfg, self.model, stoppable)
