@@ -9,7 +9,7 @@ from typing import Any
 
 from hiera_det.data.coco.findings import short
 
-__all__ = ["all_finite", "id_remedy", "meant_id", "meant_key", "meant_polygons", "shift_of"]
+__all__ = ["all_finite", "id_remedy", "meant_id", "meant_key", "meant_polygons", "shift_of", "shift_of_images"]
 
 #: What annotations may hold; keys that are nearly one of these are misspelt.
 KEYS = ("id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "keypoints")
@@ -19,7 +19,7 @@ _SYNONYMS = {
     "boundingbox": "bbox",
     "box": "bbox",
     "mask": "segmentation",
-    "polygon": "segmentation",
+    **dict.fromkeys(("masks", "polygon", "polygons", "segment", "segments"), "segmentation"),
 }
 
 
@@ -49,6 +49,15 @@ def shift_of(used: Collection[int], known: Collection[int]) -> int:
     if set(used) <= set(known):
         return 0
     return next((shift for shift in (1, -1) if {value + shift for value in used} <= set(known)), 0)
+
+
+def shift_of_images(used: Collection[Any], known: Collection[Any]) -> int:
+    """The same for ids of images, of which some lack in many data sets: the one unknown must be next to an end."""
+    if not known or not all(type(id_) is int for id_ in (*used, *known)):
+        return 0
+    ends = {frozenset([min(known) - 1]): 1, frozenset([max(known) + 1]): -1}
+    shift = ends.get(frozenset(used).difference(known), 0)
+    return shift if {value + shift for value in used} <= set(known) else 0
 
 
 def id_remedy(key: str, meant: Any) -> str:

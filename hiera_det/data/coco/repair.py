@@ -20,7 +20,7 @@ from hiera_det.data.coco.agreement import frozen
 from hiera_det.data.coco.entries import EXACT, check_categories, is_side
 from hiera_det.data.coco.findings import Findings
 from hiera_det.data.coco.geometry import drawn_area, is_flat
-from hiera_det.data.coco.meant import all_finite, meant_id, meant_key, meant_polygons, shift_of
+from hiera_det.data.coco.meant import all_finite, meant_id, meant_key, meant_polygons, shift_of, shift_of_images
 from hiera_det.data.coco.names import Folder, leads_outside, locate
 from hiera_det.data.coco.pack import MAX_AREA
 from hiera_det.data.coco.read import read_json
@@ -97,6 +97,12 @@ def _mend_references(data: dict[str, Any], done: Counter[str]) -> None:
         raise InputError(
             f"category ids {sorted(used)[0]} to {sorted(used)[-1]} in 'annotations', {min(listed)} to {max(listed)} in "
             "'categories': one counts from another number; correct it, or add the category that is missing"
+        )
+    images, named = ([e.get(key) for e in data[of]] for key, of in (("id", "images"), ("image_id", "annotations")))
+    if shift_of_images(named, images):
+        raise InputError(
+            f"image ids {min(named)} to {max(named)} in 'annotations', {min(images)} to {max(images)} in 'images': one "
+            "counts from another number; correct it, or add the image that is missing"
         )
     free = itertools.filterfalse(listed.__contains__, itertools.count(1))
     whole = {int(text) for text in texts if text.strip().isdecimal() and len(text) < 16} - listed

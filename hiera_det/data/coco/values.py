@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hiera_det.data.coco.box_form import CENTRES, CORNERS, box_form, is_percent
 from hiera_det.data.coco.findings import Findings, listed, short
 from hiera_det.data.coco.geometry import drawn_area, is_flat, mask_extents, polygon_areas
-from hiera_det.data.coco.meant import id_remedy, meant_id, shift_of
+from hiera_det.data.coco.meant import id_remedy, meant_id, shift_of, shift_of_images
 from hiera_det.data.coco.rle import rle_area, rle_extent, run_lengths
 from hiera_det.data.coco.schema import Annotations, Floats, ImageId
 
@@ -96,11 +96,16 @@ def _refuse_unknown(
     remedy = f"add the {what} or remove the annotations"
     if (meant := meant_id(value, known)) is not None:
         remedy = id_remedy(f"{what}_id", meant)
-    elif what == "category" and (shift := shift_of(np.unique(annotations.category_ids).tolist(), known)):
+    elif shift := (
+        shift_of_images(set(annotations.image_ids), known)
+        if what == "image"
+        else shift_of(np.unique(annotations.category_ids).tolist(), known)
+    ):
         words = ("add 1 to", "take 1 from") if shift > 0 else ("take 1 from", "add 1 to")
+        many = "images" if what == "image" else "categories"
         remedy = (
-            f"unless a category is missing, category_id counts from {min(known) - shift} and the ids in 'categories' "
-            f"from {min(known)}: {words[0]} each category_id, or {words[1]} each id"
+            f"unless {'an' if what == 'image' else 'a'} {what} is missing, {what}_id counts from {min(known) - shift} "
+            f"and the ids in '{many}' from {min(known)}: {words[0]} each {what}_id, or {words[1]} each id"
         )
     said = f"{int(unknown.sum())} annotations name an unknown {what}, first: annotation {annotations.ids[index]} with "
     findings.add(

@@ -12,6 +12,8 @@ from coco_data import annotation, sound
 
 from hiera_det.data.coco.box_form import CENTRES, CORNERS, box_form
 from hiera_det.data.coco.check import check_dataset
+from hiera_det.data.coco.repair import repair_coco_json
+from hiera_det.errors import InputError
 
 WIDTH, HEIGHT = 640, 480
 
@@ -103,3 +105,35 @@ def test_category_ids_that_count_from_another_number(
     (found,) = (f for f in check_dataset(path, folder / "images") if f.severity == "error")
     assert found.kind == "annotation-category"
     assert says in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("known", "used", "says"),
+    [
+        (
+            (1, 2),
+            (0, 1, 1),
+            "counts from 0 and the ids in 'images' from 1: add 1 to each image_id, or take 1 from each",
+        ),
+        ((0, 1), (1, 2, 2), "counts from 1 and the ids in 'images' from 0: take 1 from each image_id, or add 1"),
+        ((1, 2), (1, 2, 9), "add the image or remove the annotations"),
+        ((1, 2), (0, 1, 2), "add the image or remove the annotations"),  # the last would have no image
+    ],
+)
+def test_image_ids_that_count_from_another_number_are_not_mended_by_leaving_out(
+    folder: Path, write: Any, known: tuple[int, ...], used: tuple[int, ...], says: str
+) -> None:
+    data = sound()
+    for image, id_ in zip(data["images"], known, strict=True):
+        image["id"] = id_
+    for entry, id_ in zip(data["annotations"], used, strict=True):
+        entry["image_id"] = id_
+    path = write(data)
+    (found,) = (f for f in check_dataset(path, folder / "images") if f.severity == "error")
+    assert found.kind == "annotation-image"
+    assert says in found.remedy
+    if "counts" in says:
+        with pytest.raises(InputError, match=r"image ids \d to \d in 'annotations', \d to \d in 'images'"):
+            repair_coco_json(path, folder / "images", folder / "fixed.json")
+    else:
+        repair_coco_json(path, folder / "images", folder / "fixed.json")

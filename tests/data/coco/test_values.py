@@ -66,6 +66,7 @@ ODD: dict[str, tuple[Change, str, str, str]] = {
         "'is_crowd' where COCO has 'iscrowd'",
     ),
     "isCrowd": (rename("iscrowd", "isCrowd"), "warning", "annotation-misspelt", "'isCrowd' where COCO has 'iscrowd'"),
+    "segments": (rename("segmentation", "segments"), "warning", "annotation-misspelt", "COCO has 'segmentation'"),
     "segmentations": (
         rename("segmentation", "segmentations"),
         "warning",
