@@ -133,6 +133,8 @@ def test_more_than_100_objects_count_if_asked(tmp_path: Path) -> None:
     path.write_text(json.dumps({"images": [image], "annotations": annotations, "categories": CATEGORIES[:1]}))
     assert scores(path, entries, max_detections=300)["bbox"]["AP"] == pytest.approx(100)
     assert scores(path, entries)["bbox"]["AP"] == pytest.approx(41.6, abs=0.1)
+    with pytest.raises(InputError, match="5 detections an image: COCO counts 100; give at least as many"):
+        scores(path, entries, max_detections=5)
 
 
 @pytest.mark.parametrize(

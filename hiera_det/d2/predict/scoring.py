@@ -9,6 +9,7 @@ from hiera_det.d2.config.load import load_config
 from hiera_det.d2.data.datasets import own_data_config
 from hiera_det.d2.predict.evaluation import COCO_MAX_DETS, build_evaluator
 from hiera_det.d2.predict.results_read import read_results
+from hiera_det.errors import InputError
 
 __all__ = ["score_results"]
 
@@ -30,6 +31,8 @@ def score_results(
     Raises:
         InputError: the results or the JSON cannot be used; one line.
     """
+    if max_detections < COCO_MAX_DETS:
+        raise InputError(f"{max_detections} detections an image: COCO counts {COCO_MAX_DETS}; give at least as many")
     cfg = load_config("", ["TEST.COCO_EVAL", coco_eval, "TEST.DETECTIONS_PER_IMAGE", str(max_detections)])
     own_data_config(cfg, val_json=val_json, val_images=os.path.dirname(val_json) or ".", check_files=False)
     found = read_results(results, val_json)
