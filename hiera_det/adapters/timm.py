@@ -106,10 +106,6 @@ class TimmHiera(HieraBase):
         """The last layer."""
         return self.head.projection if isinstance(self.head, ClassifierHead) else self.head
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass, or no longer."""
-        self._plan_blocks(self.options.replace(use_checkpoint=enable))
-
     def forward_intermediates(
         self,
         x: Tensor,
@@ -143,7 +139,7 @@ class TimmHiera(HieraBase):
 
     def _stage_maps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         ends = {self.stage_ends[STAGES.index(name)]: name for name in names}
-        return self._maps_after(self.embed(x), ends)
+        return self.maps_after(self.embed(x), ends)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True

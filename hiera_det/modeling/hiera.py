@@ -97,6 +97,10 @@ class HieraBase(Freezable):
         )
         self._outputs = {self.stage_ends[STAGES.index(name)]: name for name in self.out_features}
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass, to save memory, or no longer."""
+        self._plan_blocks(self.options.replace(use_checkpoint=enable))
+
     def _add_positions(self) -> None:
         """Add the parameters of the position embedding."""
         dim, grid = self.options.embed_dim, self.options.table_grid
@@ -260,10 +264,10 @@ class HieraBase(Freezable):
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """The maps of the stages in ``out_features``, in that order, from the tokens of `embed`."""
-        maps = self._maps_after(tokens, self._outputs)
+        maps = self.maps_after(tokens, self._outputs)
         return {name: maps[name] for name in self.out_features}
 
-    def _maps_after(self, tokens: Tokens, outputs: Mapping[int, str]) -> dict[str, Tensor]:
+    def maps_after(self, tokens: Tokens, outputs: Mapping[int, str]) -> dict[str, Tensor]:
         """The maps after some blocks, by the names that ``outputs`` gives them."""
         if use_slabs(self.blocks, self.local_blocks, tokens):
             steps = run_in_slabs(self.run, self.local_blocks, tokens, outputs)
