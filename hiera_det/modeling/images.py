@@ -22,6 +22,10 @@ def check_images(images: Tensor, in_channels: int, video: bool, step: int) -> Te
     Raises:
         InputError: their shape, and what it should be.
     """
+    if not isinstance(images, Tensor):
+        raise InputError(
+            f"images of type {type(images).__name__}: give a tensor, torch.from_numpy makes one of an array"
+        )
     if images.ndim != (5 if video else 4) or images.shape[1] != in_channels:
         raise InputError(f"images {list(images.shape)}: expected [B, {in_channels}, {'T, ' if video else ''}H, W]")
     if video and (images.shape[2] % FRAME_STRIDE or not images.shape[2]):

@@ -76,6 +76,8 @@ def check_mask(mask: Tensor, batch: int, grid: tuple[int, ...]) -> None:
     Raises:
         InputError: its shape or type is another; the message has both shapes.
     """
+    if not isinstance(mask, Tensor):
+        raise InputError(f"mask of type {type(mask).__name__}: give a tensor of torch.bool")
     units = math.prod(grid)
     if tuple(mask.shape) != (batch, units):
         product = "x".join(str(side) for side in grid)

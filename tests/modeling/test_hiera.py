@@ -171,6 +171,8 @@ def test_autocast_gives_maps_near_those_of_full_precision() -> None:
 def test_images_that_cannot_be_taken_are_refused(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small()(torch.zeros(shape))
+    with pytest.raises(InputError, match="images of type ndarray: give a tensor"):
+        small()(torch.zeros(1, 3, 64, 64).numpy())
 
 
 @pytest.mark.parametrize(

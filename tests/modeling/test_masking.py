@@ -117,6 +117,7 @@ def test_masked_evaluation_without_gradients_and_with_checkpoints_gives_the_same
         (torch.ones(2, 5, dtype=torch.bool), r"mask \[2, 5\]: expected \[2, 6\], one value for each of 2x3 units"),
         (torch.ones(1, 6, dtype=torch.bool), r"mask \[1, 6\]: expected \[2, 6\]"),
         (torch.ones(2, 6), r"mask of torch.float32: must be torch.bool"),
+        (torch.ones(2, 6, dtype=torch.bool).numpy(), "mask of type ndarray: give a tensor of torch.bool"),
         (torch.tensor([[True] * 6, [True] * 5 + [False]]), r"mask keeps \[6, 5\] units .*: each must keep as many"),
         (torch.zeros(2, 6, dtype=torch.bool), r"mask keeps \[0, 0\] units"),
     ],
