@@ -20,6 +20,7 @@ from hiera_det.errors import InputError
         ({"num_machines": 0}, "--num-machines 0"),
         ({"num_machines": 2, "machine_rank": 2}, "--machine-rank 2: machines are counted from 0"),
         ({"machine_rank": -1}, "--machine-rank -1"),
+        ({"allow_changed": ["SEED"]}, "--allow-changed: is for --resume, which is not given"),
     ],
 )
 def test_processes_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:

@@ -37,7 +37,7 @@ class RunRequest:
         allow_changed: keys that may differ from those of the checkpoint that is resumed.
 
     Raises:
-        InputError: a number of processes or machines that cannot be.
+        InputError: a number of processes or machines that cannot be; or something for a resume that is none.
     """
 
     config_file: str = ""
@@ -63,6 +63,8 @@ class RunRequest:
         for flag, value in (("--num-gpus", self.num_gpus), ("--num-machines", self.num_machines)):
             if value < 1:
                 raise InputError(f"{flag} {value}: give at least 1; without a GPU, 1 process runs on the CPU")
+        if self.allow_changed and not (self.resume or self.auto_resume):
+            raise InputError("--allow-changed: is for --resume, which is not given")
         if not 0 <= self.machine_rank < self.num_machines:
             raise InputError(
                 f"--machine-rank {self.machine_rank}: machines are counted from 0, and --num-machines is "
