@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from PIL import Image, ImageDraw
 
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.model.heads import HieraSemSegHead
+from hiera_det.d2.predict.predictor import Predictor
 from hiera_det.d2.train.run import train_by_yaml
 from hiera_det.data.shapes import write_shapes_dataset
 from hiera_det.engine.events import read_metrics
+from hiera_det.errors import InputError
 
 NAME = "shapes_with_maps"
 SMALL = [
@@ -82,6 +85,12 @@ def test_a_training_prints_what_its_detector_is_measured_by(
     assert found["total_loss"] > 0
     assert set(metrics) <= found.keys()
     assert 0 < found["sem_seg/mIoU"] <= 100
+    predictor = Predictor.from_folder(tmp_path, threshold=0.0)
+    if "bbox/AP" in metrics:
+        assert len(predictor([np.zeros((64, 64, 3), np.uint8)])) == 1
+    else:
+        with pytest.raises(InputError, match="SemanticSegmentor: gives no objects"):
+            predictor([np.zeros((64, 64, 3), np.uint8)])
     log = (tmp_path / "log.txt").read_text()
     assert "mIoU" in log
     assert "Traceback" not in log

@@ -259,6 +259,11 @@ class Predictor:
         ]
         with torch.inference_mode(), autocast(self.cfg), _evaluating(self.model):
             outputs = self._detect(inputs)
+        if "instances" not in outputs[0]:
+            kind = self.cfg.MODEL.META_ARCHITECTURE
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE {kind}: gives no objects; call the predictor's model for its maps"
+            )
         return [output["instances"].to("cpu") for output in outputs]
 
 
