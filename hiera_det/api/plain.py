@@ -61,7 +61,7 @@ def train_classifier(
     What is not given is the published recipe's of the size. The process is left as it was found.
 
     Args:
-        train: folder of a folder per class.
+        train: folder of a folder per class; of videos with weights of a video model, or ``frames`` in ``settings``.
         val: the same classes, to evaluate on.
         output: folder for checkpoints, metrics and curves.
         size: published size; by default that of ``weights``, else base.

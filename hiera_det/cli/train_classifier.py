@@ -1,4 +1,4 @@
-r"""Train a classifier on folders of images, one folder per class, and measure its accuracy after every epoch.
+r"""Train a classifier on folders of images or videos, one folder per class, and measure its accuracy after every epoch.
 
 --weights takes a file of MAE pretraining or of another classifier, published or of your own; without it training is
 from scratch. Leaves model_final.pth, which knows its classes and its size, for hiera-det classify; checkpoint.pth,
@@ -7,6 +7,8 @@ metrics.json and curves.png. SIGTERM and Ctrl-C save a checkpoint first.
 Examples:
     hiera-det train-classifier --train imagenet/train --val imagenet/val --output output/base \
         --weights mae_hiera_base_224.pth --batch-size 1024 --num-gpus 8
+    hiera-det train-classifier --train kinetics/train --val kinetics/val --output output/video \
+        --weights mae_hiera_base_16x224.pth --batch-size 128 --num-gpus 8
     hiera-det train-classifier --train flowers/train --val flowers/val --output output/flowers \
         --weights timm://hiera_tiny_224.mae_in1k_ft_in1k --epochs 20 --batch-size 64
 """
@@ -21,7 +23,7 @@ from hiera_det.cli.flags import add_image_flags, add_model_flags, add_training_f
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = training_parser("train-classifier", __doc__)
-    parser.add_argument("--train", metavar="DIR", required=True, help="DIR/<class>/*.jpg to train on")
+    parser.add_argument("--train", metavar="DIR", required=True, help="DIR/<class>/*.jpg, or videos, to train on")
     parser.add_argument("--val", metavar="DIR", required=True, help="the same classes, to evaluate on")
     parser.add_argument("--output", metavar="DIR", required=True)
     parser.add_argument("--weights", metavar="FILE", help="a file, URL, hf:// or timm://")
@@ -31,6 +33,13 @@ def argument_parser() -> argparse.ArgumentParser:
         help="take over the last layer of a file that does not name its classes, because they are those of --train",
     )
     add_model_flags(parser)
+    group = parser.add_argument_group("clips")
+    group.add_argument("--frames", type=int, help="of a clip (default: the weights' model's, which may be of images)")
+    group.add_argument("--stride", type=float, help="frames of 30 a second from one to the next (default: 4)")
+    group.add_argument("--repeats", type=int, help="clips of a video in a step (default: 2)")
+    group.add_argument(
+        "--views", type=int, nargs=2, metavar=("CROPS", "CLIPS"), help="of a video in evaluation (default: 3 5)"
+    )
     group = parser.add_argument_group("regularisation")
     group.add_argument("--layer-decay", type=float, help="factor on the learning rate from a block to the one before")
     group.add_argument("--dropout", type=float, help="before the last layer (default: 0.0)")

@@ -89,24 +89,27 @@ def _is_hidden(folder: str) -> bool:
     return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
 
 
-def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequence[str] = SUFFIXES) -> ImageFolder:
-    """The images of a folder of class folders.
+def find_class_folders(
+    root: str, classes: Sequence[str] = (), suffixes: Sequence[str] = SUFFIXES, what: str = "images"
+) -> ImageFolder:
+    """The images, or videos, of a folder of class folders.
 
     Args:
         root: holds a folder per class; all files below one belong to its class.
         classes: the classes in the order of their indices, as of a training; a folder must be named as one of them,
             and not every one needs a folder. Empty for the folders themselves, sorted by name.
         suffixes: endings of the files.
+        what: what they are, for messages.
 
     Raises:
         InputError: there is no such folder, no class in it, a class without images, or one that is not in ``classes``.
     """
     if not os.path.isdir(root):
-        raise InputError(f"{root}: no such folder; give one that holds a folder of images per class")
+        raise InputError(f"{root}: no such folder; give one that holds a folder of {what} per class")
     with os.scandir(root) as entries:
         folders = sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
     if not folders:
-        raise InputError(f"{root}: there are no class folders in it; images belong into {root}/<class>/")
+        raise InputError(f"{root}: there are no class folders in it; {what} belong into {root}/<class>/")
     known = tuple(classes) or tuple(folders)
     number = {unicodedata.normalize("NFC", name): index for index, name in enumerate(known)}
     plain = {name: unicodedata.normalize("NFC", name) for name in folders}  # systems write accents in two ways
@@ -121,7 +124,7 @@ def find_class_folders(root: str, classes: Sequence[str] = (), suffixes: Sequenc
     labels: list[int] = []
     others = _Others()
     for name in folders:
-        found = _files_below(os.path.join(root, name), suffixes, "images", others)
+        found = _files_below(os.path.join(root, name), suffixes, what, others)
         files += found
         labels += [number[plain[name]]] * len(found)
     others.tell(root)

@@ -20,7 +20,16 @@ from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
-__all__ = ["VIDEO_SUFFIXES", "clip_frames", "even_places", "normalise_clip", "read_clip", "read_frames", "read_views"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "clip_frames",
+    "even_places",
+    "normalise_clip",
+    "read_clip",
+    "read_clips",
+    "read_frames",
+    "read_views",
+]
 
 logger = logging.getLogger("hiera_det.datasets")
 
@@ -86,6 +95,11 @@ def read_clip(path: str, frames: int = 16, stride: float = 4, place: float = 0.5
         InputError: no video, damaged, or shorter than T frames; or PyAV is not installed.
     """
     return _read(path, frames, stride, [place])[0]
+
+
+def read_clips(path: str, frames: int, stride: float, places: Sequence[float]) -> list[Tensor]:
+    """Several clips of a video, which is decoded once; arguments and errors as of `read_clip`."""
+    return _read(path, frames, stride, places)
 
 
 def read_frames(path: str, every: int = 1) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:

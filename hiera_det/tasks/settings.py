@@ -26,7 +26,7 @@ from hiera_det.modeling.variants import get_variant
 from hiera_det.tasks.recipes import Recipe, Recipes, scaled_lr, warmup_for
 from hiera_det.tasks.transforms import UNIT, Augmentation, check_image_size
 
-__all__ = ["REGULARISERS", "ClassifierSettings", "Mixing", "PretrainSettings", "Schedule", "TaskSettings"]
+__all__ = ["CLIPS", "REGULARISERS", "ClassifierSettings", "Mixing", "PretrainSettings", "Schedule", "TaskSettings"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -36,6 +36,7 @@ METRICS = ("top1", "top5", "val_loss")
 AS_GIVEN = ("batch_size", "accumulate", "clip_norm", "ema_decay", "seed")
 RECIPES = ("epochs", "lr", "warmup_epochs", "weight_decay", "drop_path")
 REGULARISERS = ("mixup", "cutmix", "label_smoothing", "auto_augment", "random_erase", "dropout")
+CLIPS = ("stride", "repeats")
 DECODERS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 MODELS = ("image_size", "embed_dim", "num_heads", "depths")
 #: Fields that the engine has under the same names.
@@ -238,6 +239,10 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
         val: the same classes, to evaluate on.
         weights: a file, URL, ``hf://`` or ``timm://`` to start from; "" for random weights.
         keep_head: take over the last layer of a file that does not name its classes.
+        frames: of a clip, where videos are classified; None for those of the weights' model, which may be of images.
+        stride: frames of 30 a second from one of a clip's to the next.
+        repeats: clips of a video in a step (repeated augmentation, Hoffer et al. 2020).
+        views: of a video, crops and clips, over which its evaluation is averaged.
         layer_decay: factor on the learning rate from a block to the one before.
         dropout: before the last layer.
         eval_batch_size: images at a time.
@@ -249,13 +254,17 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
     val: str
     weights: str = ""
     keep_head: bool = False
+    frames: int | None = None
+    stride: float = 4
+    repeats: int = 2
+    views: Sequence[int] = (3, 5)
     layer_decay: float | None = None
     dropout: float = 0.0
     eval_batch_size: int = 64
     eval_epochs: int = 1
     best: str = "top1"
 
-    compared: ClassVar[tuple[str, ...]] = (*TaskSettings.compared, *REGULARISERS, "layer_decay")
+    compared: ClassVar[tuple[str, ...]] = (*TaskSettings.compared, *REGULARISERS, "layer_decay", "frames")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -267,7 +276,13 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise self.refusal(name, "must not be negative")
         self._check_share("dropout", "label_smoothing")
-        self.check_counts(1, "eval_batch_size", "eval_epochs")
+        self.check_counts(1, "eval_batch_size", "eval_epochs", "repeats")
+        if self.frames is not None and (self.frames < 0 or self.frames % FRAME_STRIDE):
+            raise self.refusal("frames", f"must be a multiple of {FRAME_STRIDE}; 0 for images")
+        if not self.stride > 0:
+            raise self.refusal("stride", "must be above 0")
+        if len(self.views) != 2 or self.views[0] not in (1, 3) or self.views[1] < 1:
+            raise self.refusal("views", "give 1 or 3 crops and at least 1 clip")
         metrics = ("", *METRICS, *(f"ema/{name}" for name in METRICS if self.ema_decay))
         if self.best not in metrics:
             raise self.refusal("best", f"choose one of {', '.join(metrics[1:])}, or '' for none")

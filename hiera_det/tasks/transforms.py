@@ -7,15 +7,17 @@ middle. Each function gives a reader from a path to ``[3, H, W]``, normalised by
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.images import MAX_PIXELS, read_image
-from hiera_det.data.video import normalise_clip, read_clip
+from hiera_det.data.video import normalise_clip, read_clip, read_clips, read_views
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
@@ -26,11 +28,13 @@ __all__ = [
     "Augmentation",
     "ImageReader",
     "Reader",
+    "augmented_clips_reader",
     "augmented_reader",
     "check_image_size",
     "clip_reader",
     "cropped_reader",
     "eval_reader",
+    "evaluated_reader",
 ]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -115,6 +119,35 @@ class ClipReader(Reader):
         clip = RandomResizedCrop(self.size, scale=(0.5, 1.0), antialias=True)(clip)
         clip = transforms.hflip(clip) if random.random() < 0.5 else clip
         return normalise_clip(clip.transpose(0, 1))
+
+
+class ClipsReader(Reader):
+    """Reads several clips at random places of a video, each augmented in its own way, all frames of one alike."""
+
+    def __init__(
+        self, frames: int, stride: float, repeats: int, before: Callable[[Tensor], Tensor], after: Callable[..., Tensor]
+    ) -> None:
+        super().__init__()
+        self.frames, self.stride, self.repeats, self.before, self.after = frames, stride, repeats, before, after
+
+    def read(self, path: str) -> Tensor:
+        """A path to ``[repeats, 3, T, size, size]``."""
+        clips = read_clips(path, self.frames, self.stride, [random.random() for _ in range(self.repeats)])
+        frames = (self.after(normalise_clip(self.before(clip.transpose(0, 1)))) for clip in clips)  # [T, 3, H, W]
+        return torch.stack([clip.transpose(0, 1) for clip in frames])
+
+
+class ViewsReader(Reader):
+    """Reads the views that a video is evaluated by."""
+
+    def __init__(self, size: int, frames: int, stride: float, views: tuple[int, int]) -> None:
+        super().__init__()
+        self.size, self.frames, self.stride, self.views = size, frames, stride, views
+
+    def read(self, path: str) -> Tensor:
+        """A path to ``[V, 3, T, size, size]``."""
+        spatial, temporal = self.views
+        return read_views(path, self.frames, self.stride, self.size, temporal, spatial)
 
 
 def check_image_size(size: int, word: str = "--image-size") -> None:
@@ -221,6 +254,39 @@ def clip_reader(size: int, frames: int, stride: float) -> ClipReader:
     need("torchvision", "preparing clips")
     need("av", "reading videos")
     return ClipReader(size, frames, stride)
+
+
+def augmented_clips_reader(
+    size: int, frames: int, stride: float, repeats: int, augmentation: Augmentation
+) -> ClipsReader:
+    """Clips for training a classifier, augmented as images are, by torchvision's means.
+
+    Args:
+        size: side of the square in pixels.
+        frames: of a clip.
+        stride: see `hiera_det.data.video.clip_frames`.
+        repeats: clips of a video.
+        augmentation: what is done to them; of a policy of timm's the magnitude counts.
+    """
+    need("torchvision", "preparing clips")
+    need("av", "reading videos")
+    from torchvision.transforms import v2
+
+    before: list[Any] = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    if augmentation.auto_augment:
+        magnitude = re.search(r"m(\d+)", augmentation.auto_augment)
+        # timm counts magnitudes to 10, torchvision in 31 steps
+        before.append(v2.RandAugment(magnitude=3 * min(10, int(magnitude[1]) if magnitude else 9)))
+    after = v2.RandomErasing(augmentation.random_erase, value="random")
+    return ClipsReader(frames, stride, repeats, v2.Compose(before), after)
+
+
+def evaluated_reader(size: int, frames: int, stride: float, views: tuple[int, int]) -> Reader:
+    """What accuracies are measured on: the middle of an image, or of videos the views of `read_views`."""
+    if not frames:
+        return eval_reader(size)
+    need("av", "reading videos")
+    return ViewsReader(size, frames, stride, views)
 
 
 def _to_tensor() -> list[Any]:

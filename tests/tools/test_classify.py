@@ -130,7 +130,7 @@ def test_accuracy_is_that_of_the_guesses(weights: Path, images: Path, tmp_path: 
         (["--evaluate", "EMPTY", "--weights", "W"], "there are no class folders in it"),
         (["--evaluate", "MORE", "--weights", "W"], "1 of its 1 classes are none of the model's 3 (more)"),
         (["--evaluate", "MORE", "--weights", "BARE"], "has 1 classes, and the model 3, whose names are not known"),
-        (["--evaluate", "IMAGES", "--weights", "VIDEO"], "the model takes clips, and only images can be evaluated"),
+        (["--evaluate", "IMAGES", "--weights", "VIDEO"], "there are no videos below this folder"),
         (["SHORT.mp4", "--weights", "W"], "SHORT.mp4: is a video, and the model takes images"),
         (["SHORT.mp4", "--weights", "VIDEO"], "SHORT.mp4: has 3 frames, and a clip needs 16"),
         (["BAD.mp4", "--weights", "VIDEO"], "BAD.mp4: cannot be read as a video"),

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from media import write_class_folders
+from media import write_class_folders, write_video
 from PIL import Image
 
+from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.weights.model_file import write_model_file
 from hiera_det.weights.sources import read_weight_file
 from hiera_det.zoo import hiera_mae
@@ -99,6 +102,59 @@ def test_it_learns_what_can_be_learned(data: Path, tmp_path: Path, run_here: Any
     assert done.returncode == 0, done.stderr
     assert "from scratch: no layer decay" in done.stderr
     assert metrics(tmp_path / "out")[-1]["top1"] == 1
+
+
+def brightening(number: int) -> npt.NDArray[np.uint8]:
+    return np.full((40, 48, 3), 20 + 12 * number, dtype=np.uint8)
+
+
+def darkening(number: int) -> npt.NDArray[np.uint8]:
+    return brightening(15 - number)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos that only the order of their frames tells apart."""
+    root = tmp_path_factory.mktemp("videos")
+    for split, count in (("train", 4), ("val", 2)):
+        for name, frame in (("up", brightening), ("down", darkening)):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                write_video(root / split / name / f"{number}.mp4", 16, frame)
+    return root
+
+
+def test_clips_are_learned_evaluated_and_known_again(videos: Path, tmp_path: Path, run_here: Any) -> None:
+    words = (*RUN, *PLAIN, *DIMS, "--image-size", "32", "--frames", "4", "--stride", "2", "--views", "1", "2")
+    done = run_here(TOOL, *folders(videos), "--output", tmp_path / "out", *words, "--epochs", "12", "--lr", "3e-3")
+    assert done.returncode == 0, done.stderr
+    last = metrics(tmp_path / "out")[-1]
+    assert last["top1"] == 1
+    saved = read_weight_file(str(tmp_path / "out" / "model_final.pth"))
+    assert (saved["classes"], saved["config"]["frames"]) == (["down", "up"], 4)
+    words = ("--evaluate", videos / "val", "--weights", tmp_path / "out", "--stride", "2", "--views", "1", "2")
+    again = run_here(CLASSIFY, *words, "--workers", "0", "--device", "cpu", "--json", tmp_path / "a.json")
+    assert again.returncode == 0, again.stderr
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
+
+
+def test_clips_of_one_video_share_a_step_and_are_augmented_and_mixed(
+    videos: Path, tmp_path: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = HieraForClassification.forward
+
+    def recorded(self: HieraForClassification, clips: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(clips.shape))
+        return forward(self, clips)
+
+    monkeypatch.setattr(HieraForClassification, "forward", recorded)
+    words = (*RUN, *DIMS, "--image-size", "32", "--frames", "4", "--repeats", "3", "--epochs", "1", "--views", "3", "2")
+    done = run_here(TOOL, *folders(videos), "--output", tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr
+    assert seen[0] == (12, 3, 4, 32, 32)  # three clips of each of four videos
+    assert seen[-6:] == [(4, 3, 4, 32, 32)] * 6  # a view at a time
 
 
 def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, run_here: Any) -> None:

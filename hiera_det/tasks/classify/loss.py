@@ -21,6 +21,9 @@ from hiera_det.tasks.settings import Mixing
 
 __all__ = ["Accuracy", "MixedLoss", "evaluate"]
 
+#: Axes of a batch with several clips of each video, ``[B, V, 3, T, H, W]``.
+CLIPS_NDIM = 6
+
 
 class MixedLoss:
     """Cross entropy on a batch that has been mixed.
@@ -58,10 +61,14 @@ class MixedLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
+        inputs, labels = batch.inputs, batch.labels
+        if inputs.ndim == CLIPS_NDIM:  # the clips of a video one by one
+            inputs, labels = inputs.flatten(0, 1), labels.repeat_interleave(inputs.shape[1])
         if self.mix is None:
-            return F.cross_entropy(model(batch.inputs), batch.labels, label_smoothing=self.label_smoothing)
-        inputs, labels = self.mix(batch.inputs, batch.labels)  # labels [B, classes], which timm has smoothed
-        return F.cross_entropy(model(inputs), labels)
+            return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
+        # timm pastes rectangles of maps: the frames of a clip are one
+        mixed, soft = self.mix(inputs.flatten(1, -3), labels)  # labels [B, classes], which timm has smoothed
+        return F.cross_entropy(model(mixed.view(inputs.shape)), soft)
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,18 @@ def evaluate(
 @torch.inference_mode()
 def _counts(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
     """Of a batch: first guesses that are right, those among five, summed loss and images."""
-    logits = model(batch.inputs.to(device)).float().cpu()
+    logits = _logits(model, batch.inputs.to(device)).cpu()
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
     loss = F.cross_entropy(logits, batch.labels, reduction="sum")
     return torch.tensor([best[:, 0].sum(), best.sum(), loss, len(logits)], dtype=torch.float64)
+
+
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Of images; of videos the logarithm of the mean probabilities over their views, one view at a time."""
+    if inputs.ndim < CLIPS_NDIM:
+        return model(inputs).float()
+    views = [model(view).float().softmax(dim=1) for view in inputs.unbind(1)]
+    return torch.stack(views).mean(dim=0).log()
 
 
 def _with_bar(loader: DataLoader[Any], progress: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from torch import Tensor
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.image_folder import SUFFIXES, find_class_folders, find_files_below
 from hiera_det.data.images import MAX_PIXELS
-from hiera_det.data.video import VIDEO_SUFFIXES, read_views
+from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.errors import InputError, printable
 from hiera_det.files import StrPath
 from hiera_det.tasks.batches import eval_loader, samples_of
 from hiera_det.tasks.classify.loss import Accuracy, evaluate
-from hiera_det.tasks.transforms import check_image_size, eval_reader
+from hiera_det.tasks.transforms import check_image_size, evaluated_reader
 from hiera_det.weights.model_file import load_classifier
 
 __all__ = ["Classified", "Classifier", "read_class_names"]
@@ -100,7 +101,8 @@ class Classifier:
         check_image_size(size)
         self.device, self.image_size, self.stride, self.views = torch.device(device), size, stride, views
         self.model.to(self.device)
-        self._reader = eval_reader(size).with_limits(max_pixels, bad_images or BadImages())
+        self._reader = evaluated_reader(size, self.frames, stride, views)
+        self._reader.with_limits(max_pixels, bad_images or BadImages())
         self.classes = tuple(classes) or file.classes
         if self.classes and len(self.classes) != self.model.num_classes:
             raise InputError(
@@ -160,10 +162,7 @@ class Classifier:
 
     def _views(self, file: str) -> Tensor:
         """What the model is given of a file: ``[V, ...]``, one view of an image, several of a video."""
-        if not self.frames:
-            return self._reader.read(file)[None]
-        spatial, temporal = self.views
-        return read_views(file, self.frames, self.stride, self.image_size, temporal, spatial)
+        return self._reader.read(file) if self.frames else self._reader.read(file)[None]
 
     def _guesses(self, file: str, views: Tensor, topk: int) -> Classified:
         """The best of the mean probabilities over the views."""
@@ -182,15 +181,15 @@ class Classifier:
         ImageNet's are.
 
         Raises:
-            InputError: the classes are not the model's, an image cannot be read, or the model takes clips.
+            InputError: the classes are not the model's, or a file cannot be read.
         """
-        if self.frames:
-            raise InputError("--evaluate: the model takes clips, and only images can be evaluated; give an image model")
-        found = find_class_folders(folder, self.classes)
+        kind = (VIDEO_SUFFIXES, "videos") if self.frames else (SUFFIXES, "images")
+        found = find_class_folders(folder, self.classes, *kind)
         if len(found.classes) != self.model.num_classes:
             raise InputError(
                 f"{folder}: has {len(found.classes)} classes, and the model {self.model.num_classes}, whose names are "
                 "not known; give --classes FILE"
             )
         samples = samples_of(found.files, self._reader, found.labels, replace=False)
-        return evaluate(self.model, eval_loader(samples, batch_size, workers, False), self.device, progress)
+        at_once = max(1, batch_size // math.prod(self.views)) if self.frames else batch_size
+        return evaluate(self.model, eval_loader(samples, at_once, workers, False), self.device, progress)

@@ -1,14 +1,16 @@
-"""Training a classifier on folders of images, from settings to a file that knows its classes."""
+"""Training a classifier on folders of images or videos, from settings to a file that knows its classes."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hiera_det.data.image_folder import ImageFolder, find_class_folders
+from hiera_det.data.image_folder import SUFFIXES, ImageFolder, find_class_folders
+from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.engine.processes import process_device
 from hiera_det.engine.randomness import derive, seed_all
 from hiera_det.engine.session import run_in
@@ -19,9 +21,9 @@ from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.tasks.batches import eval_loader, order_of, samples_of
 from hiera_det.tasks.classify.loss import MixedLoss, evaluate
 from hiera_det.tasks.recipes import FINETUNING, Recipe
-from hiera_det.tasks.settings import REGULARISERS, ClassifierSettings
+from hiera_det.tasks.settings import CLIPS, REGULARISERS, ClassifierSettings
 from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
-from hiera_det.tasks.transforms import augmented_reader, eval_reader
+from hiera_det.tasks.transforms import Reader, augmented_clips_reader, augmented_reader, evaluated_reader
 from hiera_det.weights.load import fit
 from hiera_det.weights.model_file import ModelFile, read_model_file
 
@@ -39,12 +41,14 @@ class Inputs:
         train: the images to train on.
         val: those to evaluate on.
         source: the weights' file, if there is one.
+        frames: of the clips; 0 for images.
     """
 
     resumed: bool
     train: ImageFolder
     val: ImageFolder
     source: ModelFile | None
+    frames: int
 
 
 def read_inputs(settings: ClassifierSettings) -> Inputs:
@@ -58,9 +62,27 @@ def read_inputs(settings: ClassifierSettings) -> Inputs:
     need("matplotlib", "the picture of the curves")
     need("tqdm", "the progress of the evaluation")
     resumed = is_resumed(settings)
-    train = find_class_folders(settings.train)
-    val = find_class_folders(settings.val, train.classes)
-    return Inputs(resumed, train, val, read_model_file(settings.weights) if settings.weights else None)
+    source = read_model_file(settings.weights) if settings.weights else None
+    frames = _frames(settings, source)
+    kind = (VIDEO_SUFFIXES, "videos") if frames else (SUFFIXES, "images")
+    train = find_class_folders(settings.train, (), *kind)
+    val = find_class_folders(settings.val, train.classes, *kind)
+    return Inputs(resumed, train, val, source, frames)
+
+
+def _frames(settings: ClassifierSettings, source: ModelFile | None) -> int:
+    """Frames of the clips to train on; 0 for images.
+
+    Raises:
+        InputError: the weights are of the other kind.
+    """
+    own = int(source.fields.get("frames", 0)) if source else 0
+    asked = own if settings.frames is None else settings.frames
+    if source and bool(asked) != bool(own):
+        kinds = ("a video", "an image") if own else ("an image", "a video")
+        words = f"{settings.word('weights')} {settings.weights}", f"{settings.word('frames')} {asked}"
+        raise InputError(f"{words[0]}: is {kinds[0]} model's, and {words[1]} asks for {kinds[1]} model")
+    return asked
 
 
 def train(settings: ClassifierSettings, callbacks: Sequence[object] = ()) -> int:
@@ -82,18 +104,18 @@ def train(settings: ClassifierSettings, callbacks: Sequence[object] = ()) -> int
 def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]) -> int:
     inputs = read_inputs(settings)
     images = inputs.train
-    _log_counts(images, inputs.val)
+    _log_counts(images, inputs.val, "videos" if inputs.frames else "images")
     order = order_of(settings, images.files)
     # Fine-tuning goes on with the file's size, so that it need not be repeated on the command line.
     size = settings.size or (inputs.source.size if inputs.source else "") or "base"
     recipe = _recipe(settings, size)
     schedule = settings.schedule(recipe)
-    loss = MixedLoss(settings, len(images.classes), order.part, settings.word)
+    clips = settings.repeats if inputs.frames else 1
+    loss = MixedLoss(settings, len(images.classes), order.part * clips, settings.word)
     seed_all(derive(settings.seed, 0))  # the same random weights in all processes
     model, fields = _build_model(settings, size, inputs, recipe.drop_path_rate)
     model.to(process_device(settings.device))
-    reader = augmented_reader(settings.image_size, settings, settings.word)
-    reader.with_limits(settings.max_pixels, settings.bad_images())
+    reader = _reader(settings, inputs.frames).with_limits(settings.max_pixels, settings.bad_images())
     workers = settings.reading()
     parts = Parts(
         task="classify",
@@ -105,8 +127,8 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
         workers=workers,
         order=order,
         loss=loss,
-        evaluate=_evaluation(settings, inputs.val, model, workers, stop),
-        unchanged=_unchanged(settings, recipe, images),
+        evaluate=_evaluation(settings, inputs, model, workers, stop),
+        unchanged=_unchanged(settings, recipe, inputs),
         classes=images.classes,
         evaluate_epochs=settings.eval_epochs,
         best=settings.best,
@@ -114,15 +136,23 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
     return run_training(settings, parts, inputs.resumed, stop, callbacks)
 
 
-def _log_counts(train: ImageFolder, val: ImageFolder) -> None:
-    """What there is to train on; classes that no image is evaluated of."""
-    logger.info("%d images of %d classes, %d to evaluate", len(train.files), len(train.classes), len(val.files))
+def _reader(settings: ClassifierSettings, frames: int) -> Reader:
+    """What reads an image, or clips of a video, and augments it."""
+    if not frames:
+        return augmented_reader(settings.image_size, settings, settings.word)
+    logger.info("the recipe is that for images; for clips, only frames, stride and views are the paper's")
+    return augmented_clips_reader(settings.image_size, frames, settings.stride, settings.repeats, settings)
+
+
+def _log_counts(train: ImageFolder, val: ImageFolder, what: str) -> None:
+    """What there is to train on; classes that no file is evaluated of."""
+    logger.info("%d %s of %d classes, %d to evaluate", len(train.files), what, len(train.classes), len(val.files))
     there = set(val.labels)
     absent = [name for index, name in enumerate(train.classes) if index not in there]
     if absent:
-        logger.warning("%s: has no images of %d classes, such as %s", val.root, len(absent), absent[0])
+        logger.warning("%s: has no %s of %d classes, such as %s", val.root, what, len(absent), absent[0])
     if common := len(_paths(train) & _paths(val)):
-        logger.warning("%d of the images to evaluate are trained on: accuracy says nothing about other images", common)
+        logger.warning("%d of the %s to evaluate are trained on: accuracy says nothing about others", common, what)
 
 
 def _paths(folder: ImageFolder) -> set[str]:
@@ -153,9 +183,7 @@ def _build_model(
     # What the file records may be no published size; a dimension that the user names is meant to differ from it.
     if source and not (settings.size or settings.embed_dim or settings.num_heads or settings.depths):
         fields |= source.trunk_fields | {"pretrain_size": settings.image_size}
-    if fields["frames"]:
-        weights = f"{settings.word('weights')} {settings.weights}"
-        raise InputError(f"{weights}: is a video model's, and the training is on images")
+    fields["frames"] = inputs.frames
     model = HieraForClassification(
         num_classes=len(inputs.train.classes),
         drop_path_rate=drop_path_rate,
@@ -179,13 +207,16 @@ def _load(model: HieraForClassification, source: ModelFile, classes: Sequence[st
 
 
 def _evaluation(
-    settings: ClassifierSettings, val: ImageFolder, model: HieraForClassification, workers: int, stop: Stop
+    settings: ClassifierSettings, inputs: Inputs, model: HieraForClassification, workers: int, stop: Stop
 ) -> Callable[[int], Mapping[str, float]]:
     """What measures the accuracy after so many epochs."""
     device = process_device(settings.device)
-    reader = eval_reader(settings.image_size).with_limits(settings.max_pixels, settings.bad_images())
-    samples = samples_of(val.files, reader, val.labels, replace=False)
-    loader = eval_loader(samples, settings.eval_batch_size, workers, device.type == "cuda")
+    views = settings.views[0], settings.views[1]
+    reader = evaluated_reader(settings.image_size, inputs.frames, settings.stride, views)
+    reader.with_limits(settings.max_pixels, settings.bad_images())
+    samples = samples_of(inputs.val.files, reader, inputs.val.labels, replace=False)
+    at_once = max(1, settings.eval_batch_size // math.prod(views)) if inputs.frames else settings.eval_batch_size
+    loader = eval_loader(samples, at_once, workers, device.type == "cuda")
 
     def measure(epoch: int) -> dict[str, float]:
         accuracy = evaluate(model, loader, device, stop=stop)
@@ -195,8 +226,9 @@ def _evaluation(
     return measure
 
 
-def _unchanged(settings: ClassifierSettings, recipe: Recipe, train: ImageFolder) -> dict[str, Any]:
-    own = {settings.word(name): getattr(settings, name) for name in REGULARISERS}
+def _unchanged(settings: ClassifierSettings, recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    train, names = inputs.train, (*REGULARISERS, *(CLIPS if inputs.frames else ()))
+    own = {settings.word(name): getattr(settings, name) for name in names}
     return own | {
         settings.word("layer_decay"): recipe.layer_decay,
         "the number of files": len(train.files),
