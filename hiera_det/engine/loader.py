@@ -91,11 +91,13 @@ def keyed_loader(
     Args:
         data: takes keys, as `Seeded`.
         order: of `hiera_det.engine.order`, or a list of batches of keys.
-        workers: processes; 0 to read in this one; fewer where shared memory is short.
+        workers: processes; 0 to read in this one; fewer where shared memory is short, or batches are.
         pin: copy batches into memory from which a GPU takes them sooner.
         collate: samples to a batch; what is `Refused` among them must come out of it.
         stay: keep the workers from one pass to the next, until `end_workers`.
     """
+    if isinstance(order, list):
+        workers = min(workers, len(order))  # each reads whole batches
     if workers:
         workers = workers_by_memory(workers, data, order)
         _end_workers_at_exit()

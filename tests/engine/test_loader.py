@@ -52,6 +52,11 @@ def test_random_parts_do_not_depend_on_workers_or_on_what_was_drawn_before() -> 
     assert drawn.unique().numel() == drawn.numel()
 
 
+@pytest.mark.parametrize(("order", "workers"), [([[0], [1]], 2), ([[0]] * 9, 3), ([], 0)])
+def test_no_more_workers_start_than_there_are_batches(order: list[list[int]], workers: int) -> None:
+    assert keyed_loader(Seeded(RECORDS, draw), order, 3, False, collate).num_workers == workers
+
+
 def test_reading_leaves_the_generators_as_they_were() -> None:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     Seeded(RECORDS, draw)[0, 5]
