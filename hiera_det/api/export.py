@@ -100,7 +100,7 @@ def _subject(model: Run | StrPath, part: str, size: Sequence[int], threshold: fl
     from hiera_det.d2.config.load import load_config
     from hiera_det.d2.predict.predictor import Predictor
 
-    keys = {"MODEL.DEVICE": "cpu", "MODEL.HIERA.COMPILE": False, **pairs_of(opts)}
-    cfg = load_config(os.fspath(run.output / CONFIG), keys)
+    own = pairs_of(opts)
+    cfg = load_config(os.fspath(run.output / CONFIG), {"MODEL.DEVICE": "cpu", "MODEL.HIERA.COMPILE": False, **own})
     score = read_threshold(run.output).score if threshold is None else threshold
-    return detector_subject(Predictor(cfg, weights, score), part, size)
+    return detector_subject(Predictor(cfg, "" if "MODEL.WEIGHTS" in own else weights, score), part, size)

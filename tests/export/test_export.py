@@ -99,6 +99,7 @@ def test_what_cannot_be_exported_is_told_in_a_line(classifier: Path, run_folder:
     path = tmp_path / "model"
     for model, options, message in (
         (run_folder, {"format": "torch"}, "a detector's heads choose by values.* take format onnx"),
+        (run_folder, {"opts": {"MODEL.WEIGHTS": "absent.pth"}}, r"weights 'absent\.pth': no such file"),
         (run_folder, {"part": "classifier"}, "part classifier: this detector has none"),
         (classifier, {"part": "pyramid"}, "part pyramid: .* has none"),
         (classifier, {"threshold": 0.5}, "are a detector's, and this is none"),
