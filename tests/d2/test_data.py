@@ -584,6 +584,33 @@ def test_an_evaluation_leaves_the_records_of_a_function_as_they_are(function: An
     assert [category["name"] for category in api.cats.values()] == ["fig", "date"]
 
 
+def test_an_evaluation_of_masks_leaves_the_annotations_of_a_function_beside_its_results(
+    function: Any, tmp_path: Path
+) -> None:
+    cfg = by_name(function([record(file_name=str(tmp_path / "below" / "a.png"))], "fig", "date"), "TEST")
+    add_hiera_config(cfg)
+    evaluator = build_evaluator(cfg, "function", str(tmp_path))
+    evaluator.reset()
+    answer = Instances((HEIGHT, WIDTH), pred_boxes=Boxes([[2, 2, 10, 8]]), scores=torch.tensor([0.9]))
+    answer.pred_classes = torch.tensor([0])
+    answer.pred_masks = torch.from_numpy(
+        coco_mask.decode(coco_mask.frPyObjects(POLYGON, HEIGHT, WIDTH))[..., 0]
+    ).bool()[None]
+    evaluator.process([{"image_id": 1}], [{"instances": answer}])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+    details = json.loads((tmp_path / "evaluation.json").read_text())
+    assert details["images"] == str(tmp_path / "below")
+    written = json.loads(Path(details["json"]).read_text())
+    assert written["images"][0]["file_name"] == "a.png"
+    assert coco_mask.area(written["annotations"][0]["segmentation"]) == 48
+
+
+def test_processes_that_do_not_know_a_data_set_are_told_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiera_det.d2.data.registered.process_count", lambda: 2)
+    with pytest.raises(InputError, match=r"'mine' is not registered; what a script registers .* torchrun"):
+        check_registered(by_name("mine"))
+
+
 def rle_bytes() -> dict[str, Any]:
     encoded: dict[str, Any] = coco_mask.frPyObjects(RLE, HEIGHT, WIDTH)
     return encoded

@@ -23,6 +23,7 @@ from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.findings import fix_command
 from hiera_det.data.coco.schema import CocoSummary
 from hiera_det.data.images import MAX_PIXELS
+from hiera_det.engine.processes import process_count
 from hiera_det.errors import InputError
 
 __all__ = ["check_registered"]
@@ -154,6 +155,8 @@ def _check_name(key: str, name: str) -> None:
     hint = (
         f"did you mean {' or '.join(close)}?" if close else "own data go by --train-json, --train-images and the like"
     )
+    if process_count() > 1:
+        hint = "what a script registers is known to its processes where torchrun starts them"
     raise InputError(f"{key}: data set {name!r} is not registered; {hint}")
 
 

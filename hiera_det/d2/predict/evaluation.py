@@ -144,6 +144,11 @@ def _without_annotations() -> Iterator[str]:
             MetadataCatalog.remove(name)
 
 
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: the runs that pycocotools makes of polygons, and NumPy's numbers."""
+    return value.decode() if isinstance(value, bytes) else value.item()
+
+
 class Evaluator(COCOEvaluator):
     """detectron2's evaluator of boxes and masks.
 
@@ -284,7 +289,7 @@ class Evaluator(COCOEvaluator):
         data = self._coco_api.dataset
         root = os.path.commonpath([os.path.dirname(os.path.abspath(image["file_name"])) for image in data["images"]])
         images = [image | {"file_name": os.path.relpath(image["file_name"], root)} for image in data["images"]]
-        content = json.dumps({**data, "images": images}, default=lambda number: number.item())  # NumPy's
+        content = json.dumps({**data, "images": images}, default=_plain)
         self._save(TRUTH, lambda file: file.write(content.encode()))
         return str(folder / TRUTH), root
 
