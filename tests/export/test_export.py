@@ -32,7 +32,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("part", "format", "options"),
     [
         ("pyramid", "onnx", {"dynamic": True}),
-        ("trunk", "torch", {"dynamic": True, "half": True}),
+        ("trunk", "torch", {"size": (128, 96), "half": True}),
         ("pyramid", "torchscript", {}),
     ],
 )

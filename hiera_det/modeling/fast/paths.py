@@ -213,8 +213,8 @@ def records_eagerly(x: Tensor) -> bool:
 def is_symbolic(*values: Any) -> bool:
     """Whether a graph is being made in which sizes are symbols: nothing may be decided by them."""
     if torch.compiler.is_compiling():
-        symbols = any(isinstance(value, torch.SymInt) for value in values)
-        return symbols or torch.compiler.is_dynamo_compiling()  # which shows symbols as numbers
+        # The compiler shows symbols as numbers, `torch.export` as what they are.
+        return torch.compiler.is_dynamo_compiling() or any(isinstance(value, torch.SymInt) for value in values)
     return _is_tracing() or any(map(is_placeholder, values))
 
 
