@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -550,6 +551,7 @@ def function() -> Iterator[Any]:
         ("TRAIN", [record() | {"annotations": [{"bbox": BOX, "category_id": 0}]}], "an annotation has no bbox_mode"),
         ("TEST", [without(record(), "image_id")], r"record 0 \(a\.png\) has no image_id"),
         ("TEST", [record(), record(file_name="b.png")], r"record 1 \(b\.png\) has the image_id 1 of another one"),
+        ("TRAIN", [record(entry={"segmentation": RLE})], "has an RLE as segmentation: set INPUT.MASK_FORMAT bitmask"),
         ("TEST", [record(image_id="a"), record(image_id="b")], ""),
         ("TRAIN", [record(), record(entry={"segmentation": [], "iscrowd": 1})], ""),
     ],
@@ -587,7 +589,8 @@ def test_an_evaluation_leaves_the_records_of_a_function_as_they_are(function: An
 def test_an_evaluation_of_masks_leaves_the_annotations_of_a_function_beside_its_results(
     function: Any, tmp_path: Path
 ) -> None:
-    cfg = by_name(function([record(file_name=str(tmp_path / "below" / "a.png"))], "fig", "date"), "TEST")
+    one = record(file_name=tmp_path / "below" / "a.png", image_id=np.int64(1), entry={"category_id": np.int64(0)})
+    cfg = by_name(function([one], "fig", "date"), "TEST")
     add_hiera_config(cfg)
     evaluator = build_evaluator(cfg, "function", str(tmp_path))
     evaluator.reset()
@@ -596,7 +599,7 @@ def test_an_evaluation_of_masks_leaves_the_annotations_of_a_function_beside_its_
     answer.pred_masks = torch.from_numpy(
         coco_mask.decode(coco_mask.frPyObjects(POLYGON, HEIGHT, WIDTH))[..., 0]
     ).bool()[None]
-    evaluator.process([{"image_id": 1}], [{"instances": answer}])
+    evaluator.process([{"image_id": np.int64(1)}], [{"instances": answer}])
     assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
     details = json.loads((tmp_path / "evaluation.json").read_text())
     assert details["images"] == str(tmp_path / "below")

@@ -116,6 +116,7 @@ def test_depth_and_transparency_mean_the_same_in_training_and_tests(tmp_path: Pa
         one = record(tmp_path / f"{name}.png", 60, 80)
         for mapper in (build_train_mapper(config("INPUT.RANDOM_FLIP", "none", *RESIZE)), build_test_mapper(config())):
             samples.append(mapper(one)["image"])
+            samples.append(mapper(one | {"file_name": tmp_path / f"{name}.png"})["image"])
     for sample in samples[1:]:
         assert torch.equal(sample, samples[0])
     assert samples[0].float().std() > 50

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hiera_det.data.images import MAX_PIXELS, BadImageError, read_image, to_8_bits, without_alpha
 from hiera_det.errors import InputError
+from hiera_det.files import StrPath
 
 __all__ = ["ImageLike", "Pixels", "as_pixels", "check_size", "read_pixels"]
 
@@ -23,7 +24,7 @@ Pixels: TypeAlias = npt.NDArray[Any]
 ImageLike: TypeAlias = Pixels | Image.Image | Tensor
 
 
-def read_pixels(file: str, image_format: str, max_pixels: int = MAX_PIXELS) -> Pixels:
+def read_pixels(file: StrPath, image_format: str, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Read an image upright: ``[H, W, channels]``, 0-255.
 
     Args:
@@ -34,7 +35,8 @@ def read_pixels(file: str, image_format: str, max_pixels: int = MAX_PIXELS) -> P
     Raises:
         BadImageError: it cannot be read; the line names the file.
     """
-    path = PathManager.get_local_path(file) if "://" in file else file
+    name = os.fspath(file)
+    path = PathManager.get_local_path(name) if "://" in name else name
     return _in_format(read_image(path, _mode(image_format), max_pixels), image_format)
 
 

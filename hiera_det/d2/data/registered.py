@@ -84,6 +84,7 @@ def _check_records(cfg: CfgNode, key: str, name: str) -> None:
         raise InputError(f"{where}: its function must give a list of records, and gives {str(records)[:40]}")
     if tests and not classes:
         raise InputError(f"{where}: has no names of classes: MetadataCatalog.get({name!r}).thing_classes = [...]")
+    masks = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else ""
     needed, seen = ("file_name", *(("image_id", "height", "width") if tests else ())), set()
     for number, record in enumerate(records):
         place = f"{where}: record {number} ({record.get('file_name')})"
@@ -93,18 +94,20 @@ def _check_records(cfg: CfgNode, key: str, name: str) -> None:
             raise InputError(f"{place} has the image_id {record['image_id']} of another one: give each its own")
         seen.add(record.get("image_id"))
         for annotation in record.get("annotations", ()):
-            if fault := _fault_of(annotation, len(classes or ()), masks=cfg.MODEL.MASK_ON):
+            if fault := _fault_of(annotation, len(classes or ()), masks):
                 raise InputError(f"{place}: an annotation {fault}")
 
 
-def _fault_of(annotation: Mapping[str, Any], classes: int, *, masks: bool) -> str:
-    """What is wrong with an annotation of a function's record; nothing where it is sound."""
+def _fault_of(annotation: Mapping[str, Any], classes: int, masks: str) -> str:
+    """What is wrong with an annotation of a record, nothing where it is sound; ``masks`` is their format, or ""."""
     if lacking := [word for word in ("bbox", "bbox_mode", "category_id") if word not in annotation]:
         return f"has no {lacking[0]}"
     if classes and annotation["category_id"] not in range(classes):
         return f"has category_id {annotation['category_id']}, and there are {classes} classes, counted from 0"
     if masks and not annotation.get("iscrowd") and not len(annotation.get("segmentation", ())):
         return "has no segmentation, but MODEL.MASK_ON is True: add MODEL.MASK_ON False to train boxes only"
+    if masks == "polygon" and isinstance(annotation.get("segmentation"), dict):
+        return "has an RLE as segmentation: set INPUT.MASK_FORMAT bitmask"
     return ""
 
 

@@ -206,7 +206,7 @@ class Evaluator(COCOEvaluator):
         tasks = self._tasks or self._tasks_from_predictions(results)
         self._restore_category_ids(results)
         self._save("instances_predictions.pth", lambda file: torch.save(predictions, file))
-        self._save(RESULTS, lambda file: file.write(json.dumps(results).encode()))
+        self._save(RESULTS, lambda file: file.write(json.dumps(results, default=_plain).encode()))
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
@@ -282,7 +282,7 @@ class Evaluator(COCOEvaluator):
         if self._folder and not source[0]:
             source = self._write_annotations(self._folder)
         places = dict(zip(("json", "images"), source, strict=True))
-        return json.dumps({**places, "image_ids": img_ids, "tasks": self.details})
+        return json.dumps({**places, "image_ids": img_ids, "tasks": self.details}, default=_plain)
 
     def _write_annotations(self, folder: Path) -> tuple[str, str]:
         """What a user's function gave, as a JSON beside the results; returns it and the folder of its images."""
