@@ -109,6 +109,18 @@ def test_one_compiled_graph_takes_all_sizes(fields: dict[str, object]) -> None:
     assert graphs.count == 1
 
 
+def test_ten_sizes_beyond_one_window_are_two_graphs_where_the_first_image_is_square() -> None:
+    torch._dynamo.reset()
+    trunk, graphs = small(**WINDOWED), Graphs()
+    compiled = torch.compile(trunk, backend=graphs, fullgraph=True, dynamic=True)
+    sizes = [(128, 128), (96, 160), (160, 96), (224, 224), (160, 320), (288, 96), (192, 128), (256, 256), (96, 96)]
+    with torch.no_grad():
+        for height, width in [*sizes, (320, 352)]:
+            images = torch.randn(1, 3, height, width)
+            assert_close(compiled(images), trunk(images))
+    assert graphs.count <= 2
+
+
 def test_compiled_bfloat16_and_training_equal_eager() -> None:
     torch._dynamo.reset()
     trunk, images = small(), torch.randn(1, 3, 64, 96)
