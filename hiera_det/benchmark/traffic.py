@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -89,8 +89,11 @@ _attention.register_autograd(
 ATTENTION_PRODUCTS = {"counted_attention": 2, "counted_attention_backward": 5}
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Takes calls that a GPU's fused kernel takes as one operation; others are spelled out by PyTorch."""
+class _FusedAttention(DeviceContext):  # type: ignore[no-untyped-call]
+    """Takes calls that a GPU's fused kernel takes as one operation; others are spelled out by PyTorch.
+
+    A default device, for which the trunk's own functions do not step aside.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -99,7 +102,7 @@ class _FusedAttention(TorchFunctionMode):
         plain = func is F.scaled_dot_product_attention and len(args) == 3 and kwargs.get("attn_mask") is None
         if plain and args[0].ndim == 4:
             return _attention(*args)
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -177,7 +180,7 @@ def count_step(
         kept[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
         return x
 
-    with torch.device("meta"), torch.set_grad_enabled(gradients), _FusedAttention():
+    with torch.set_grad_enabled(gradients), _FusedAttention(torch.device("meta")):
         with saved_tensors_hooks(keep, lambda x: x):
             maps = forward()
         parameters = {p.untyped_storage()._cdata for p in module.parameters()}

@@ -14,6 +14,7 @@ from hiera_det.benchmark.catalogue import GPUS
 from hiera_det.benchmark.detector_traffic import count_detector_traffic
 from hiera_det.benchmark.plan import format_plan
 from hiera_det.benchmark.traffic import Traffic, count_step, count_traffic, format_traffic
+from hiera_det.modeling.fast import paths
 
 CASE = (64, 64, 2)
 CONFIG = str(Path(__file__).parents[2] / "configs" / "quick_start.yaml")
@@ -47,6 +48,17 @@ def test_attention_is_one_kernel_each_way_and_spelled_out_with_a_mask() -> None:
     assert (kept, flop) == (2 * size, 7 * products)
     masked = count_step(nn.Identity(), lambda: [attend(torch.ones(64, 64, dtype=torch.bool, device="meta"))], False)
     assert masked[0] > 3
+
+
+def test_the_trunk_is_counted_as_it_runs_with_functions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for plain in (False, True):
+        monkeypatch.setattr(paths, "PLAIN", plain)
+        counts.append(count_traffic("hiera_det_windowed", "tiny", (320, 320, 1), "train", "float32"))
+    assert counts[0].moved < counts[1].moved
+    monkeypatch.setattr(paths, "PLAIN", False)
+    with torch.device("cpu"):  # as torch.set_default_device has it
+        assert paths.records_eagerly(torch.ones(1, requires_grad=True))
 
 
 @pytest.mark.parametrize("task", ["forward", "train"])

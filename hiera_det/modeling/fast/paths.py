@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.utils._device import DeviceContext
 
 __all__ = [
     "Kernel",
@@ -251,9 +252,15 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
     """Whether these are plain tensors outside every transform."""
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_function_stack():
-        return False  # a mode of `torch.overrides` sees PyTorch's own operations
+    if torch._C._functorch.peek_interpreter_stack() is not None or _are_operations_seen():
+        return False
     return _are_plain(tensors) and not differentiates_forward()
+
+
+def _are_operations_seen() -> bool:
+    """Whether a mode of ``torch.overrides`` sees operations; a default device only says where tensors are made."""
+    modes = range(torch._C._len_torch_function_stack())
+    return not all(isinstance(torch._C._get_function_stack_at(mode), DeviceContext) for mode in modes)
 
 
 def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
