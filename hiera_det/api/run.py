@@ -13,6 +13,7 @@ from hiera_det.engine.checkpoint import BEST, Checkpoints
 from hiera_det.engine.events import METRICS, read_metrics
 from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
+from hiera_det.extras import need
 from hiera_det.files import StrPath, path_of
 from hiera_det.report.threshold import read_threshold
 
@@ -86,8 +87,11 @@ class Run:
             InputError: a package is missing, or the annotations that a detector was evaluated on are.
         """
         if self.task == "detect":
-            need_detectron2()
-            from hiera_det.d2.predict.report import write_detector_report
+            from hiera_det.report.page import check_report_packages
+
+            check_report_packages()
+            need("pycocotools", "the report")
+            from hiera_det.report.detection import write_detector_report
 
             return write_detector_report(self.output)
         from hiera_det.report.run_report import write_run_report

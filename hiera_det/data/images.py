@@ -35,6 +35,7 @@ __all__ = [
     "BadImageError",
     "ImageHeader",
     "StrPath",
+    "check_size",
     "read_header",
     "read_image",
     "to_8_bits",
@@ -107,6 +108,17 @@ def read_header(path: StrPath, max_pixels: int = MAX_PIXELS) -> ImageHeader:
         stored = tuple(image.tag_v2[tag] for tag in _TIFF_SIZE) if isinstance(image, TiffImageFile) else image.size
         width, height = stored[::-1] if rotated else stored
         return ImageHeader(width, height, image.mode, rotated, _is_transparent(image))
+
+
+def check_size(file: StrPath, found: tuple[int, int], said: tuple[int, int]) -> None:
+    """Refuse an image of another width and height than its annotations were made for.
+
+    Raises:
+        BadImageError: both sizes and the file.
+    """
+    if found != said:
+        sizes = f"is {found[0]}x{found[1]} pixels, and the data set says {said[0]}x{said[1]}"
+        raise BadImageError(f"{os.fspath(file)}: {sizes}")
 
 
 def read_image(path: StrPath, mode: Literal["RGB", "L"] = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:

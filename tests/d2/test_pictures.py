@@ -21,6 +21,7 @@ from torch import nn
 from hiera_det.d2 import add_hiera_config
 from hiera_det.d2.predict import pictures
 from hiera_det.d2.predict.pictures import PictureHook, draw_predictions
+from hiera_det.report import panels
 
 SIZES = [(96, 64), (64, 96), (80, 80)]  # width, height
 CLASSES = ["disk", "a $10 \\box$ {"]  # the second is no formula
@@ -132,7 +133,7 @@ def test_each_image_gets_a_picture_and_the_sheet_has_all(
     for path, (width, height) in zip(paths, SIZES, strict=True):
         picture = Image.open(path)
         picture.verify()
-        scale = pictures.PANEL_SIDE / max(width, height)
+        scale = panels.PANEL_SIDE / max(width, height)
         assert picture.width == 2 * round(width * scale) + pictures.GAP
         assert picture.height == round(height * scale) + pictures.CAPTION_HEIGHT
     Image.open(tmp_path / "out" / "predictions.png").verify()
@@ -166,7 +167,7 @@ def test_unusable_count_is_refused(model: nn.Module, cfg: CfgNode, dataset: str,
 
 def test_rle_and_polygon_keep_their_place_when_scaled(dataset: str) -> None:
     record = DatasetCatalog.get(dataset)[0]
-    truth = pictures._objects(record["annotations"], (64, 96), (128, 192), CLASSES)
+    truth = panels.objects_of(record["annotations"], (64, 96), (128, 192), CLASSES)
     assert truth.masks is not None
     assert max(truth.masks[0][0]) == 80  # 2 x 40
     rows, columns = truth.masks[1].nonzero()

@@ -26,11 +26,11 @@ from hiera_det.cli import report as command
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.model.across_classes import as_tested
-from hiera_det.d2.predict import report
 from hiera_det.d2.predict.predictor import Predictor
 from hiera_det.d2.train.run import train_by_yaml
 from hiera_det.data.shapes import write_shapes_dataset
 from hiera_det.errors import InputError
+from hiera_det.report import detection
 from hiera_det.report.threshold import read_threshold
 
 #: Other people's words: a tag, an entity, a formula, another script.
@@ -211,7 +211,7 @@ def trained(
     out, data = tmp_path_factory.mktemp("out"), write_shapes_dataset(tmp_path_factory.mktemp("shapes"), train=4, val=3)
     opts = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "TEST.EVAL_PERIOD", "2", "TEST.REPORT", "True"]
     opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.PICTURES", "2", "TEST.NMS_ACROSS_CLASSES", "True"]
-    write, calls = report.write_detector_report, []
+    write, calls = detection.write_detector_report, []
 
     def fail_once(folder: str) -> Path:
         calls.append(folder)
@@ -220,7 +220,7 @@ def trained(
         return write(folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write_detector_report", fail_once)
+        patch.setattr(detection, "write_detector_report", fail_once)
         train_by_yaml(training_arguments(out, data, *opts), True)
     return out, (out / "log.txt").read_text().splitlines()
 

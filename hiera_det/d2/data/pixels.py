@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from detectron2.data.detection_utils import SizeMismatchError, check_image_size, convert_PIL_to_numpy
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch import Tensor
 
-from hiera_det.data.images import MAX_PIXELS, BadImageError, read_image, to_8_bits, without_alpha
+from hiera_det.data.images import MAX_PIXELS, read_image, to_8_bits, without_alpha
+from hiera_det.data.images import check_size as check_image_size
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 
@@ -46,11 +47,9 @@ def check_size(record: dict[str, Any], image: Pixels) -> None:
     Raises:
         BadImageError: both sizes and the file.
     """
-    try:
-        check_image_size(record, image)
-    except SizeMismatchError:
-        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record['width']}x{record['height']}"
-        raise BadImageError(f"{record['file_name']}: is {found} pixels, and the data set says {said}") from None
+    height, width = image.shape[:2]
+    said = record.setdefault("width", width), record.setdefault("height", height)
+    check_image_size(record["file_name"], (width, height), said)
 
 
 def as_pixels(images: Sequence[ImageLike], image_format: str) -> list[Pixels]:

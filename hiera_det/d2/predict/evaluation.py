@@ -32,17 +32,18 @@ from pycocotools.cocoeval import COCOeval
 from hiera_det.d2.config.model_keys import scoring_node
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.records import coco_api, source_of
-from hiera_det.d2.predict.explain import why_zero
 from hiera_det.data.classes import listed, same_classes_order
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
+from hiera_det.report.detection import DETAILS, RESULTS
+from hiera_det.report.explain import why_zero
 from hiera_det.report.scores import details_of
 
 __all__ = ["Evaluator", "FasterCOCOEvaluator", "build_evaluator", "check_coco_eval", "check_test_classes"]
 
 PYCOCOTOOLS, FASTER, COMPILED = "pycocotools", "faster-coco-eval", "detectron2"
-#: What an evaluation leaves: detections, tables of AP, and the annotations where no JSON holds them.
-RESULTS, DETAILS, TRUTH = "coco_instances_results.json", "evaluation.json", "annotations.json"
+#: What an evaluation leaves beside its results: the annotations where no JSON holds them.
+TRUTH = "annotations.json"
 #: Objects an image that COCO counts, the best first.
 COCO_MAX_DETS = 100
 

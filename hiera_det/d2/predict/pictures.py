@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,6 @@ from detectron2.engine import HookBase
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import nn
 
 from hiera_det.d2.data.batches import model_input
@@ -37,14 +36,14 @@ from hiera_det.engine.sharding import whole
 from hiera_det.files import write_atomically
 from hiera_det.report.curves import draw_curves
 from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects
+from hiera_det.report.panels import objects_of, panel_size, placed
 from hiera_det.report.sheet import captioned, justified, lay_out
 from hiera_det.report.threshold import read_threshold
 
-__all__ = ["PictureHook", "draw_panels", "draw_predictions", "predicted_objects"]
+__all__ = ["PictureHook", "draw_predictions", "predicted_objects"]
 
 logger = logging.getLogger("hiera_det.pictures")
 
-PANEL_SIDE = 640  # longest side of one panel, pixels
 CAPTION_HEIGHT = 30
 CAPTION_WIDTH = 340
 GAP = 8  # between pictures
@@ -189,10 +188,14 @@ def _draw_pair(
 ) -> Image.Image:
     image = read_pixels(record["file_name"], cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS)  # [H, W, channels]
     check_size(record, image)
-    size = _panel_size(*image.shape[:2])
+    size = panel_size(*image.shape[:2])
     rgb = Image.fromarray(convert_image_to_rgb(image, cfg.INPUT.FORMAT).astype(np.uint8))
     panel = np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BICUBIC))
-    truth = _objects(record.get("annotations", ()), image.shape[:2], size, truth_names)
+    annotations = [
+        one | {"bbox": BoxMode.convert(one["bbox"], one["bbox_mode"], BoxMode.XYWH_ABS)}
+        for one in record.get("annotations", ())
+    ]
+    truth = objects_of(annotations, image.shape[:2], size, truth_names)
     found, total = predicted_objects(_predict(model, image, size, cfg), threshold, found_names)
     places = {name: place for place, name in enumerate(truth_names or ())}  # the two may number the classes otherwise
     own = [places.get(found_names[index], index) if found_names else index for index in found.classes]
@@ -203,34 +206,6 @@ def _draw_pair(
     panels = zip((truth, replace(found, classes=own)), captions, strict=True)
     drawn = [captioned(draw_objects(panel, objects), text, CAPTION_HEIGHT, CAPTION_WIDTH) for objects, text in panels]
     return lay_out(drawn, 2, GAP)
-
-
-def draw_panels(
-    record: dict[str, Any], found: Sequence[Mapping[str, Any]], names: Sequence[str], side: int
-) -> list[Image.Image]:
-    """An image's annotations, and what was found of it.
-
-    Args:
-        record: of a data set.
-        found: like the record's annotations, with ``score``.
-        names: of the classes.
-        side: of the pictures, the longer one, in pixels.
-
-    Raises:
-        BadImageError: the image cannot be read.
-    """
-    image = read_pixels(record["file_name"], "RGB")
-    check_size(record, image)
-    size = _panel_size(image.shape[0], image.shape[1], side)
-    panel = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-    both = (record["annotations"], found)
-    return [draw_objects(panel, _objects(objects, image.shape[:2], size, names)) for objects in both]
-
-
-def _panel_size(height: int, width: int, side: int = PANEL_SIDE) -> tuple[int, int]:
-    """Height and width of a panel; a sliver of an image is drawn thicker than it is."""
-    scale = side / max(height, width)
-    return max(round(height * scale), 16), max(round(width * scale), 16)
 
 
 def _predict(model: nn.Module, image: npt.NDArray[Any], size: tuple[int, int], cfg: CfgNode) -> Instances:
@@ -244,50 +219,6 @@ def _predict(model: nn.Module, image: npt.NDArray[Any], size: tuple[int, int], c
     return output["instances"].to("cpu")
 
 
-def _objects(
-    annotations: Sequence[Mapping[str, Any]],
-    image_size: tuple[int, int],
-    size: tuple[int, int],
-    names: Sequence[str] | None,
-) -> Objects:
-    """The annotations of one image, or detections in their form, from ``image_size`` to ``size`` (height, width)."""
-    scale = np.array([size[1] / image_size[1], size[0] / image_size[0]])  # x, y
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    labels = [class_name(a["category_id"], names) + _remark(a) for a in annotations]
-    masks: list[Mask] | None = None
-    if any(a.get("segmentation") for a in annotations):
-        masks = [_mask(a.get("segmentation"), scale, size) for a in annotations]
-    scaled = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * np.tile(scale, 2)
-    points = None
-    if any("keypoints" in a for a in annotations):
-        points = [_placed(np.array(a.get("keypoints", ()), np.float64).reshape(-1, 3), 0) * scale for a in annotations]
-    return Objects(scaled, labels, [a["category_id"] for a in annotations], masks, points)
-
-
-def _remark(annotation: Mapping[str, Any]) -> str:
-    """What stands after the class."""
-    score = f" {annotation['score']:.2f}" if "score" in annotation else ""
-    return score + (" (crowd)" if annotation.get("iscrowd", 0) else "") + annotation.get("remark", "")
-
-
-def _placed(keypoints: npt.NDArray[np.float64], least: float) -> npt.NDArray[np.float64]:
-    """Places of keypoints ``[K, 3]`` whose visibility or score is above ``least``."""
-    return keypoints[keypoints[:, 2] > least, :2]
-
-
-def _mask(segmentation: Any, scale: npt.NDArray[np.float64], size: tuple[int, int]) -> Mask:
-    """A COCO segmentation at the panel's size: polygons stay polygons, RLE becomes a map, nothing an empty list."""
-    if not segmentation:
-        return []
-    if isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):  # uncompressed
-            rle = coco_mask.frPyObjects(rle, *rle["size"])
-        decoded = Image.fromarray(np.ascontiguousarray(coco_mask.decode(rle)))
-        return np.asarray(decoded.resize((size[1], size[0]), Image.Resampling.NEAREST))
-    return [(np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale).reshape(-1) for polygon in segmentation]
-
-
 def predicted_objects(instances: Instances, threshold: float, names: Sequence[str] | None) -> tuple[Objects, int]:
     """The predictions of at least that score, and how many there are of any score."""
     kept = instances[instances.scores >= threshold]
@@ -298,6 +229,6 @@ def predicted_objects(instances: Instances, threshold: float, names: Sequence[st
     masks: list[Mask] | None = list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None
     points = None
     if kept.has("pred_keypoints"):
-        points = [_placed(one, KEYPOINT_SCORE) for one in kept.pred_keypoints.double().numpy()]
+        points = [placed(one, KEYPOINT_SCORE) for one in kept.pred_keypoints.double().numpy()]
     boxes = kept.pred_boxes.tensor.double().numpy()
     return Objects(boxes, labels, kept.pred_classes.tolist(), masks, points), len(instances)

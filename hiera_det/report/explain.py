@@ -33,7 +33,7 @@ def why_zero(found: Sequence[Mapping[str, Any]], truth: Any, facts: Sequence[str
         else (f"AP is 0, or no number: nothing was found where {len(annotations)} objects are annotated")
     )
     parts = [*_on_scores(found), *_on_sizes(found, annotations), *_on_classes(found, annotations, truth), *facts]
-    ways = "train longer, load trained weights, or look at pictures of the predictions (TEST.PICTURES)"
+    ways = "train longer, load trained weights, or look at the pictures in report.html"
     return f"{head}. What may be the reason: {'; '.join(parts)}. Ways on: {ways}."
 
 
