@@ -110,10 +110,14 @@ def find_class_folders(
         folders = sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
     if not folders:
         raise InputError(f"{root}: there are no class folders in it; {what} belong into {root}/<class>/")
-    known = tuple(classes) or tuple(folders)
-    number = {unicodedata.normalize("NFC", name): index for index, name in enumerate(known)}
     plain = {name: unicodedata.normalize("NFC", name) for name in folders}  # systems write accents in two ways
-    strange = [name for name in folders if plain[name] not in number]
+    known = tuple(classes) or tuple(dict.fromkeys(plain.values()))
+    numbers: dict[str, list[int]] = {}
+    for index, name in enumerate(known):
+        numbers.setdefault(unicodedata.normalize("NFC", name), []).append(index)
+    if twice := next((name for name in folders if len(numbers.get(plain[name], ())) > 1), None):
+        raise InputError(f"{root}: {twice} is the name of several of the model's classes; give each a name of its own")
+    strange = [name for name in folders if plain[name] not in numbers]
     if strange:
         shown = ", ".join(strange[:SHOWN]) + (", ..." if len(strange) > SHOWN else "")
         raise InputError(
@@ -126,7 +130,7 @@ def find_class_folders(
     for name in folders:
         found = _files_below(os.path.join(root, name), suffixes, what, others)
         files += found
-        labels += [number[plain[name]]] * len(found)
+        labels += numbers[plain[name]] * len(found)
     others.tell(root)
     return ImageFolder(root, known, tuple(files), tuple(labels))
 

@@ -290,6 +290,7 @@ def check_unchanged(
     own: Mapping[str, Any],
     allowed: Sequence[str] = (),
     derived: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    fixed: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Refuse to go on with settings under which the rest would not be the same training.
 
@@ -299,6 +300,7 @@ def check_unchanged(
         own: those of this run.
         allowed: words that may differ (``--allow-changed``).
         derived: settings that follow from others; where one of these has changed, it alone is asked about.
+        fixed: settings that may not differ whatever is allowed, and what to do instead.
 
     Returns:
         the allowed words that do differ.
@@ -317,10 +319,10 @@ def check_unchanged(
     for name in changed:
         was, value = plain_saved[_plain(name)], own[name]
         follows = any(source in changed for source in derived.get(name, ()))
-        if _plain(name) not in plain_allowed and not follows:
+        if name in fixed or (_plain(name) not in plain_allowed and not follows):
+            advice = fixed.get(name, f"give --allow-changed {_typed(name)}")
             raise InputError(
-                f"--resume: {path} was made with {name} {was}, now it is {value}; resume with the same, or give "
-                f"--allow-changed {_typed(name)}"
+                f"--resume: {path} was made with {name} {was}, now it is {value}; resume with the same, or {advice}"
             )
         logger.warning("%s was %s and is now %s: from here on it is another training", name, was, value)
     return changed

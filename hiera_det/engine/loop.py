@@ -65,6 +65,7 @@ class Task:
         evaluate_epochs: epochs from one call of it to the next; the last epoch is always evaluated.
         allowed: words of ``unchanged`` that may differ all the same.
         derived: words of ``unchanged`` that follow from others.
+        fixed: words of ``unchanged`` that may never differ, and what to do instead.
     """
 
     model: nn.Module
@@ -80,6 +81,7 @@ class Task:
     evaluate_epochs: int = 1
     allowed: Sequence[str] = ()
     derived: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Loop:
@@ -132,7 +134,8 @@ class Loop:
             InputError: there is none, or it was made with other settings.
         """
         path, state = self.checkpoints.newest_good(self._read)
-        check_unchanged(path, state["settings"], self.task.unchanged, self.task.allowed, self.task.derived)
+        task = self.task
+        check_unchanged(path, state["settings"], task.unchanged, task.allowed, task.derived, task.fixed)
         if state["iteration"] > self.settings.iterations:
             reached = f"iteration {state['iteration']} of {self.settings.iterations}"
             raise InputError(f"{path}: is at {reached}; train longer")

@@ -26,7 +26,16 @@ from hiera_det.modeling.variants import get_variant
 from hiera_det.tasks.recipes import Recipe, Recipes, scaled_lr, warmup_for
 from hiera_det.tasks.transforms import UNIT, Augmentation, check_image_size
 
-__all__ = ["CLIPS", "REGULARISERS", "ClassifierSettings", "Mixing", "PretrainSettings", "Schedule", "TaskSettings"]
+__all__ = [
+    "CLASSES",
+    "CLIPS",
+    "REGULARISERS",
+    "ClassifierSettings",
+    "Mixing",
+    "PretrainSettings",
+    "Schedule",
+    "TaskSettings",
+]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -39,6 +48,8 @@ REGULARISERS = ("mixup", "cutmix", "label_smoothing", "auto_augment", "random_er
 CLIPS = ("stride", "repeats")
 DECODERS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 MODELS = ("image_size", "embed_dim", "num_heads", "depths")
+#: The word for a classifier's classes in a checkpoint, which may never differ.
+CLASSES = "the classes"
 #: Fields that the engine has under the same names.
 ENGINES = ("batch_size", "device", *(field.name for field in fields(CommonSettings)))
 
@@ -212,7 +223,7 @@ class TaskSettings(CommonSettings):
         """Which of the `unchanged` follow from others, because nobody gives them, and from which."""
         sources = {"lr": "batch_size", "warmup_epochs": "epochs"}
         found = {self.word(name): [self.word(of)] for name, of in sources.items() if getattr(self, name) is None}
-        return found | {"the files": ["the number of files", "the classes"]}
+        return found | {"the files": ["the number of files", CLASSES]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from hiera_det.modeling.hiera import HieraBase
 from hiera_det.tasks.batches import Batch, collate
 from hiera_det.tasks.recipes import Recipe
 from hiera_det.tasks.results import write_results
-from hiera_det.tasks.settings import Schedule, TaskSettings
+from hiera_det.tasks.settings import CLASSES, Schedule, TaskSettings
 
 __all__ = ["Parts", "is_resumed", "list_hash", "run_training"]
 
@@ -114,6 +114,7 @@ def run_training(
         evaluate_epochs=parts.evaluate_epochs,
         allowed=settings.allow_changed,
         derived=settings.derived(),
+        fixed={CLASSES: f"give it as {settings.word('weights')}, which takes over classes of equal names"},
     )
     told = Callbacks(callbacks)
     less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"

@@ -96,7 +96,7 @@ def read_model_file(source: StrPath) -> ModelFile:
 
     Raises:
         InputError: it cannot be had or read; its model's dimensions are neither recorded nor a published size's, or
-            are recorded and not those of its tensors.
+            are recorded and not those of its tensors; or it names another number of classes than it has.
     """
     path = str(locate(source))
     loaded = read_weight_file(path)
@@ -116,6 +116,9 @@ def read_model_file(source: StrPath) -> ModelFile:
         )
     names = loaded.get("classes")
     classes = tuple(name if isinstance(name, str) else shown(name) for name in names) if isinstance(names, list) else ()
+    head = contents.heads.get("head.projection.weight")
+    if classes and head is not None and len(classes) != len(head):
+        raise InputError(f"{source}: it names {len(classes)} classes, and its head has {len(head)}")
     return ModelFile(path, contents, fields, classes, size)
 
 
@@ -178,8 +181,6 @@ def load_classifier(source: StrPath) -> tuple[HieraForClassification, ModelFile]
         raise InputError(
             f"{source}: it holds {file.contents.kind}, no classifier; train one by tools/train_classifier.py"
         )
-    if file.classes and len(file.classes) != len(head):
-        raise InputError(f"{source}: it names {len(file.classes)} classes, and its head has {len(head)}")
     model = HieraForClassification(num_classes=len(head), **file.trunk_fields)
     tensors, _ = fit(file.contents, model)
     model.load_state_dict(tensors)

@@ -235,6 +235,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(root: Path, tmp_
     (["--train", "OTHER"], "was made with the number of files 12, now it is 9"),
     (["--train", "RENAMED"], "was made with the files "),
     (["--train", "CLASSES", "--val", "CLASSES"], "was made with the classes ['blue', 'green', 'red'], now it is ["),
+    (["--train", "CLASSES", "--val", "CLASSES", "--allow-changed", "classes"], "give it as --weights, which"),
     (["--depths", *"1121"], "was made with --depths [1, 1, 1, 1], now it is [1, 1, 2, 1]"),
     (["--allow-changed", "rate"], "--allow-changed rate: no setting that a checkpoint is compared in; these are: "),
 ])  # fmt: skip

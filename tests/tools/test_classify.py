@@ -112,6 +112,25 @@ def test_accuracy_is_that_of_the_guesses(weights: Path, images: Path, tmp_path: 
     assert json.loads((tmp_path / "found.json").read_text()) == accuracy
 
 
+def test_folders_are_evaluated_by_name_whatever_the_order_of_the_classes(
+    weights: Path, images: Path, tmp_path: Path, run_here: Any
+) -> None:
+    order = [2, 0, 1]
+    other = classifier()
+    for parameter in other.head.parameters():
+        parameter.data = parameter.data[order]
+    write_model_file(str(tmp_path / "other.pth"), other, FIELDS, [NAMES[index] for index in order])
+    found = []
+    for file in (weights, tmp_path / "other.pth"):
+        words = ("--evaluate", images, "--workers", "0", "--device", "cpu", "--json", tmp_path / "a.json")
+        assert run_here(TOOL, *words, "--weights", file).returncode == 0
+        found.append(json.loads((tmp_path / "a.json").read_text()))
+    assert found[1] == pytest.approx(found[0])
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    done = run_here(TOOL, images, "--weights", tmp_path / "other.pth", "--classes", tmp_path / "names.txt")
+    assert "--classes: class 0 is 'blue', which is class 1 in " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -176,7 +176,7 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path, run_here: A
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-def test_a_classifier_of_the_same_classes_keeps_its_last_layer_and_others_get_a_new_one(
+def test_a_classifier_of_the_same_classes_keeps_its_last_layer_and_others_get_new_rows(
     data: Path, trained: Path, tmp_path: Path, run_here: Any
 ) -> None:
     words = (TOOL, *RUN, *PLAIN, "--epochs", "1", "--lr", "0", "--weights", trained, "--val")
@@ -187,7 +187,14 @@ def test_a_classifier_of_the_same_classes_keeps_its_last_layer_and_others_get_a_
     write_class_folders(tmp_path / "other", 4, {"red": (200, 40, 40), "teal": (0, 128, 128), "sky": (130, 200, 250)})
     other = run_here(*words, tmp_path / "other", "--train", tmp_path / "other", "--output", tmp_path / "out")
     assert other.returncode == 0, other.stderr
-    assert "2 newly initialised (head 2)" in other.stderr
+    told = "classes go by name: 1 of 3 are the checkpoint's; new and untrained: ['sky', 'teal']; left out: ['bl"
+    assert told in other.stderr
+    old, new = (
+        read_weight_file(str(folder / "model_final.pth"))["model_state"] for folder in (trained, tmp_path / "out")
+    )
+    for name in ("head.projection.weight", "head.projection.bias"):
+        assert torch.equal(new[name][0], old[name][2])  # red
+        assert not torch.equal(new[name][1], old[name][1])
     assert "12 of the images to evaluate are trained on" in other.stderr
     assert "are trained on" not in same.stderr
 

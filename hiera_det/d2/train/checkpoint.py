@@ -17,7 +17,7 @@ from detectron2.modeling import build_backbone
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiera_det.d2.model.class_rows import move_class_rows
+from hiera_det.data.class_rows import move_class_rows
 from hiera_det.data.classes import listed, match_classes, same_classes_order, told
 from hiera_det.engine.checkpoint import BEST, Checkpoints, check_iteration, goes_on
 from hiera_det.engine.ema import EMA

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hiera_det.data.bad_images import BadImages
+from hiera_det.data.classes import listed, match_classes
 from hiera_det.data.image_folder import SUFFIXES, find_class_folders, find_files_below
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.data.video import VIDEO_SUFFIXES
@@ -21,7 +22,7 @@ from hiera_det.files import StrPath
 from hiera_det.tasks.batches import eval_loader, samples_of
 from hiera_det.tasks.classify.loss import Accuracy, evaluate
 from hiera_det.tasks.transforms import check_image_size, evaluated_reader
-from hiera_det.weights.model_file import load_classifier
+from hiera_det.weights.model_file import ModelFile, load_classifier
 
 __all__ = ["Classified", "Classifier", "read_class_names"]
 
@@ -53,7 +54,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     """Names of classes from a text file, one a line, in the order of their indices.
 
     Raises:
-        InputError: it cannot be read, or a line is empty or comes twice.
+        InputError: it cannot be read, or a line is empty.
     """
     try:
         names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines())
@@ -66,6 +67,20 @@ def read_class_names(path: str) -> tuple[str, ...]:
         if not name:
             raise InputError(f"--classes {path}: line {number} is empty; give a name per line")
     return names
+
+
+def _check_renamed(file: ModelFile, classes: Sequence[str]) -> None:
+    """Refuse names that would give a class of the file the name of another of its classes.
+
+    Raises:
+        InputError: the first such name.
+    """
+    for place, row in enumerate(match_classes(file.classes, classes).rows):
+        if row is not None and row != place:
+            raise InputError(
+                f"--classes: class {place} is {classes[place]!r}, which is class {row} in {file.source}; "
+                f"leave it out, or give new names in its order: {listed(file.classes)}"
+            )
 
 
 class Classifier:
@@ -82,7 +97,8 @@ class Classifier:
         bad_images: what becomes of images that `evaluate` cannot read; None to refuse them.
 
     Raises:
-        InputError: the file is no classifier's, or the names are not as many as its classes.
+        InputError: the file is no classifier's, or the names are not as many as its classes, or those of others of
+            them.
     """
 
     def __init__(
@@ -104,6 +120,7 @@ class Classifier:
         self._reader = evaluated_reader(size, self.frames, stride, views)
         self._reader.with_limits(max_pixels, bad_images or BadImages())
         self.classes = tuple(classes) or file.classes
+        _check_renamed(file, self.classes)
         if self.classes and len(self.classes) != self.model.num_classes:
             raise InputError(
                 f"--classes: names {len(self.classes)} classes, and {weights} has {self.model.num_classes}; "

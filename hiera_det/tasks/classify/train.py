@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hiera_det.data.class_rows import move_class_rows
+from hiera_det.data.classes import match_classes, told
 from hiera_det.data.image_folder import SUFFIXES, ImageFolder, find_class_folders
 from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.engine.processes import process_device
@@ -21,7 +23,7 @@ from hiera_det.modeling.classifier import HieraForClassification
 from hiera_det.tasks.batches import eval_loader, order_of, samples_of
 from hiera_det.tasks.classify.loss import MixedLoss, evaluate
 from hiera_det.tasks.recipes import FINETUNING, Recipe
-from hiera_det.tasks.settings import CLIPS, REGULARISERS, ClassifierSettings
+from hiera_det.tasks.settings import CLASSES, CLIPS, REGULARISERS, ClassifierSettings
 from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
 from hiera_det.tasks.transforms import Reader, augmented_clips_reader, augmented_reader, evaluated_reader
 from hiera_det.weights.load import fit
@@ -197,11 +199,19 @@ def _build_model(
 
 
 def _load(model: HieraForClassification, source: ModelFile, classes: Sequence[str], keep_head: bool) -> None:
-    """Take up a file's weights, the last layer only where it is for the very classes."""
+    """Take up a file's weights, of the last layer the rows of the classes of the same names."""
+    contents, has_head = source.contents, "head.projection.weight" in source.contents.heads
     # A file that does not name its classes has, for all we know, others of the same number.
-    same = source.classes == tuple(classes) if source.classes else keep_head
-    has_head = "head.projection.weight" in source.contents.heads
-    tensors, report = fit(source.contents, model, new_head=has_head and not same)
+    same = keep_head and not source.classes
+    if has_head and source.classes:
+        match = match_classes(source.classes, classes)
+        same = any(row is not None for row in match.rows)
+        if not match.is_same_order:
+            logger.info("%s: %s", contents.source, told(match))
+            fresh = {name: tensor for name, tensor in model.state_dict().items() if name in contents.heads}
+            moved = move_class_rows(contents.heads, fresh, match, len(source.classes))
+            contents = replace(contents, heads=contents.heads | moved)
+    tensors, report = fit(contents, model, new_head=has_head and not same)
     model.load_state_dict(tensors, strict=not report.initialised)  # without the head, names are missing by intent
     logger.info("%s", report)
 
@@ -232,6 +242,6 @@ def _unchanged(settings: ClassifierSettings, recipe: Recipe, inputs: Inputs) -> 
     return own | {
         settings.word("layer_decay"): recipe.layer_decay,
         "the number of files": len(train.files),
-        "the classes": list(train.classes),
+        CLASSES: list(train.classes),
         "the files": list_hash(train.root, train.files, train.labels),
     }

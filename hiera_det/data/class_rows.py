@@ -1,4 +1,4 @@
-"""A detector's rows that stand for classes, moved to where other data have the classes of the same names."""
+"""A head's rows that stand for classes, moved to where other data have the classes of the same names."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ _LAYOUTS = (
     _Rows(re.compile(r"roi_heads\.box_predictor\.(\d+\.)?bbox_pred\.\w+"), inner=4),
     _Rows(re.compile(r"roi_heads\.mask_head\.predictor\.\w+")),
     _Rows(re.compile(r"head\.cls_score\.\w+"), anchors=True),  # RetinaNet's
+    _Rows(re.compile(r"head\.projection\.\w+")),  # a classifier's
 )
 
 
@@ -51,7 +52,7 @@ def move_class_rows(
     """Give the classes of a data set the rows that a checkpoint has for those names.
 
     Args:
-        tensors: the checkpoint's, by detectron2's names.
+        tensors: the checkpoint's, by their names in detectron2's models or in a classifier.
         fresh: the model's own of the same names, for classes that the checkpoint lacks.
         match: how the classes go together.
         count: the checkpoint's classes.

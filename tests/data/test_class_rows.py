@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hiera_det.d2.model.class_rows import move_class_rows
+from hiera_det.data.class_rows import move_class_rows
 from hiera_det.data.classes import match_classes
 
 OLD, NEW = ("a", "b", "c"), ("c", "d", "a", "b")
@@ -20,6 +20,7 @@ MATCH = match_classes(OLD, NEW)
         ("roi_heads.box_predictor.bbox_pred.weight", 1, 4, False),
         ("roi_heads.mask_head.predictor.bias", 1, 1, False),
         ("head.cls_score.weight", 9, 1, False),
+        ("head.projection.bias", 1, 1, False),
     ],
 )
 def test_each_class_keeps_its_rows(name: str, outer: int, inner: int, background: bool) -> None:
