@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from PIL import Image
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import resolve_schedule
-from hiera_det.d2.lazy.files import load_lazy_config
+from hiera_det.d2.config.unread import READERS
+from hiera_det.d2.lazy.files import load_lazy_config, walk
 from hiera_det.d2.lazy.run import setup_lazy_config
 from hiera_det.d2.lazy.translate import NODES, naming_nodes, to_keys
+from hiera_det.d2.lazy.values import ARGUMENTS, check_values
 from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -121,6 +125,54 @@ def test_a_value_that_its_key_does_not_take_is_named_by_its_node(override: str, 
     with pytest.raises(InputError) as raised:
         to_keys(load_lazy_config(str(CASCADE), [override]))
     assert says in str(raised.value)
+
+
+#: A value that the kind of each key refuses.
+WRONG: dict[str, Any] = {
+    "INPUT.FORMAT": "RBG",
+    "DATALOADER.NUM_WORKERS": -1,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "RoIAlign",
+    "SOLVER.WARMUP_METHOD": "slow",
+}
+
+
+def test_every_argument_takes_what_the_key_takes_and_nothing_else() -> None:
+    lazy = load_lazy_config(str(CASCADE))
+    check_values(lazy)
+    found = {}
+    for name, value in walk(OmegaConf.to_container(lazy, resolve=False)):
+        for key, patterns in ARGUMENTS.items():
+            refers = isinstance(value, str) and value.startswith("${")
+            if key in found or refers or not any(fnmatchcase(name, pattern) for pattern in patterns.split()):
+                continue
+            found[key] = name
+            OmegaConf.update(wrong := copy.deepcopy(lazy), name, WRONG.get(key, [[-7]]), merge=False)
+            with pytest.raises(InputError) as raised:
+                check_values(wrong)
+            assert str(raised.value).startswith(f"{name} ")
+            assert READERS[key][1].words in str(raised.value)
+    absent = {key for key in ARGUMENTS if key.startswith(("MODEL.RETINANET", "SOLVER.MOMENTUM", "MODEL.PROPOSAL_"))}
+    assert found.keys() == ARGUMENTS.keys() - absent - {"MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.RPN.SMOOTH_L1_BETA"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model.input_format=BGR"], "model.input_format BGR, dataloader.train.mapper.image_format RGB, "),
+        (["model.pixel_mean=[1.0]"], "model.pixel_mean has 1 channels and model.pixel_std 3"),
+        (["+model.roi_heads.box_predictors.1.smooth_l1_beta=-1"], "smooth_l1_beta -1: give a number of at least 0"),
+        (["train.device=gpu"], "train.device gpu: choose cuda or cpu"),
+    ],
+)
+def test_values_that_the_yaml_configs_refuse_are_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(InputError) as raised:
+        setup_lazy_config(arguments(CASCADE, *overrides))
+    assert says in str(raised.value)
+
+
+def test_another_order_of_channels_than_the_mean_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    check_values(load_lazy_config(str(CASCADE), ["model.input_format=BGR", "dataloader.train.mapper.image_format=BGR"]))
+    assert "image_format BGR, and model.pixel_mean [123.675, 116.28, 103.53] is of RGB" in caplog.text
 
 
 def test_a_key_of_a_check_becomes_the_node_that_the_user_can_set() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -15,7 +16,7 @@ from hiera_det.d2.config.model_keys import is_hiera
 from hiera_det.errors import InputError
 from hiera_det.modeling.images import IMAGE_PIXELS
 
-__all__ = ["check_best", "check_detector", "check_keypoints", "check_semantic"]
+__all__ = ["check_best", "check_detector", "check_device", "check_keypoints", "check_pixels", "check_semantic"]
 
 logger = logging.getLogger("hiera_det.config")
 
@@ -46,8 +47,8 @@ def check_detector(cfg: CfgNode) -> None:
         )
     if is_hiera(cfg.MODEL.BACKBONE.NAME) and cfg.MODEL.FPN.NORM not in ("LN", ""):
         raise InputError(f'MODEL.FPN.NORM {cfg.MODEL.FPN.NORM!r}: choose LN or ""')
-    _check_pixels(cfg)
-    _check_device(cfg)
+    check_pixels(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
+    check_device(cfg)
     for key, value in ROTATED.items():
         if get_value(cfg, key) == value:
             raise InputError(f"{key} {value}: is for rotated boxes, and data are read with upright ones: leave it out")
@@ -73,25 +74,43 @@ def check_detector(cfg: CfgNode) -> None:
                 )
 
 
-def _check_pixels(cfg: CfgNode) -> None:
-    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+def check_pixels(
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_format: str,
+    names: Sequence[str] = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
+) -> None:
+    """Refuse a normalisation of other channels than the images', and tell of one in another order.
+
+    Args:
+        mean: of each channel.
+        std: of each channel.
+        image_format: of the images, such as "RGB".
+        names: of the three.
+
+    Raises:
+        InputError: they are not as many.
+    """
+    of_mean, of_std, of_format = names
     if len(mean) != len(std):
-        raise InputError(f"MODEL.PIXEL_MEAN has {len(mean)} channels and MODEL.PIXEL_STD {len(std)}: give both as many")
-    channels = CHANNELS.get(cfg.INPUT.FORMAT, 3)
+        raise InputError(f"{of_mean} has {len(mean)} channels and {of_std} {len(std)}: give both as many")
+    channels = CHANNELS.get(image_format, 3)
     if len(mean) != channels:
-        raise InputError(
-            f"INPUT.FORMAT {cfg.INPUT.FORMAT} has {channels} channels, and MODEL.PIXEL_MEAN {len(mean)}: give as many"
-        )
+        raise InputError(f"{of_format} {image_format} has {channels} channels, and {of_mean} {len(mean)}: give as many")
     for pixels, order in ((IMAGE_PIXELS[0], "RGB"), (IMAGE_PIXELS[0][::-1], "BGR")):
-        if tuple(mean) == pixels and order != cfg.INPUT.FORMAT:
+        if tuple(mean) == pixels and order != image_format:
             logger.warning(
-                "INPUT.FORMAT %s, and MODEL.PIXEL_MEAN %s is of %s: set both; Hiera's published weights expect "
-                "INPUT.FORMAT RGB and MODEL.PIXEL_MEAN %s",
-                *(cfg.INPUT.FORMAT, list(mean), order, list(IMAGE_PIXELS[0])),
+                "%s %s, and %s %s is of %s: set both; Hiera's published weights expect %s RGB and %s %s",
+                *(of_format, image_format, of_mean, list(mean), order, of_format, of_mean, list(IMAGE_PIXELS[0])),
             )
 
 
-def _check_device(cfg: CfgNode) -> None:
+def check_device(cfg: CfgNode) -> None:
+    """Refuse a device that PyTorch, or this machine, does not have.
+
+    Raises:
+        InputError: those that there are.
+    """
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:

@@ -8,12 +8,14 @@ from dataclasses import replace
 from detectron2.config import CfgNode
 from omegaconf import DictConfig, OmegaConf
 
+from hiera_det.d2.config.checks import check_device
 from hiera_det.d2.config.request import RunRequest
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.config.setup import choose_device, settle_run
 from hiera_det.d2.lazy.files import load_lazy_config, walk
 from hiera_det.d2.lazy.trainer import trainer_class
 from hiera_det.d2.lazy.translate import NODES, given_keys, naming_nodes, to_keys, to_nodes
+from hiera_det.d2.lazy.values import check_values
 from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.run import LOGGERS, begin_logging, run_detector
 from hiera_det.engine.session import process_kept
@@ -54,8 +56,10 @@ def setup_lazy_config(request: RunRequest, *, check_files: bool = True) -> tuple
     """
     lazy = load_lazy_config(request.config_file, request.opts)
     _refuse_unread(lazy, request)
+    check_values(lazy)
     with naming_nodes():
         keys = to_keys(lazy)
+        check_device(keys)
         before = keys.clone()
         settle_run(keys, request, given_keys(request.opts), check_files=check_files)
         if not request.eval_only:
