@@ -47,7 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time with --evaluate (default: 64)")
     parser.add_argument(
-        "--workers", type=int, default=4, help="processes that read images with --evaluate (default: 4)"
+        "--workers", type=int, help="processes that read images with --evaluate (default: 4, or the cores there are)"
     )
     add_image_flags(parser, "skip", "costs a line and exit status 1 at the end")
     add_device_flag(parser)
@@ -59,8 +59,8 @@ def main() -> None:
     args = argument_parser().parse_args()
     if bool(args.inputs) == bool(args.evaluate):
         raise InputError("give images or videos to classify, or --evaluate DIR alone")
-    if args.batch_size < 1 or args.workers < 0:
-        raise InputError("--batch-size must be at least 1, --workers at least 0")
+    if args.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hiera_det.images").setLevel(logging.INFO)
     for package, pip in (("PIL", "Pillow"), ("torchvision", "torchvision"), ("tqdm", "tqdm")):

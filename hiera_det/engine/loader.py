@@ -73,6 +73,9 @@ class Seeded(Dataset[Any]):
 class _Loader(DataLoader[Any]):
     """PyTorch's, whose workers are forked without a signal in the midst of it."""
 
+    def check_worker_number_rationality(self) -> None:
+        """Say nothing: `workers_by_cores` has said it in a line."""
+
     def _get_iterator(self) -> Any:
         with held_back():
             return super()._get_iterator()

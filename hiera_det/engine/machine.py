@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from hiera_det.engine.processes import local_process_count
+from hiera_det.errors import InputError
 
 __all__ = ["DEFAULT_WORKERS", "available_cores", "workers_by_cores", "workers_by_memory"]
 
@@ -19,6 +20,8 @@ logger = logging.getLogger("hiera_det.training")
 
 #: Where nobody names a number and there are as many cores.
 DEFAULT_WORKERS = 4
+#: For each core, and on any machine, of those that are given by hand: more only wait for each other.
+MOST_PER_CORE, MOST_ANYWHERE = 8, 16
 SHARED = "/dev/shm"
 CGROUPS = Path("/sys/fs/cgroup")
 #: Batches that wait for each worker (PyTorch's prefetching), and one that is being trained on.
@@ -50,16 +53,25 @@ def workers_by_cores(given: int | None, word: str, default: int = DEFAULT_WORKER
     """How many processes read images for each one that trains.
 
     Args:
-        given: by hand, which stands: files of a network may be waited for by more processes than there are cores.
+        given: by hand, which stands up to eight per core: files of a network may be waited for by more than there are
+            cores.
         word: the flag or key that says so.
         default: as many where there are the cores, if none is given.
+
+    Raises:
+        InputError: a number below 0.
     """
     cores, processes = available_cores(), local_process_count()
     most = max(1, cores // processes)
     workers = default if given is None else given
+    if workers < 0:
+        raise InputError(f"{word} {workers}: give 0, to read images in the process that trains, or more")
     if workers <= most:
         return workers
     shared = f"{cores} cores for {processes} processes" if processes > 1 else f"{cores} cores"
+    if given is not None and given > (limit := max(MOST_PER_CORE * most, MOST_ANYWHERE)):
+        logger.warning("%s %d: far more than there are cores (%s): %d read images", word, given, shared, limit)
+        return limit
     if given is not None:
         logger.warning("%s %d: more than there are cores (%s); it stands, as it is given", word, workers, shared)
         return workers

@@ -50,6 +50,10 @@ def test_more_workers_than_cores_are_said_and_lowered_unless_given(
     assert "--workers is set to 4" in caplog.messages[-1]
     assert workers_by_cores(16, "--workers") == 16
     assert "--workers 16: more than there are cores" in caplog.messages[-1]
+    assert workers_by_cores(999, "--workers") == 32
+    assert caplog.messages[-1] == "--workers 999: far more than there are cores (4 cores): 32 read images"
+    with pytest.raises(InputError, match="--workers -1: give 0, "):
+        workers_by_cores(-1, "--workers")
 
 
 class Large(torch.utils.data.Dataset[Any]):

@@ -15,6 +15,7 @@ from hiera_det.d2.config.unread import kind_of
 from hiera_det.d2.config.words import renamed
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
 from hiera_det.d2.lazy.files import walk
+from hiera_det.engine.machine import workers_by_cores
 from hiera_det.errors import InputError
 
 __all__ = ["NODES", "given_keys", "naming_nodes", "to_keys", "to_nodes"]
@@ -55,6 +56,7 @@ NODES = {
     "INPUT.MAX_PIXELS": "dataloader.train.mapper.max_pixels",
     "INPUT.ON_BAD_IMAGE": "dataloader.train.mapper.on_bad_image",
 }
+TEST_WORKERS = "dataloader.test.num_workers"
 #: Phrases of the checks that no node alone says.
 PHRASES = {
     "MODEL.MASK_ON False": "model.roi_heads.mask_in_features=null dataloader.train.mapper.use_instance_mask=false "
@@ -112,9 +114,10 @@ def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
         if isinstance(value, tuple):
             value = value[0] if len(value) == 1 else list(value)
         OmegaConf.update(lazy, node, value)
-    workers = OmegaConf.select(lazy, "dataloader.test.num_workers")
-    if after.DATALOADER.NUM_WORKERS < before.DATALOADER.NUM_WORKERS and isinstance(workers, int):
-        OmegaConf.update(lazy, "dataloader.test.num_workers", min(workers, after.DATALOADER.NUM_WORKERS))
+    tests, most = OmegaConf.select(lazy, TEST_WORKERS), after.DATALOADER.NUM_WORKERS
+    if isinstance(tests, int) and tests > most:
+        lowered = most < before.DATALOADER.NUM_WORKERS
+        OmegaConf.update(lazy, TEST_WORKERS, most if lowered else workers_by_cores(tests, TEST_WORKERS))
     # Every num_classes that does not take its value from another.
     for name, value in walk(OmegaConf.to_container(lazy.model, resolve=False)):
         if name.rpartition(".")[2] == "num_classes" and isinstance(value, int):

@@ -17,6 +17,7 @@ from hiera_det.data.classes import listed, match_classes
 from hiera_det.data.image_folder import SUFFIXES, find_class_folders, find_files_below
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.data.video import VIDEO_SUFFIXES
+from hiera_det.engine.machine import workers_by_cores
 from hiera_det.errors import InputError, printable
 from hiera_det.files import StrPath
 from hiera_det.tasks.batches import eval_loader, samples_of
@@ -191,7 +192,7 @@ class Classifier:
         names = tuple(self.classes[index] if self.classes else str(index) for index in indices)
         return Classified(file, indices, names, tuple(best.values.tolist()))
 
-    def evaluate(self, folder: str, batch_size: int = 64, workers: int = 0, progress: bool = True) -> Accuracy:
+    def evaluate(self, folder: str, batch_size: int = 64, workers: int | None = 0, progress: bool = True) -> Accuracy:
         """Accuracy on a folder of class folders.
 
         They are taken for the classes of the same names, where these are known, else in the order of the names, as
@@ -208,5 +209,6 @@ class Classifier:
                 "not known; give --classes FILE"
             )
         samples = samples_of(found.files, self._reader, found.labels, replace=False)
+        workers = workers_by_cores(workers, "workers")
         at_once = max(1, batch_size // math.prod(self.views)) if self.frames else batch_size
         return evaluate(self.model, eval_loader(samples, at_once, workers, False), self.device, progress)
