@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from hiera_det.data.coco.findings import Findings, kind_of, listed, short
 from hiera_det.data.coco.formats import recognised
-from hiera_det.data.coco.meant import all_finite, id_remedy, meant_id, meant_key, meant_polygons
+from hiera_det.data.coco.meant import IMAGE_KEYS, all_finite, id_remedy, meant_id, meant_key, meant_polygons
 from hiera_det.data.coco.schema import ImageId
 
 __all__ = [
@@ -164,7 +164,7 @@ def _image_fault(index: int, image: dict[str, Any]) -> tuple[str, str]:
     where = f"images[{index}]"
     for key in ("id", "file_name"):
         if key not in image:
-            return f"{where}: {_missing(key, image)}", ""
+            return f"{where}: {_missing(key, image)}", _renamed(key, image)
     if type(image["id"]) not in (int, str):
         return f"{where}: id {short(image['id'])} must be an integer or a text", ""
     if type(image["id"]) is int and not -(2**63) <= image["id"] < 2**63:
@@ -173,11 +173,17 @@ def _image_fault(index: int, image: dict[str, Any]) -> tuple[str, str]:
         return f"image {short(image['id'])}: file_name {short(image['file_name'])} must be a text", ""
     for key in ("width", "height"):
         if key not in image:
-            return f"{where}: {_missing(key, image)}", _SIZED
+            return f"{where}: {_missing(key, image)}", _renamed(key, image) or _SIZED
         if not is_side(image[key]):
             said = f"image {short(image['id'])} ({short(image['file_name'])}): {key} {short(image[key])}"
             return f"{said} must be a positive integer, in pixels", _SIZED
     return "", ""
+
+
+def _renamed(missing: str, image: Mapping[str, Any]) -> str:
+    """What to do about a key of an image that is there under a misspelt name; "" where none is."""
+    wrong = next((key for key in image if meant_key(key[:40], image, IMAGE_KEYS) == missing), None)
+    return f"rename {short(wrong)} to '{missing}', or let `hiera-det check ... --fix OUT.json` do it" if wrong else ""
 
 
 def is_side(value: Any) -> bool:

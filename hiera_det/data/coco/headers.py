@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,17 @@ from functools import partial
 from typing import Any
 
 from hiera_det.data.coco.findings import LISTED, Findings, listed
-from hiera_det.data.images import BadImageError, ImageHeader, read_header
+from hiera_det.data.images import BadImageError, ImageHeader, read_header, read_image
 from hiera_det.errors import printable
 
 __all__ = ["check_headers"]
 
 #: Of more images than this, an evenly spaced sample of this many headers is read before a training.
 MAX_HEADERS = 2000
+#: Of deep images, so many are decoded to see which bits are in use.
+MAX_DEEP = 16
+#: Where no pixel is as bright, of 255, the numbers are of 12 bits or fewer.
+DARK = 16
 #: Files that are opened at a time.
 THREADS = 8
 
@@ -58,6 +63,20 @@ def check_headers(
         if which:
             said = f"{len(which)} of {len(sample)} images {what}: {listed([image['file_name'] for image in which])}"
             findings.add(kind, said, image_id=which[0]["id"], count=len(which))
+    _tell_dark(deep, root, findings, max_pixels)
+
+
+def _tell_dark(deep: Sequence[Mapping[str, Any]], root: str, findings: Findings, max_pixels: int) -> None:
+    """Tell of images of 16 bits a pixel whose upper ones are not in use."""
+    brightest = 0
+    for image in deep[:: math.ceil(len(deep) / MAX_DEEP) or 1]:
+        with contextlib.suppress(BadImageError):  # told by others
+            pixels = read_image(os.path.join(root, image["file_name"]), "L", max_pixels)
+            brightest = max(brightest, pixels.getextrema()[1])
+    if deep and brightest < DARK:
+        names = listed([image["file_name"] for image in deep])
+        said = f"no pixel of the images with more than 8 bits is brighter than {brightest} of 255: {names}"
+        findings.add("image-dark", said, image_id=deep[0]["id"], count=len(deep))
 
 
 def _tell_sizes(

@@ -118,6 +118,12 @@ KINDS: dict[str, Kind] = {
     ),
     "image-transparent": Kind(_N, "Images with an alpha channel or a transparent colour; they are laid on white."),
     "image-deep": Kind(_N, "Images of more than 8 bits a pixel; they are scaled to 8."),
+    "image-dark": Kind(
+        _W,
+        "Images of 16 bits a pixel hold numbers of 12 bits or fewer, as cameras and scanners write them: the high "
+        "byte, which is kept, is nearly black.",
+        "multiply their pixels by 16 for 12 bits, by 64 for 10, and keep them as 16 bits",
+    ),
     "image-size": Kind(
         _E,
         "Files have another size than the JSON says.",

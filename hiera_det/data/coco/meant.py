@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any
 
 from hiera_det.data.coco.findings import short
 
-__all__ = ["all_finite", "id_remedy", "meant_id", "meant_key", "meant_polygons", "shift_of", "shift_of_images"]
+__all__ = [
+    "IMAGE_KEYS",
+    "KEYS",
+    "all_finite",
+    "id_remedy",
+    "meant_id",
+    "meant_key",
+    "meant_polygons",
+    "shift_of",
+    "shift_of_images",
+]
 
 #: What annotations may hold; keys that are nearly one of these are misspelt.
 KEYS = ("id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "keypoints")
+#: What images must have beside an id.
+IMAGE_KEYS = ("file_name", "width", "height")
 #: Other tools' words for them, without case and signs.
 _SYNONYMS = {
     "crowd": "iscrowd",
@@ -23,14 +35,21 @@ _SYNONYMS = {
 }
 
 
-def meant_key(key: str, present: Container[str]) -> str | None:
-    """The key of COCO's that a key of an annotation was to be; None if it is one, or like none that is not there."""
-    if key in KEYS:
+def meant_key(key: str, present: Container[str], keys: Sequence[str] = KEYS) -> str | None:
+    """The key of COCO's that a key of an annotation was to be; None if it is one, or like none that is not there.
+
+    Args:
+        key: as it is written.
+        present: keys that are there.
+        keys: of the entry, in COCO's words.
+    """
+    if key in keys:
         return None
-    plain = {known.replace("_", ""): known for known in KEYS if known not in present}
+    plain = {known.replace("_", ""): known for known in keys if known not in present}
     mine = "".join(character for character in key.lower() if character.isalnum())
     close = difflib.get_close_matches(mine, plain, n=1, cutoff=0.8)
-    meant = _SYNONYMS.get(mine) or (plain[close[0]] if close else None)
+    synonym = _SYNONYMS.get(mine) if keys is KEYS else None
+    meant = synonym or (plain[close[0]] if close else None)
     return None if meant is None or meant in present else meant
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ from hiera_det.data.coco.agreement import frozen
 from hiera_det.data.coco.entries import EXACT, check_categories, is_side
 from hiera_det.data.coco.findings import Findings
 from hiera_det.data.coco.geometry import drawn_area, is_flat
-from hiera_det.data.coco.meant import all_finite, meant_id, meant_key, meant_polygons, shift_of, shift_of_images
+from hiera_det.data.coco.meant import (
+    IMAGE_KEYS,
+    KEYS,
+    all_finite,
+    meant_id,
+    meant_key,
+    meant_polygons,
+    shift_of,
+    shift_of_images,
+)
 from hiera_det.data.coco.names import Folder, leads_outside, locate
 from hiera_det.data.coco.pack import MAX_AREA
 from hiera_det.data.coco.read import read_json
@@ -59,7 +69,8 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
     ):
         raise InputError(f"{json_path}: needs lists of objects as images, annotations and categories to be mended")
     done: Counter[str] = Counter()
-    _rename_keys(data["annotations"], done)  # first: what follows goes by the keys' names
+    _rename_keys(data["annotations"], KEYS, done)  # first: what follows goes by the keys' names
+    _rename_keys(data["images"], IMAGE_KEYS, done)
     _mend_references(data, done)
     _mend_categories(data, done)
     _mend_images(data, str(image_root), done)
@@ -75,12 +86,12 @@ def repair_coco_json(json_path: StrPath, image_root: StrPath, target: StrPath) -
     return {what: count for what, count in done.items() if count}
 
 
-def _rename_keys(annotations: list[dict[str, Any]], done: Counter[str]) -> None:
-    for annotation in annotations:
-        for key in list(annotation):
-            meant = meant_key(key, annotation)
+def _rename_keys(entries: list[dict[str, Any]], keys: Sequence[str], done: Counter[str]) -> None:
+    for entry in entries:
+        for key in list(entry):
+            meant = meant_key(key, entry, keys)
             if meant:
-                annotation[meant] = annotation.pop(key)
+                entry[meant] = entry.pop(key)
                 done[f"key '{key}' renamed to '{meant}'"] += 1
 
 

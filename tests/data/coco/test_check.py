@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from coco_data import HEIGHT, WIDTH, annotation, sound
 from PIL import Image
 
-from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.check import check_coco_json, check_dataset
 from hiera_det.data.coco.compare import compare_splits, same_classes
 from hiera_det.data.coco.write import completed_copy
 from hiera_det.errors import InputError
@@ -206,6 +207,18 @@ def test_a_file_that_is_no_image_or_too_large_is_refused_by_name(folder: Path) -
         InputError, match=r"more than 0\.0001 million: cut it into tiles, or raise .* INPUT\.MAX_PIXELS"
     ):
         check(folder, sound(), max_pixels=100)
+
+
+@pytest.mark.parametrize(("most", "dark"), [(4095, True), (1023, True), (200, True), (4096, False), (65535, False)])
+def test_numbers_of_fewer_bits_than_a_file_has_room_for_are_told(
+    folder: Path, write: Callable[..., Path], most: int, dark: bool
+) -> None:
+    for name in ("a.png", "b.png"):
+        pixels = np.linspace(0, most, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)
+        Image.fromarray(pixels).save(folder / "images" / name)
+    found = [one for one in check_dataset(write(sound()), folder / "images") if one.kind == "image-dark"]
+    assert bool(found) == dark
+    assert not dark or f"is brighter than {most >> 8} of 255: 'a.png', 'b.png'" in found[0].text
 
 
 def test_an_image_of_16_bits_is_read_as_everywhere(folder: Path) -> None:

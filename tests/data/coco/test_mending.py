@@ -121,3 +121,15 @@ def test_polygons_of_pairs_are_named_and_flattened(mend: Mend, mask: Any, polygo
     found, fixed = mend(data)
     assert [finding.kind for finding in found if finding.severity == "error"] == ["polygon-pairs"]
     assert [entry["segmentation"] for entry in fixed["annotations"]] == [[[2, 2, 10, 2, 10, 8, 2, 8]] * polygons] * 3
+
+
+@pytest.mark.parametrize(
+    ("key", "written"), [("file_name", "filename"), ("file_name", "FileName"), ("width", "widht"), ("height", "heigth")]
+)
+def test_misspelt_keys_of_images_are_told_and_renamed(mend: Mend, key: str, written: str) -> None:
+    data = sound()
+    for image in data["images"]:
+        image[written] = image.pop(key)
+    found, fixed = mend(data)
+    assert f"rename '{written}' to '{key}'" in found[0].remedy
+    assert fixed["images"] == sound()["images"]
