@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -33,6 +32,8 @@ def write_video(
     path: Path, count: int, frame: Callable[[int], npt.NDArray[np.uint8]] = grey_frame, fps: int = 30
 ) -> Path:
     """A video of ``count`` frames, nearly without loss."""
+    import av  # machines that need no video may lack it
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.height, stream.width = frame(0).shape[:2]
