@@ -45,6 +45,7 @@ def train_detector(
     eval_epochs: float | None = None,
     checkpoint_epochs: float | None = None,
     best: str | None = None,
+    patience: int | None = None,
     seed: int | None = None,
     num_workers: int | None = None,
     device: str | None = None,
@@ -84,8 +85,9 @@ def train_detector(
         precision: ``float32``, ``bfloat16`` or, on GPUs, ``float16``.
         eval_epochs: epochs from an evaluation to the next.
         checkpoint_epochs: epochs from a checkpoint to the next.
-        best: metric whose best weights are kept (`Run.best`), such as ``segm/AP``; with ``val`` it is ``bbox/AP``
-            unless another, or "" for none, is given.
+        best: metric whose best weights are kept (`Run.best`), such as ``segm/AP`` or ``val_loss``, or "" for none; by
+            default box AP, of the weights or their average, whichever is better.
+        patience: evaluations in a row without a better one that end the training.
         seed: of all that is random; drawn where there is none.
         num_workers: processes that read images, for each that trains.
         device: ``cuda`` or ``cpu``; by default a GPU where there is one.
@@ -115,8 +117,6 @@ def train_detector(
 
     if os.fspath(config).endswith(".py"):
         raise InputError(f"config {os.fspath(config)}: is a LazyConfig; train it by hiera-det train-lazy")
-    if val is not None and best is None and "TEST.BEST" not in pairs_of(opts):
-        given["best"] = "bbox/AP"
     with called_from_python(key_words(opts)):
         request = RunRequest(
             config_file=os.fspath(config),

@@ -32,7 +32,8 @@ def evaluate(
     """Measure a detector or a classifier, or score a file of results.
 
     Args:
-        model: a run, whose newest weights are taken, or its folder; weights of one, such as ``run.best``; a file of a
+        model: a run, whose best weights are taken where they are kept, else its last, or its folder; weights of one,
+            such as ``run.best``; a file of a
             classifier; or a JSON of a detector's results, as COCO has them.
         val: what to evaluate on: ``(COCO JSON, images folder)``, for results the JSON alone, for a classifier a folder
             of a folder per class. None for what the run was evaluated on.
@@ -53,7 +54,7 @@ def evaluate(
     if name.lower().endswith(".json") and Path(name).is_file():
         return _scores(name, val, opts)
     run = model.run if isinstance(model, Weights) else run_of(model)
-    weights = model if isinstance(model, Weights) else run.last if run else None
+    weights = model if isinstance(model, Weights) else run.weights if run else None
     machine = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
     given = {word: value for word, value in machine.items() if value is not None}
     if run is None or run.task == "classify":

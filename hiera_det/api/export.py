@@ -91,7 +91,7 @@ def _subject(model: Run | StrPath, part: str, size: Sequence[int], threshold: fl
     from hiera_det.export.subjects import detector_subject, file_subject
 
     run = model.run if isinstance(model, Weights) else run_of(model)
-    weights = os.fspath(run.last if run and not isinstance(model, Weights) else model)  # type: ignore[arg-type]
+    weights = os.fspath(run.weights if run and not isinstance(model, Weights) else model)  # type: ignore[arg-type]
     if run is None or run.task != "detect":
         if opts or threshold is not None:
             raise InputError("threshold and config keys are a detector's, and this is none; leave them out")
@@ -102,5 +102,5 @@ def _subject(model: Run | StrPath, part: str, size: Sequence[int], threshold: fl
 
     own = pairs_of(opts)
     cfg = load_config(os.fspath(run.output / CONFIG), {"MODEL.DEVICE": "cpu", "MODEL.HIERA.COMPILE": False, **own})
-    score = read_threshold(run.output).score if threshold is None else threshold
+    score = read_threshold(run.output, weights).score if threshold is None else threshold
     return detector_subject(Predictor(cfg, "" if "MODEL.WEIGHTS" in own else weights, score), part, size)

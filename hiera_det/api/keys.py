@@ -31,6 +31,7 @@ KEYS = {
     "eval_epochs": "TEST.EVAL_EPOCHS",
     "checkpoint_epochs": "SOLVER.CHECKPOINT_EPOCHS",
     "best": "TEST.BEST",
+    "patience": "TEST.PATIENCE",
     "seed": "SEED",
     "num_workers": "DATALOADER.NUM_WORKERS",
     "device": "MODEL.DEVICE",

@@ -41,6 +41,7 @@ def train_classifier(
     eval_epochs: int | None = None,
     checkpoint_epochs: int | None = None,
     best: str | None = None,
+    patience: int | None = None,
     seed: int | None = None,
     num_workers: int | None = None,
     device: str | None = None,
@@ -76,6 +77,7 @@ def train_classifier(
         eval_epochs: epochs from an evaluation to the next.
         checkpoint_epochs: epochs from a checkpoint to the next.
         best: metric whose best weights are kept (`Run.best`): ``top1`` unless another, or "" for none, is given.
+        patience: evaluations in a row without a better one that end the training.
         seed: of all that is random.
         num_workers: processes that read images, for each that trains.
         device: ``cuda`` or ``cpu``; by default a GPU where there is one.
@@ -105,6 +107,7 @@ def pretrain_mae(
     images: StrPath | None = None,
     *,
     videos: StrPath | None = None,
+    val: StrPath | None = None,
     output: StrPath,
     size: str | None = None,
     mask_ratio: float | None = None,
@@ -115,7 +118,10 @@ def pretrain_mae(
     learning_rate: float | None = None,
     ema: float | bool | None = None,
     precision: str | None = None,
+    eval_epochs: int | None = None,
     checkpoint_epochs: int | None = None,
+    best: str | None = None,
+    patience: int | None = None,
     seed: int | None = None,
     num_workers: int | None = None,
     device: str | None = None,
@@ -136,6 +142,7 @@ def pretrain_mae(
     Args besides those of `train_classifier`:
         images: folder of images, at any depth.
         videos: folder of videos, in place of images.
+        val: folder of others, on which the same loss is measured; by it, ``val_loss``, are the best weights kept.
         mask_ratio: part that is left out; 0.6, of clips 0.9.
         settings: other fields of `hiera_det.tasks.settings.PretrainSettings`, such as ``{"decoder_depth": 4}``.
 

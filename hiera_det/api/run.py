@@ -51,7 +51,7 @@ class Run:
     Example:
         run = open_run("output/mine")
         print(run.metrics["bbox/AP"], run.best.path)
-        prediction = run.best.predict("photo.jpg")
+        prediction = run.weights.predict("photo.jpg")
     """
 
     def __init__(self, output: StrPath) -> None:
@@ -112,6 +112,15 @@ class Run:
             f"{self.output}: no best weights are kept there: the training names no best= metric, or no evaluation has "
             "given one; run.last are the newest"
         )
+
+    @property
+    def weights(self) -> Weights:
+        """What predicts and is evaluated where nobody says what: the best weights where they are kept, else the last.
+
+        Raises:
+            InputError: there are none.
+        """
+        return self.best if (self.output / BEST).is_file() else self.last
 
     @property
     def last(self) -> Weights:
@@ -198,7 +207,7 @@ class Weights(os.PathLike[str]):
         """The model, ready for images; the last that was built is kept.
 
         Args:
-            options: ``threshold``, the least score of a detector's objects (by default that of the best F1 at the last
+            options: ``threshold``, the least score of a detector's objects (by default that of the best F1 at their
                 evaluation, where there was one), and ``device``.
 
         Raises:
@@ -223,4 +232,4 @@ class Weights(os.PathLike[str]):
 
         opts = ["MODEL.DEVICE", device] if device else []
         cfg = load_config(os.fspath(self.run.output / CONFIG), opts)
-        return Predictor(cfg, self, read_threshold(self.run.output).score if threshold is None else threshold)
+        return Predictor(cfg, self, read_threshold(self.run.output, self).score if threshold is None else threshold)

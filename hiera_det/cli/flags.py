@@ -10,6 +10,7 @@ from hiera_det.modeling.variants import VARIANTS
 
 __all__ = [
     "add_device_flag",
+    "add_evaluation_flags",
     "add_image_flags",
     "add_machine_flags",
     "add_model_flags",
@@ -76,6 +77,24 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--drop-path", type=float, metavar="RATE", help="stochastic depth")
 
 
+def add_evaluation_flags(parser: argparse.ArgumentParser, best: str) -> None:
+    """When a plain training measures, what its best is, and when it has waited long enough.
+
+    Args:
+        parser: of the command.
+        best: the default metric.
+    """
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--eval-batch-size", type=int, help="images at a time (default: 64)")
+    group.add_argument("--eval-epochs", type=int, help="epochs from an evaluation to the next (default: 1)")
+    group.add_argument(
+        "--best", metavar="METRIC", help=f"its best weights go to model_best.pth (default: {best}; '': none)"
+    )
+    group.add_argument(
+        "--patience", type=int, metavar="N", help="end after N evaluations without a better one (default: 0: never)"
+    )
+
+
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """How to train, where, and how to go on."""
     group = parser.add_argument_group("training; defaults are the published recipe's of the size")
@@ -105,6 +124,9 @@ def _add_progress_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("log, checkpoints, and going on")
     group.add_argument("--log-period", type=int, metavar="STEPS", help="from a line of the log to the next")
     group.add_argument("--checkpoint-epochs", type=int, help="from a checkpoint to the next (default: 1)")
+    group.add_argument(
+        "--checkpoint-minutes", type=float, help="most that pass without a checkpoint (default: 10; 0: any)"
+    )
     group.add_argument(
         "--skip-nonfinite", type=int, metavar="K", help="steps in a row left out where not finite (default: 0)"
     )

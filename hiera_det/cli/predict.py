@@ -36,7 +36,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Flags."""
     parser = command_parser("predict", __doc__)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of a training: its config, last weights and classes")
+    model.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of a training: its config, best weights and classes")
     model.add_argument("--config-file", metavar="FILE", help="a config; name the weights by --opts MODEL.WEIGHTS FILE")
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images, videos, folders, patterns")
     parser.add_argument("--recursive", action="store_true", help="take the images of an input's sub-folders too")
@@ -49,7 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--confidence-threshold",
         type=float,
         metavar="SCORE",
-        help="least score (default: that of the best F1 at the run's last evaluation, else 0.5)",
+        help="least score (default: that of the best F1 at the weights' evaluation in the run, else 0.5)",
     )
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="of a video, take each N-th frame (default: 1)"
@@ -68,7 +68,9 @@ def choose_threshold(args: argparse.Namespace) -> float:
         return float(args.confidence_threshold)
     if not args.run:
         return USUAL
-    threshold = read_threshold(args.run)
+    from hiera_det.d2.predict.predictor import weights_in
+
+    threshold = read_threshold(args.run, "" if "MODEL.WEIGHTS" in args.opts else weights_in(args.run))
     logging.getLogger("hiera_det.predict").info("least score %.3g: %s", threshold.score, threshold.reason)
     return threshold.score
 

@@ -14,7 +14,13 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.flags import add_image_flags, add_model_flags, add_training_flags, training_parser
+from hiera_det.cli.flags import (
+    add_evaluation_flags,
+    add_image_flags,
+    add_model_flags,
+    add_training_flags,
+    training_parser,
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -22,6 +28,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = training_parser("pretrain", __doc__)
     parser.add_argument("--images", metavar="DIR", help="images, at any depth below")
     parser.add_argument("--videos", metavar="DIR", help="videos, at any depth below, in place of images")
+    parser.add_argument("--val", metavar="DIR", help="others of them, on which the same loss is measured")
     parser.add_argument("--output", metavar="DIR", required=True)
     parser.add_argument("--mask-ratio", type=float, help="part that is left out (default: 0.6, of clips 0.9)")
     parser.add_argument("--frames", type=int, help="of a clip (default: 16)")
@@ -33,6 +40,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder-depth", type=int, help="its blocks (default: 8)")
     parser.add_argument("--decoder-num-heads", type=int, help="its attention heads (default: 16)")
     add_training_flags(parser)
+    add_evaluation_flags(parser, "val_loss, with --val")
     add_image_flags(parser, "fail", "another, which the seed decides, takes its place")
     return parser
 

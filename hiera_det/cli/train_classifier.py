@@ -17,7 +17,13 @@ from __future__ import annotations
 
 import argparse
 
-from hiera_det.cli.flags import add_image_flags, add_model_flags, add_training_flags, training_parser
+from hiera_det.cli.flags import (
+    add_evaluation_flags,
+    add_image_flags,
+    add_model_flags,
+    add_training_flags,
+    training_parser,
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -50,12 +56,7 @@ def argument_parser() -> argparse.ArgumentParser:
     group.add_argument("--random-erase", type=float, help="probability (default: 0.25)")
     add_training_flags(parser)
     add_image_flags(parser, "fail", "another, which the seed decides, takes its place")
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--eval-batch-size", type=int, help="images at a time (default: 64)")
-    group.add_argument("--eval-epochs", type=int, help="epochs from an evaluation to the next (default: 1)")
-    group.add_argument(
-        "--best", metavar="METRIC", help="its best weights go to model_best.pth (default: top1; '': none)"
-    )
+    add_evaluation_flags(parser, "top1")
     return parser
 
 

@@ -44,6 +44,8 @@ FINAL, BEST = "model_final.pth", "model_best.pth"
 TAG = "last_checkpoint"
 #: Checkpoints of an iteration, as detectron2 names them; the averaged weights lie beside them.
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+#: Newest checkpoints that are kept although they are of no period: a damaged one has one before it.
+IN_BETWEEN = 2
 #: More steps than any training takes; a counter beyond is damage.
 MOST_ITERATIONS = 10**8
 #: Words of callers in Python for settings, as `_typed` has them, by those that a checkpoint has.
@@ -58,10 +60,12 @@ class Checkpoints:
     Args:
         folder: the run's output.
         keep: how many numbered checkpoints stay, the newest; 0 for all.
+        period: steps from one that is to stay to the next; of those in between, by the clock or for a stop, the newest
+            two are kept. 0 where there are none.
     """
 
-    def __init__(self, folder: str, keep: int = 0) -> None:
-        self.folder, self.keep = Path(folder), keep
+    def __init__(self, folder: str, keep: int = 0, period: int = 0) -> None:
+        self.folder, self.keep, self.period = Path(folder), keep, period
 
     def save(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a checkpoint, name it in the tag, and let go of those beyond ``keep``.
@@ -149,11 +153,19 @@ class Checkpoints:
             logger.info("removed %s, left by a run that was killed", path.name)
 
     def _prune(self) -> None:
-        """Remove numbered checkpoints beyond ``keep``, with their averaged weights."""
+        """Remove numbered checkpoints beyond ``keep``, and older ones between periods, with their averaged weights."""
         numbered = sorted(path.name for path in self.folder.glob("*.pth") if NUMBERED.fullmatch(path.name))
-        for name in numbered[: -self.keep] if self.keep else ():
-            for old in (self.folder / name, self.folder / name.replace(".pth", "_ema.pth")):
-                old.unlink(missing_ok=True)
+        old = set(numbered[: -self.keep] if self.keep else ())
+        old |= {name for name in numbered[:-IN_BETWEEN] if self.period and _steps_in(name) % self.period}
+        for name in old:
+            for file in (self.folder / name, self.folder / name.replace(".pth", "_ema.pth")):
+                file.unlink(missing_ok=True)
+
+
+def _steps_in(name: str) -> int:
+    """Steps that are done in a numbered checkpoint, by its name."""
+    found = NUMBERED.fullmatch(name)
+    return int(found[1]) + 1 if found else 0
 
 
 class Patience:

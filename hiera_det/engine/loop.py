@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiera_det.engine.best import Best
+from hiera_det.engine.best import Best, told_best
 from hiera_det.engine.callbacks import Callbacks
 from hiera_det.engine.checkpoint import BEST, CHECKPOINT, Checkpoints, Patience, check_iteration, check_unchanged
 from hiera_det.engine.compilation import compile_in_place
@@ -26,6 +26,7 @@ from hiera_det.engine.loader import end_workers
 from hiera_det.engine.loader import unwrap as read_batch
 from hiera_det.engine.optimizer import load_optimizer, set_lr
 from hiera_det.engine.order import EpochOrder
+from hiera_det.engine.pace import Pace
 from hiera_det.engine.processes import is_main_process, process_count, process_rank, sum_over_processes
 from hiera_det.engine.progress import Rate, eta
 from hiera_det.engine.randomness import derive, seed_all
@@ -109,7 +110,7 @@ class Loop:
         wrapped = wrap(self.model, settings.parallel)
         self.optimizer = task.build_optimizer(self.model)
         self.ema = EMA(self.model, settings.ema_decay) if settings.ema_decay else None
-        self.best = Best(settings.best)
+        self.best = Best(settings.best, settings.patience)
         self.step = Step(
             wrapped,
             self.optimizer,
@@ -124,6 +125,7 @@ class Loop:
         self._ended = 0  # step at which the last epoch was through, evaluation included
         self.checkpoints = Checkpoints(settings.output, settings.keep)
         self._patience = Patience()
+        self._pace = Pace(settings.checkpoint_minutes)
         self._window: list[float] = []  # losses since the last line of the log
         self._writers: list[Any] = []
 
@@ -191,7 +193,8 @@ class Loop:
         if self.step.scaler.is_enabled():
             content["grad_scaler"] = self.step.scaler.state_dict()
         if is_main_process():
-            self.checkpoints.save(name, content | dict(self.task.extra))
+            with self._pace.saving():
+                self.checkpoints.save(name, content | dict(self.task.extra))
             self.callbacks.on_checkpoint(self.iteration, self.checkpoints.folder / name)
 
     def write_metrics(self, **values: Any) -> None:
@@ -215,6 +218,7 @@ class Loop:
                 require_space(output, self._required_space())
                 self._writers = [MetricsFile(output, self.iteration), TensorBoard(output, self.iteration)]
             sent = 0
+            self._pace.begin()
             try:
                 while not sent and not self._is_done():
                     sent = self._end_epoch() if self._is_epoch_end() else self._run_epoch()
@@ -240,7 +244,8 @@ class Loop:
         return self._ended < self.iteration and self.iteration % self.task.order.iterations == 0
 
     def _is_done(self) -> bool:
-        return self._ended == self.settings.iterations
+        """Whether the last epoch is through, or patience with the best was at the end of one."""
+        return self._ended == self.settings.iterations or (self.best.exhausted and self._ended == self.iteration)
 
     def _run_epoch(self) -> int:
         """The rest of an epoch, or what a signal leaves of it; the signal's number, or 0."""
@@ -262,9 +267,12 @@ class Loop:
                 self._log(rate.take())
             if sent := self.stop.agreed(self.device):
                 return sent
-            if self.iteration % self.settings.checkpoint_period == 0 and not ends:
+            if not ends and (self._is_period() or self._pace.due(self.iteration, False, self.device)):
                 self._patience.save(self.save)
         return 0
+
+    def _is_period(self) -> bool:
+        return self.iteration % self.settings.checkpoint_period == 0
 
     def _parts(self, batches: Iterator[Any]) -> list[Any]:
         """The next step's parts, on the device; a signal ends the wait for them."""
@@ -299,7 +307,9 @@ class Loop:
                 logger.warning("epoch %d was not evaluated to its end", epoch)
                 return request.number
         self._ended = self.iteration
-        if last or self.iteration % self.settings.checkpoint_period == 0:
+        if self.best.exhausted:
+            logger.info("no better %s in %d evaluations: the training ends", self.best.metric, self.best.waited)
+        if last or self.best.exhausted or self._is_period():
             self._patience.save(self.save, last=last)
         return self.stop.agreed(self.device)
 
@@ -315,16 +325,16 @@ class Loop:
             return
         self.write_metrics(**metrics)
         if self.best.improved(metrics, self.iteration):
-            logger.info("best %s so far: %.4f", self.best.metric, self.best.value)
+            logger.info("the best so far: %s", told_best(self.best.state_dict()))
             self._patience.save(self._save_best)
         self.callbacks.on_evaluation(self.iteration, metrics)
 
     def _save_best(self) -> None:
         """Keep these weights as the best; a checkpoint to resume from is another file."""
-        averaged = bool(self.ema) and self.best.metric.startswith("ema/")
-        state = self.ema.model_state() if self.ema and averaged else gather(self.model.state_dict())
+        state = self.ema.model_state() if self.ema and self.best.averaged else gather(self.model.state_dict())
         if is_main_process():
-            self.checkpoints.write(BEST, {"model_state": _on_cpu(state)} | dict(self.task.extra))
+            content = {"model_state": _on_cpu(state), "best": self.best.state_dict()}
+            self.checkpoints.write(BEST, content | dict(self.task.extra))
 
     def _log(self, rate: float) -> None:
         """A line in the log and one in the metrics: the mean loss since the last."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from hiera_det.errors import InputError
 
 __all__ = [
+    "any_process",
     "check_device",
     "default_device",
     "is_main_process",
@@ -65,6 +66,11 @@ def process_device(device: str) -> torch.device:
     if device == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(device)
+
+
+def any_process(said: bool, device: torch.device) -> bool:
+    """Whether some process says so, the same answer in all, who must all ask."""
+    return bool(sum_over_processes(torch.tensor([float(said)], device=device)).item()) if process_count() > 1 else said
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class CommonSettings:
         ema_decay: of an average of the weights, per step; 0 for none.
         log_period: steps from one line of the log to the next.
         skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
+        checkpoint_minutes: most that pass without a checkpoint; 0 leaves it to the period.
+        patience: evaluations in a row without a better ``best`` that end the training; 0 for any number.
         words: the flag or key by which the user knows a field, for messages; empty for a user of Python.
     """
 
@@ -48,6 +50,8 @@ class CommonSettings:
     ema_decay: float = 0.0
     log_period: int = 20
     skip_nonfinite: int = 0
+    checkpoint_minutes: float = 10.0
+    patience: int = 0
     words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def word(self, name: str) -> str:
@@ -88,7 +92,7 @@ class TrainSettings(CommonSettings):
         checkpoint_period: steps from one checkpoint to the next.
         eval_period: steps from one evaluation to the next; 0 for the end only.
         keep: newest checkpoints that are kept; 0 for all.
-        best: metric whose best checkpoint is kept, such as ``top1``; "" for none.
+        best: metric whose best checkpoint is kept, such as ``top1``, or ``auto``; "" for none.
 
     Raises:
         InputError: a value that cannot be used, by the user's word.
@@ -108,12 +112,14 @@ class TrainSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         self.check_counts(1, "iterations", "batch_size", "accumulate", "log_period", "checkpoint_period")
-        self.check_counts(0, "workers", "eval_period", "keep", "skip_nonfinite")
+        self.check_counts(0, "workers", "eval_period", "keep", "skip_nonfinite", "patience")
+        if self.patience and not self.best:
+            raise self.refusal("patience", f"waits for a better {self.word('best')}, which names no metric")
         parts = self.processes * self.accumulate
         if self.batch_size % parts:
             by = f"the processes times {self.word('accumulate')}, {self.processes} x {self.accumulate}"
             raise self.refusal("batch_size", f"counts the images of all processes and must be a multiple of {by}")
-        self.check_amounts("clip_norm")
+        self.check_amounts("clip_norm", "checkpoint_minutes")
         if not 0 <= self.ema_decay < 1:
             raise self.refusal("ema_decay", "give a decay below 1, such as 0.9998, or 0 for no average")
         self._check_machine()

@@ -23,6 +23,8 @@ Series: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 #: The loss that the others are parts of: a detector's, and a classifier's or MAE's.
 MAIN_LOSSES = ("total_loss", "loss")
+#: The same on held-out images; of its parts, and of averaged weights, metrics.json knows more than a panel can show.
+HELD_OUT_LOSS = "val_loss"
 #: What the right panel shows: key in metrics.json, label, colour, line.
 SCORES = (
     ("bbox/AP", "box AP", "tab:blue", "-"),
@@ -138,9 +140,10 @@ def _legend(figure: Any, axes: Any) -> None:
 
 
 def _draw_losses(figure: Any, series: Mapping[str, Series], unit: str) -> None:
-    """Each loss thin as it is and thick as its running median, and the learning rate behind them."""
+    """Each loss thin as it is and thick as its running median, that of held-out images by points, the rate behind."""
     axes = _panel(figure, unit, "losses (median) and learning rate", "loss")
-    names = sorted(key for key in series if "loss" in key and np.isfinite(series[key][1]).any())
+    losses = sorted(key for key in series if "loss" in key and np.isfinite(series[key][1]).any())
+    names = [name for name in losses if HELD_OUT_LOSS not in name]
     names.sort(key=lambda name: name not in MAIN_LOSSES)
     colors = [f"C{index}" for index in range(10) if index != 7]  # C7, grey, is the learning rate's
     for index, name in enumerate(names):
@@ -152,6 +155,9 @@ def _draw_losses(figure: Any, series: Mapping[str, Series], unit: str) -> None:
         axes.plot(places[::step], values[::step], color=color, linewidth=0.8, alpha=0.25)
         smooth = running_median(values, step)
         axes.plot(places[::step], smooth, color=color, linewidth=width, marker=marker, label=name)
+    if HELD_OUT_LOSS in losses:
+        names.append(HELD_OUT_LOSS)
+        axes.plot(*series[HELD_OUT_LOSS], color="C3", linewidth=2, linestyle="--", marker="o", label=HELD_OUT_LOSS)
     if names:
         axes.set_ylim(bottom=min(0.0, *(np.nanmin(series[name][1]) for name in names)))
     else:

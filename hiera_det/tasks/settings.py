@@ -15,6 +15,7 @@ import torch
 
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.limits import MAX_PIXELS
+from hiera_det.engine.best import AUTO
 from hiera_det.engine.machine import workers_by_cores
 from hiera_det.engine.processes import check_device, default_device, process_count
 from hiera_det.engine.settings import CommonSettings, TrainSettings
@@ -94,7 +95,8 @@ class TaskSettings(CommonSettings):
         on_bad_image: what becomes of files that cannot be read, see `hiera_det.data.bad_images`: ``fail`` ends the run;
             with ``skip`` another file, which the seed decides, takes the place of one in training, and an evaluation
             leaves it out.
-        checkpoint_epochs: epochs from a checkpoint to the next.
+        checkpoint_epochs: epochs from a checkpoint to the next; ``checkpoint_minutes`` come in between.
+        best: metric whose best weights are kept in ``model_best.pth``; "" for none.
         resume: go on from the checkpoint in ``output``.
         auto_resume: go on where there is one, else start.
         allow_changed: settings that may differ from the checkpoint's, such as ``lr``.
@@ -122,6 +124,7 @@ class TaskSettings(CommonSettings):
     max_pixels: int = MAX_PIXELS
     on_bad_image: str = "fail"
     checkpoint_epochs: int = 1
+    best: str = ""
     resume: bool = False
     auto_resume: bool = False
     allow_changed: Sequence[str] = ()
@@ -150,6 +153,12 @@ class TaskSettings(CommonSettings):
     def _given(self, *names: str) -> list[str]:
         """Those that are not left to the recipe."""
         return [name for name in names if getattr(self, name) is not None]
+
+    def _check_best(self, names: Sequence[str]) -> None:
+        """Refuse a metric that no evaluation has."""
+        metrics = ("", AUTO, *names, *(f"ema/{name}" for name in names if self.ema_decay))
+        if self.best not in metrics:
+            raise self.refusal("best", f"choose one of {', '.join(metrics[1:])}, or '' for none")
 
     def _check_share(self, *names: str) -> None:
         """Refuse what is no part of something, from 0 to below 1."""
@@ -194,7 +203,7 @@ class TaskSettings(CommonSettings):
         """How many processes read images; what there are not the cores for goes to the log."""
         return workers_by_cores(self.workers, self.word("workers"))
 
-    def train_settings(self, schedule: Schedule, epoch_iterations: int, best: str = "") -> TrainSettings:
+    def train_settings(self, schedule: Schedule, epoch_iterations: int) -> TrainSettings:
         """The engine's settings, for epochs of so many steps."""
         return TrainSettings(
             output=str(self.output),
@@ -202,7 +211,7 @@ class TaskSettings(CommonSettings):
             processes=process_count(),
             precision=self.precision or ("bfloat16" if self.device == "cuda" else "float32"),
             checkpoint_period=self.checkpoint_epochs * epoch_iterations,
-            best=best,
+            best=self.best,
             workers=self.workers or 0,
             **{name: getattr(self, name) for name in ENGINES},
         )
@@ -258,7 +267,6 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
         dropout: before the last layer.
         eval_batch_size: images at a time.
         eval_epochs: epochs from an evaluation to the next; the last is always evaluated.
-        best: metric whose best weights are kept in ``model_best.pth``; "" for none.
     """
 
     train: str
@@ -294,9 +302,7 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
             raise self.refusal("stride", "must be above 0")
         if len(self.views) != 2 or self.views[0] not in (1, 3) or self.views[1] < 1:
             raise self.refusal("views", "give 1 or 3 crops and at least 1 clip")
-        metrics = ("", *METRICS, *(f"ema/{name}" for name in METRICS if self.ema_decay))
-        if self.best not in metrics:
-            raise self.refusal("best", f"choose one of {', '.join(metrics[1:])}, or '' for none")
+        self._check_best(METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,11 +312,14 @@ class PretrainSettings(TaskSettings):
     Attributes besides those of its base:
         images: folder of images, at any depth.
         videos: folder of videos, in place of images.
+        val: folder of others, on which the same loss is measured, of masks that stay the same; "" for none.
         mask_ratio: part that is left out; None for 0.6, of clips 0.9.
         frames: of a clip; None for 16.
         stride: frames of 30 a second from one of a clip's to the next.
         pictures: images in ``reconstructions.png``; 0 for none.
         picture_epochs: epochs from a picture to the next.
+        eval_batch_size: images of ``val`` at a time.
+        eval_epochs: epochs from a measurement of them to the next; the last is always measured.
         decoder_embed_dim: channels of the decoder.
         decoder_depth: its blocks.
         decoder_num_heads: its attention heads.
@@ -318,11 +327,15 @@ class PretrainSettings(TaskSettings):
 
     images: str = ""
     videos: str = ""
+    val: str = ""
     mask_ratio: float | None = None
     frames: int | None = None
     stride: float = 4
     pictures: int = 8
     picture_epochs: int = 10
+    eval_batch_size: int = 64
+    eval_epochs: int = 1
+    best: str = AUTO
     decoder_embed_dim: int | None = None
     decoder_depth: int | None = None
     decoder_num_heads: int | None = None
@@ -341,7 +354,11 @@ class PretrainSettings(TaskSettings):
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise self.refusal("mask_ratio", "must be above 0 and below 1")
         self.check_counts(0, "pictures")
-        self.check_counts(1, "picture_epochs")
+        self.check_counts(1, "picture_epochs", "eval_batch_size", "eval_epochs")
+        self._check_best(("val_loss",))
+        if not self.val and (self.patience or self.best not in (AUTO, "")):
+            word = "patience" if self.patience else "best"
+            raise self.refusal(word, f"nothing is measured: give {self.word('val')} DIR")
         units = max(1, self.clip_frames // FRAME_STRIDE) * (self.image_size // UNIT) ** 2
         mask_from_noise(torch.zeros(1, units), self.ratio)  # refuses a ratio that leaves nothing in
 

@@ -53,7 +53,6 @@ class Parts:
         unchanged: what a checkpoint must agree in, besides what all trainings have.
         classes: of a classifier.
         evaluate_epochs: epochs from one evaluation to the next.
-        best: metric whose best weights are kept; "" for none.
     """
 
     task: str
@@ -69,7 +68,6 @@ class Parts:
     unchanged: Mapping[str, Any] = field(default_factory=dict)
     classes: Sequence[str] = ()
     evaluate_epochs: int = 1
-    best: str = ""
 
 
 def is_resumed(settings: TaskSettings) -> bool:
@@ -119,7 +117,7 @@ def run_training(
     told = Callbacks(callbacks)
     less = f"lower {settings.word('batch_size')} or raise {settings.word('accumulate')}"
     with explained(f"training, {parts.order.part} images of {settings.image_size} pixels at a time", less):
-        loop = Loop(task, settings.train_settings(schedule, iterations, parts.best), stop, told)
+        loop = Loop(task, settings.train_settings(schedule, iterations), stop, told)
         if resumed:
             loop.resume()
         if is_main_process():

@@ -55,7 +55,8 @@ def test_a_run_has_metrics_and_weights_that_classify(run: Run, classification: A
     assert run.best.path.name == "model_best.pth"
     found = run.best.predict(classification["val"] / "red" / "0.jpg")
     assert set(found.names) == {"blue", "green", "red"}
-    found = evaluate(run)
+    assert evaluate(run) == evaluate(run.best)
+    found = evaluate(run.last)
     by_threes = evaluate(run.last, classification["val"], batch_size=3, num_workers=0)
     assert by_threes == pytest.approx(found)
     assert found == evaluate(run.last.path, classification["val"])

@@ -242,16 +242,18 @@ def test_pictures_and_predictions_take_its_threshold(
     trained: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     out, _ = trained
-    (out / "threshold.json").write_text('{"threshold": 0.625, "f1": 0.75}')
+    (out / "threshold.json").write_text('{"threshold": 0.5, "f1": 0.5}')
+    (out / "threshold_best.json").write_text('{"threshold": 0.625, "f1": 0.75}')  # of model_best.pth
     words = ["--run", str(out), "--input", "a.jpg", "--json", "b.json"]
     with caplog.at_level(logging.INFO, logger="hiera_det.predict"):
         assert predict.choose_threshold(predict.argument_parser().parse_args(words)) == 0.625
-    assert caplog.messages == ["least score 0.625: of the best F1, 0.75, at the last evaluation"]
+    assert caplog.messages == ["least score 0.625: of the best F1, 0.75, at their evaluation"]
     given = [*words, "--confidence-threshold", "0.25"]
     assert predict.choose_threshold(predict.argument_parser().parse_args(given)) == 0.25
     predictor = Predictor.from_folder(out)
     assert predictor.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.625
-    assert open_run(out).last.predictor().cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.625
+    assert open_run(out).weights.predictor().cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.625
+    assert open_run(out).last.predictor().cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.5
 
 
 def test_one_object_has_one_class_where_that_is_asked_for() -> None:

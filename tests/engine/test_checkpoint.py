@@ -106,6 +106,15 @@ def test_the_newest_so_many_are_kept_with_their_averages(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+def test_of_those_between_periods_the_newest_two_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), period=4)
+    for steps in (2, 4, 5, 6, 7):
+        (tmp_path / f"model_{steps - 1:07d}_ema.pth").touch()
+        checkpoints.save(f"model_{steps - 1:07d}.pth", content(steps))
+    kept = {path.name for path in tmp_path.glob("*.pth")}
+    assert kept == {f"model_000000{steps - 1}{ema}.pth" for steps in (4, 6, 7) for ema in ("", "_ema")}
+
+
 def test_a_saving_that_fails_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = save(tmp_path, 1)
 

@@ -301,3 +301,26 @@ def test_a_compiled_model_is_the_one_that_is_trained(tmp_path: Path, monkeypatch
     loop = build(tmp_path, epochs=1, compile=True)
     assert compiled == [(loop.model, {"dynamic": True})]
     assert loop.run() == 0
+
+
+def test_a_training_ends_where_patience_with_the_best_does_and_stays_ended(tmp_path: Path) -> None:
+    epochs: list[int] = []
+
+    def evaluate(epoch: int) -> dict[str, float]:
+        epochs.append(epoch)
+        return {"top1": 0.5}
+
+    options: dict[str, Any] = {"epochs": 9, "best": "top1", "patience": 2, "evaluate": evaluate}
+    assert build(tmp_path, **options).run() == 0
+    assert resumed(tmp_path, **options).run() == 0
+    assert epochs == [1, 2, 3]
+    assert resumed(tmp_path, **options | {"patience": 3}).run() == 0
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_the_clock_saves_within_an_epoch(tmp_path: Path) -> None:
+    saved: list[int] = []
+    loop = build(tmp_path, epochs=1, checkpoint_minutes=1e-9)
+    loop.callbacks.on_checkpoint = lambda iteration, path: saved.append(iteration)  # type: ignore[method-assign]
+    loop.run()
+    assert saved == [1, 2]

@@ -62,8 +62,8 @@ def test_flags_and_fields_are_the_same_and_so_are_their_defaults(kind: type[Task
     (ClassifierSettings, "layer_decay", 2.0, "must be above 0 and at most 1"),
     (ClassifierSettings, "random_erase", 2.0, "must be from 0 to 1"),
     (ClassifierSettings, "eval_epochs", 0, "must be a whole number of at least 1"),
-    (ClassifierSettings, "best", "AP", "choose one of top1, top5, val_loss, or '' for none"),
-    (ClassifierSettings, "best", "ema/top1", "choose one of top1, top5, val_loss"),
+    (ClassifierSettings, "best", "AP", "choose one of auto, top1, top5, val_loss, or '' for none"),
+    (ClassifierSettings, "best", "ema/top1", "choose one of auto, top1, top5, val_loss"),
 ])  # fmt: skip
 def test_a_wrong_value_is_named_by_the_flag_or_by_the_field(
     kind: type[TaskSettings], name: str, value: Any, says: str

@@ -9,9 +9,12 @@ train = {
     "accumulate": 1,  # forward and backward passes per iteration, each over that part of total_batch_size
     "parallel": "ddp",  # several processes: "ddp" keeps the model in each, "fsdp" shares it out among them
     "ema_decay": 0.0,  # decay per iteration of an average of the weights, evaluated and saved beside them; 0 for none
-    "checkpointer": {"period": 5000, "max_to_keep": 100},
+    # Besides, at most so many minutes and an epoch pass without a checkpoint; of those the newest two are kept.
+    "checkpointer": {"period": 5000, "max_to_keep": 100, "minutes": 10.0},
     "skip_nonfinite": 0,  # iterations in a row that may be left out because a loss or gradient is not finite
-    "best": "",  # metric whose best weights are kept in model_best.pth, such as "bbox/AP"
+    "best": "auto",  # metric whose best weights are kept in model_best.pth, such as "bbox/AP"; "" for none
+    "patience": 0,  # evaluations without a better one that end the training; 0 for any number
+    "val_loss": True,  # measure the losses on the images of an evaluation too
     "eval_period": 5000,
     "pictures": 8,  # held-out images drawn at the end
     "report": True,  # write report.html after each evaluation and at the end

@@ -13,6 +13,7 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 
 from hiera_det.d2.config.layers import get_value
 from hiera_det.d2.config.model_keys import is_hiera
+from hiera_det.engine.best import AUTO
 from hiera_det.errors import InputError
 from hiera_det.modeling.images import IMAGE_PIXELS
 
@@ -129,7 +130,9 @@ def check_best(cfg: CfgNode) -> None:
         InputError: those that there are.
     """
     best, tests = cfg.TEST.BEST, cfg.DATASETS.TEST
-    if not best or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet", "HieraFCOS"):
+    if cfg.TEST.PATIENCE and not tests:
+        raise InputError(f"TEST.PATIENCE {cfg.TEST.PATIENCE}: nothing is evaluated: give --val-json and --val-images")
+    if best in ("", AUTO) or cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "RetinaNet", "HieraFCOS"):
         return
     if not tests:
         raise InputError(f"TEST.BEST {best}: nothing is evaluated: give --val-json and --val-images, or leave it out")
@@ -137,11 +140,13 @@ def check_best(cfg: CfgNode) -> None:
     data = [f"{name}/" for name in tests] if len(tests) > 1 else [""]
     names = [f"{of}{task}/AP" for of in data for task, is_on in tasks.items() if is_on]
     plain = best.removeprefix("ema/")
-    known = any(re.fullmatch(re.escape(name) + "(50|75|s|m|l|-.+)?", plain) for name in names)
+    known = (plain == "val_loss" and cfg.TEST.VAL_LOSS) or any(
+        re.fullmatch(re.escape(name) + "(50|75|s|m|l|-.+)?", plain) for name in names
+    )
     if not known or (plain != best and not cfg.SOLVER.EMA_DECAY):
         raise InputError(
-            f"TEST.BEST {best}: choose {' or '.join(names)}, with 50, 75, s, m, l or -CLASS after it, or with ema/ "
-            "before it where SOLVER.EMA_DECAY is above 0"
+            f"TEST.BEST {best}: choose {' or '.join(names)}, with 50, 75, s, m, l or -CLASS after it, val_loss, or "
+            "one of them with ema/ before it where SOLVER.EMA_DECAY is above 0"
         )
 
 

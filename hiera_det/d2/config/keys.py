@@ -78,6 +78,9 @@ def add_hiera_config(cfg: CfgNode) -> None:
     # Epochs between checkpoints and between evaluations; 0 for SOLVER.CHECKPOINT_PERIOD and TEST.EVAL_PERIOD
     cfg.SOLVER.CHECKPOINT_EPOCHS = 0.0
     cfg.TEST.EVAL_EPOCHS = 0.0
+    # Most minutes without a checkpoint, besides those of the period: by the clock, and at the end of each epoch unless
+    # that would take more than 5% of the time; the newest two of them are kept. 0 for those of the period alone
+    cfg.SOLVER.CHECKPOINT_MINUTES = 10.0
     # Images of an epoch; found in the data where the training needs it
     cfg.SOLVER.IMAGES_PER_EPOCH = 0
     # What another SOLVER.IMS_PER_BATCH than the config was written for does to its learning rate: "linear", "sqrt" or,
@@ -113,8 +116,13 @@ def add_hiera_config(cfg: CfgNode) -> None:
     # Who computes AP: "pycocotools", whose numbers papers report; "faster-coco-eval" for the same numbers in a fraction
     # of the time (pip install faster-coco-eval); "detectron2" for its own compiled operators
     cfg.TEST.COCO_EVAL = "pycocotools"
-    # Metric whose best weights are kept in model_best.pth, such as "bbox/AP" or "ema/segm/AP"; "" for none
-    cfg.TEST.BEST = ""
+    # Measure the losses on the images of an evaluation too: val_loss, and its parts
+    cfg.TEST.VAL_LOSS = True
+    # Metric whose best weights are kept in model_best.pth, such as "bbox/AP", "ema/segm/AP" or "val_loss"; "auto" for
+    # box AP, of the weights or their average, whichever is better, or what the task has instead; "" for none
+    cfg.TEST.BEST = "auto"
+    # Evaluations in a row without a better one of these that end the training; 0 for any number
+    cfg.TEST.PATIENCE = 0
     # One class for one object: non-maximum suppression over all classes together, after that over each
     cfg.TEST.NMS_ACROSS_CLASSES = False
     # Write report.html after each evaluation and at the end

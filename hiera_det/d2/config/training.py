@@ -28,6 +28,8 @@ WORDS = {
     "eval_period": "TEST.EVAL_PERIOD",
     "keep": "SOLVER.KEEP_CHECKPOINTS",
     "best": "TEST.BEST",
+    "patience": "TEST.PATIENCE",
+    "checkpoint_minutes": "SOLVER.CHECKPOINT_MINUTES",
     "skip_nonfinite": "SOLVER.SKIP_NONFINITE",
 }
 
@@ -66,6 +68,8 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
         eval_period=cfg.TEST.EVAL_PERIOD,
         keep=solver.KEEP_CHECKPOINTS,
         best=cfg.TEST.BEST,
+        patience=cfg.TEST.PATIENCE,
+        checkpoint_minutes=solver.CHECKPOINT_MINUTES,
         skip_nonfinite=solver.SKIP_NONFINITE,
         words=WORDS,
     )

@@ -176,8 +176,13 @@ class EvalLoader:
                 yield samples
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvalLoader:
+def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = None) -> EvalLoader:
     """The images of an evaluation, in batches of ``TEST.IMS_PER_BATCH`` of like size.
+
+    Args:
+        cfg: the config.
+        dataset_name: a registered data set.
+        mapper: a record to a sample; None for `build_test_mapper`'s.
 
     Raises:
         InputError: the batch is below 1, or the data set does not say its images' sizes.
@@ -189,7 +194,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvalLoader:
     if batch_size > 1:
         sizes = [_padded_record(cfg, record, dataset_name) for record in records]
     batches = BucketSampler(sizes, batch_size, comm.get_rank(), comm.get_world_size())
-    return _eval_loader(records, build_test_mapper(cfg), batches, cfg.DATALOADER.NUM_WORKERS)
+    return _eval_loader(records, mapper or build_test_mapper(cfg), batches, cfg.DATALOADER.NUM_WORKERS)
 
 
 def build_eval_loader(

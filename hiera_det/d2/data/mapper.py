@@ -18,7 +18,7 @@ from hiera_det.d2.data.pixels import check_size, read_pixels
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.images import MAX_PIXELS, BadImageError
 
-__all__ = ["ImageMapper", "TrainMapper", "build_test_mapper", "build_train_mapper"]
+__all__ = ["ImageMapper", "TrainMapper", "build_loss_mapper", "build_test_mapper", "build_train_mapper"]
 
 
 def build_train_mapper(cfg: CfgNode) -> TrainMapper:
@@ -44,6 +44,17 @@ def build_test_mapper(cfg: CfgNode) -> ImageMapper:
         InputError: ``INPUT.ON_BAD_IMAGE`` is unknown.
     """
     return ImageMapper(**DatasetMapper.from_config(cfg, False), **_policy(cfg))
+
+
+def build_loss_mapper(cfg: CfgNode) -> ImageMapper:
+    """The mapper of the losses of an evaluation: images as for tests, and their objects; none is ever replaced.
+
+    Raises:
+        InputError: ``INPUT.ON_BAD_IMAGE`` is unknown.
+    """
+    arguments = DatasetMapper.from_config(cfg, True)
+    plain = {"augmentations": DatasetMapper.from_config(cfg, False)["augmentations"], "recompute_boxes": False}
+    return TrainMapper(**arguments | plain, **_policy(cfg))
 
 
 def _policy(cfg: CfgNode) -> dict[str, Any]:

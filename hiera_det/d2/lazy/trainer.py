@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import LRMultiplier
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from hiera_det.d2.data.batches import build_eval_loader
+from hiera_det.d2.data.mapper import TrainMapper
 from hiera_det.d2.lazy.files import walk
 from hiera_det.d2.predict.evaluation import COCO_MAX_DETS
 from hiera_det.d2.train.trainer import Trainer
@@ -69,6 +71,17 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
             if node._target_ is build_detection_test_loader and not {"sampler", "collate_fn"} & set(node):
                 values["_target_"] = EVAL_LOADER
             return _build(lazy, "dataloader.test", values)
+
+        @classmethod
+        def build_loss_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+            if lazy.dataloader.test._target_ is not build_detection_test_loader:
+                return None
+            mapper, tests = (_build(lazy, f"dataloader.{part}.mapper") for part in ("train", "test"))
+            if not isinstance(mapper, TrainMapper) or not isinstance(tests, DatasetMapper):
+                return None
+            mapper.augmentations, mapper.recompute_boxes = tests.augmentations, False
+            dataset = _build(lazy, "dataloader.test.dataset", {"names": dataset_name})
+            return build_eval_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
         @classmethod
         def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:

@@ -35,13 +35,14 @@ from hiera_det.d2.predict.precision import autocast, check_autocast
 from hiera_det.d2.train.checkpoint import HieraCheckpointer, last_checkpoint, local_weights
 from hiera_det.data.images import BadImageError, StrPath, read_header
 from hiera_det.data.video import read_frames
+from hiera_det.engine.checkpoint import BEST, FINAL
 from hiera_det.engine.opts import Opts, pairs_of
 from hiera_det.errors import InputError, printable
 from hiera_det.files import path_of
 from hiera_det.report.drawing import draw_objects
 from hiera_det.report.threshold import read_threshold
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Prediction", "Predictor", "weights_in"]
 
 logger = logging.getLogger("hiera_det.predict")
 
@@ -116,10 +117,10 @@ class Predictor:
         """The detector that a training left in its ``OUTPUT_DIR``.
 
         Args:
-            folder: holds ``config.yaml`` and ``model_final.pth``; of a training that has not ended, the last
-                checkpoint.
+            folder: holds ``config.yaml`` and weights: ``model_best.pth`` where it is kept, else ``model_final.pth``; of
+                a training that has not ended, the last checkpoint.
             opts: keys and values over the config's, as a dict or in turn; ``MODEL.WEIGHTS`` names another checkpoint.
-            threshold: objects of lower scores are left out; None for the best at the last evaluation.
+            threshold: objects of lower scores are left out; None for the best at the weights' evaluation.
 
         Raises:
             InputError: one of the two files is not there, or see `Predictor`.
@@ -131,8 +132,8 @@ class Predictor:
         if not config.is_file():
             raise InputError(f"{folder}: there is no config.yaml; give the OUTPUT_DIR of a training")
         cfg = load_config(config, opts)
-        weights = "" if "MODEL.WEIGHTS" in opts else _weights_in(folder)
-        return cls(cfg, weights, read_threshold(folder).score if threshold is None else threshold)
+        weights = "" if "MODEL.WEIGHTS" in opts else weights_in(folder)
+        return cls(cfg, weights, read_threshold(folder, weights).score if threshold is None else threshold)
 
     @property
     def class_names(self) -> list[str]:
@@ -299,16 +300,21 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _weights_in(folder: str) -> str:
-    """The weights that a training left."""
-    final = os.path.join(folder, "model_final.pth")
-    if os.path.isfile(final):
-        return final
+def weights_in(folder: str) -> str:
+    """The weights that a training left: the best, else those of its end, else its last checkpoint.
+
+    Raises:
+        InputError: there are none.
+    """
+    for name in (BEST, FINAL):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
     try:
         return last_checkpoint(folder)
     except InputError:
         raise InputError(
-            f"{folder}: there is neither model_final.pth nor another checkpoint; name a file by MODEL.WEIGHTS"
+            f"{folder}: there is neither {BEST} nor {FINAL} nor another checkpoint; name a file by MODEL.WEIGHTS"
         ) from None
 
 

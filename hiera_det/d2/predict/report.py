@@ -8,7 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from hiera_det.engine.best import Best
 from hiera_det.report.detection import tell_detector_report
+from hiera_det.report.threshold import keep_for_best
 
 __all__ = ["ReportHook"]
 
@@ -18,9 +20,11 @@ class _Evaluated(Protocol):
 
     Attributes:
         done: steps after which the last evaluation was.
+        best: the best so far.
     """
 
     done: int
+    best: Best
 
 
 class ReportHook(HookBase):  # type: ignore[misc]
@@ -48,3 +52,5 @@ class ReportHook(HookBase):  # type: ignore[misc]
         """Write it unless a stop is asked for: who asked waits."""
         if comm.is_main_process() and self.cfg.TEST.REPORT and not self.trainer.stop.requested:
             tell_detector_report(self.cfg.OUTPUT_DIR)
+            if self.evaluation.best.value is not None and self.evaluation.best.iteration == self.evaluation.done:
+                keep_for_best(self.cfg.OUTPUT_DIR)

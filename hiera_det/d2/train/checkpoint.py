@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hiera_det.data.class_rows import move_class_rows
 from hiera_det.data.classes import listed, match_classes, same_classes_order, told
+from hiera_det.engine.best import Best, told_best
 from hiera_det.engine.checkpoint import BEST, Checkpoints, check_iteration, goes_on
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.sharding import gather, is_sharded, like, unwrap
@@ -130,6 +131,8 @@ class HieraCheckpointer(DetectionCheckpointer):
     settings: Mapping[str, Any] = MappingProxyType({})
     #: How many numbered checkpoints stay; 0 for all.
     keep = 0
+    #: Steps from one checkpoint that is to stay to the next; see `Checkpoints`.
+    period = 0
     #: Whether a file must fit the heads too, as when resuming or evaluating; otherwise they may start fresh.
     _whole_model = False
     #: A checkpoint that was looked at before it is loaded.
@@ -187,9 +190,12 @@ class HieraCheckpointer(DetectionCheckpointer):
         """
         self._whole_model = True
         try:
-            return self.load(path)
+            loaded = self.load(path)
         finally:
             self._whole_model = False
+        told = f", the best: {told_best(loaded['best'])}" if "best" in loaded else ""
+        logger.info("weights: %s%s", os.fspath(path), told)
+        return loaded
 
     @property
     def origin(self) -> str:
@@ -215,17 +221,22 @@ class HieraCheckpointer(DetectionCheckpointer):
         averaged = {"model": self.ema.model_state()} if self.ema else None
         if not self.save_to_disk:
             return
-        files = Checkpoints(self.save_dir, self.keep)
+        files = Checkpoints(self.save_dir, self.keep, self.period)
         if averaged:
             files.write(f"{name}_ema.pth", averaged | categories)
         files.save(f"{name}.pth", data | categories | kwargs)
         logger.info("saved %s", Path(self.save_dir) / f"{name}.pth")
 
-    def save_best(self, averaged: bool) -> None:
-        """Write the weights, or their average, to ``model_best.pth``; all processes must call it."""
-        state = self.ema.model_state() if averaged and self.ema else gather(self.model.state_dict())
+    def save_best(self, best: Best) -> None:
+        """Write the weights, or their average, to ``model_best.pth``; all processes must call it.
+
+        Args:
+            best: what they are the best by; the same in all processes, as far as averages go.
+        """
+        state = self.ema.model_state() if best.averaged and self.ema else gather(self.model.state_dict())
         if self.save_to_disk:
-            content = {"model": state} | ({"categories": list(self.categories)} if self.categories else {})
+            content = {"model": state, "best": best.state_dict()}
+            content |= {"categories": list(self.categories)} if self.categories else {}
             Checkpoints(self.save_dir).write(BEST, content)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

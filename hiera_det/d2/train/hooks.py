@@ -23,8 +23,10 @@ from hiera_det.d2.train.progress import MetricsWriter
 from hiera_det.data.bad_images import BadImages
 from hiera_det.engine.best import Best
 from hiera_det.engine.callbacks import Callbacks
-from hiera_det.engine.checkpoint import Patience
+from hiera_det.engine.checkpoint import FINAL, Checkpoints, Patience
 from hiera_det.engine.ema import EMA
+from hiera_det.engine.pace import Pace
+from hiera_det.engine.processes import any_process, is_main_process
 from hiera_det.engine.stop import Stop, StopRequested
 
 __all__ = [
@@ -96,7 +98,7 @@ class Evaluation(EvalHook):  # type: ignore[misc]
         period: steps; 0 for the end only.
         evaluate: gives detectron2's nested results.
         best: the best so far.
-        save_best: writes the present weights as the best.
+        save_best: writes the present weights as the best; called in all processes.
         callbacks: hear of it.
     """
 
@@ -111,18 +113,21 @@ class Evaluation(EvalHook):  # type: ignore[misc]
         super().__init__(period, evaluate)
         self.best, self.save_best, self.callbacks = best, save_best, callbacks or Callbacks()
         self.done = 0  # steps after which the last evaluation was
+        self._has_ended = False  # by it, for want of patience
 
     def before_train(self) -> None:
-        """Evaluate now what was due when the run stopped."""
+        """Evaluate now what was due when the run stopped; one whose patience was at its end has nothing left to do."""
         start = self.trainer.start_iter
         due = self._period > 0 and start and start % self._period == 0 and start < self.trainer.max_iter
         if due and self.done < start:
             self.trainer.storage.iter = start - 1
             self._do_eval()
+        elif self.best.exhausted and self.done == start:
+            self.trainer.max_iter = start
 
     def after_train(self) -> None:
-        """Evaluate at the end of a training that came to it."""
-        if self.trainer.finished_steps >= self.trainer.max_iter:
+        """Evaluate at the end of a training that came to it, unless an evaluation has ended it."""
+        if self.trainer.finished_steps >= self.trainer.max_iter and not self._has_ended:
             self._do_eval()
 
     def _do_eval(self) -> None:
@@ -130,8 +135,15 @@ class Evaluation(EvalHook):  # type: ignore[misc]
         self.done = self.trainer.finished_steps
         results = self.trainer._last_eval_results
         metrics = {name: float(value) for name, value in flatten_results_dict(results or {}).items()}
-        if metrics and self.best.improved(metrics, self.done):
+        device = next(self.trainer.model.parameters()).device
+        # The first process alone knows the metrics.
+        improved = bool(metrics) and self.best.improved(metrics, self.done)
+        if any_process(improved, device):
+            self.best.averaged = any_process(improved and self.best.averaged, device)
             self.save_best()
+        if any_process(self.best.exhausted, device) and self.done < self.trainer.max_iter:
+            logger.info("no better %s in %d evaluations: the training ends", self.best.metric, self.best.waited)
+            self._has_ended, self.trainer.max_iter = True, self.done
         if metrics:
             self.callbacks.on_evaluation(self.done, metrics)
 
@@ -152,20 +164,51 @@ class Checkpointing(HookBase):  # type: ignore[misc]
         checkpointer: all processes have one; the first one writes.
         period: steps.
         callbacks: hear of it.
+        pace: when one is due in between.
+        epoch: steps of one, which need not be whole; 0 where unknown.
     """
 
-    def __init__(self, checkpointer: HieraCheckpointer, period: int, callbacks: Callbacks | None = None) -> None:
+    def __init__(
+        self,
+        checkpointer: HieraCheckpointer,
+        period: int,
+        callbacks: Callbacks | None = None,
+        pace: Pace | None = None,
+        epoch: float = 0.0,
+    ) -> None:
         self.checkpointer, self.period, self.callbacks = checkpointer, period, callbacks or Callbacks()
-        self.patience = Patience()
+        self.patience, self.pace, self.epoch = Patience(), pace or Pace(0), epoch
         self.saved = 0  # steps of the newest checkpoint
+
+    def before_train(self) -> None:
+        """Count the minutes from here."""
+        self.pace.begin()
+
+    def after_train(self) -> None:
+        """Save at the end of a training that an evaluation has ended."""
+        if self.trainer.finished_steps < self.trainer.max_iter:
+            return
+        if any_process(is_main_process() and not self._is_final(), self._device()):
+            self.save(FINAL.removesuffix(".pth"), last=True)
 
     def after_step(self) -> None:
         """Save where it is time; a failure is no reason to stop until it comes again and again."""
         steps = self.trainer.finished_steps
         if steps >= self.trainer.max_iter:
-            self.save("model_final", last=True)
-        elif steps % self.period == 0:
+            self.save(FINAL.removesuffix(".pth"), last=True)
+        elif steps % self.period == 0 or self.pace.due(steps, self._ends_epoch(steps), self._device()):
             self.save(f"model_{steps - 1:07d}")
+
+    def _ends_epoch(self, steps: int) -> bool:
+        return self.epoch > 0 and steps // self.epoch > (steps - 1) // self.epoch
+
+    def _is_final(self) -> bool:
+        """Whether the newest checkpoint is that of a training's end."""
+        newest = Checkpoints(self.checkpointer.save_dir).tagged()
+        return newest is not None and newest.name == FINAL
+
+    def _device(self) -> torch.device:
+        return next(self.trainer.model.parameters()).device
 
     def save(self, name: str, last: bool = False) -> None:
         """Write a checkpoint.
@@ -174,7 +217,9 @@ class Checkpointing(HookBase):  # type: ignore[misc]
             InputError: see `Patience`.
         """
         steps = self.trainer.finished_steps
-        if self.patience.save(lambda: self.checkpointer.save(name, iteration=steps - 1), last):
+        with self.pace.saving():
+            saved = self.patience.save(lambda: self.checkpointer.save(name, iteration=steps - 1), last)
+        if saved:
             self.saved = steps
             self.callbacks.on_checkpoint(steps, f"{self.checkpointer.save_dir}/{name}.pth")
 

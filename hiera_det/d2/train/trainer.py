@@ -24,7 +24,7 @@ from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
 from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
-from hiera_det.d2.data.mapper import build_train_mapper
+from hiera_det.d2.data.mapper import build_loss_mapper, build_train_mapper
 from hiera_det.d2.data.records import content_digest
 from hiera_det.d2.data.train_loader import train_loader_from_config
 from hiera_det.d2.model.across_classes import as_tested
@@ -49,10 +49,12 @@ from hiera_det.d2.train.progress import BoundedStorage, Throughput, build_writer
 from hiera_det.d2.train.resume import check_settings, check_trainer_state, own_options
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
+from hiera_det.d2.train.val_loss import measure_losses
 from hiera_det.engine.best import Best
 from hiera_det.engine.ema import EMA
 from hiera_det.engine.failures import explained
 from hiera_det.engine.order import StreamOrder
+from hiera_det.engine.pace import Pace
 from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
 from hiera_det.engine.stop import Stop, StopRequested
 
@@ -105,7 +107,8 @@ class Trainer(DefaultTrainer):
         self.ema = EMA(model, settings.ema_decay) if settings.ema_decay else None
         self.checkpointer = HieraCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.categories = dataset_categories(cfg.DATASETS.TRAIN[0])
-        self.checkpointer.ema, self.checkpointer.keep = self.ema, settings.keep
+        self.checkpointer.ema = self.ema
+        self.checkpointer.keep, self.checkpointer.period = settings.keep, settings.checkpoint_period
         self.checkpointer.settings = settings_of(cfg, settings.processes, content_digest(cfg.DATASETS.TRAIN))
         self.start_iter = self.finished_steps = 0
         self.max_iter = settings.iterations
@@ -170,11 +173,11 @@ class Trainer(DefaultTrainer):
                 self.iter = self.start_iter
                 self._events.restore()
                 self.before_train()
-                for iteration in range(self.start_iter, self.max_iter):
-                    self.iter = iteration
+                while self.iter < self.max_iter:  # which an evaluation may bring forward
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    self.iter += 1
                 self.iter = self.max_iter
             finally:
                 self.after_train()
@@ -203,6 +206,11 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """Batches of ``TEST.IMS_PER_BATCH`` images of like size."""
         return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_loss_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """The same images with their objects, on which losses are measured; None where there are none to measure."""
+        return None if cfg.MODEL.LOAD_PROPOSALS else build_test_loader(cfg, dataset_name, build_loss_mapper(cfg))
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
@@ -283,11 +291,12 @@ class Trainer(DefaultTrainer):
         replaced = (PeriodicCheckpointer, EvalHook, PeriodicWriter)
         inherited = [hook for hook in hooks if hook is not None and not isinstance(hook, replaced)]
         writers = [writer for hook in hooks if isinstance(hook, PeriodicWriter) for writer in hook._writers]
-        self._checkpointing = Checkpointing(self.checkpointer, settings.checkpoint_period, self.callbacks)
-        best = Best(settings.best)
-        averaged = settings.best.startswith("ema/")
+        pace, epoch = Pace(settings.checkpoint_minutes), solver.IMAGES_PER_EPOCH / solver.IMS_PER_BATCH
+        period = settings.checkpoint_period
+        self._checkpointing = Checkpointing(self.checkpointer, period, self.callbacks, pace, epoch)
+        best = Best(settings.best, settings.patience)
         evaluation = Evaluation(
-            settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(averaged), self.callbacks
+            settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(best), self.callbacks
         )
         self._events = Events(writers, evaluation)
         return [
@@ -311,14 +320,25 @@ class Trainer(DefaultTrainer):
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH)
 
     def _evaluate(self) -> OrderedDict[str, Any]:
-        """AP of the weights, and under "ema" of their average."""
+        """AP and losses of the weights, and under "ema" of their average."""
         results: OrderedDict[str, Any] = OrderedDict(self._test("inference") or {})
+        results |= self._losses()
         self._last_eval_results = results
         if self.ema and self.cfg.DATASETS.TEST:
             logger.info("Evaluating the averaged weights")
             with self.ema.in_place():
-                results["ema"] = self._test("inference_ema")
+                results["ema"] = OrderedDict(self._test("inference_ema") or {}) | self._losses()
         return results
+
+    def _losses(self) -> dict[str, float]:
+        """Those on the images of the evaluation, known to the first process as AP is."""
+        if not self.cfg.TEST.VAL_LOSS or not self.cfg.DATASETS.TEST:
+            return {}
+        loaders = [self.build_loss_loader(self.cfg, name) for name in self.cfg.DATASETS.TEST]
+        batches = itertools.chain.from_iterable(loader for loader in loaders if loader is not None)
+        with autocast(self.cfg), whole(self.model):
+            found = measure_losses(self.model, batches, self.stop)
+        return found if comm.is_main_process() else {}
 
     def _test(self, folder: str) -> Any:
         """Evaluate, open to signals; predictions go to a folder of the output."""

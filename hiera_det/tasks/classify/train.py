@@ -133,7 +133,6 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
         unchanged=_unchanged(settings, recipe, inputs),
         classes=images.classes,
         evaluate_epochs=settings.eval_epochs,
-        best=settings.best,
     )
     return run_training(settings, parts, inputs.resumed, stop, callbacks)
 

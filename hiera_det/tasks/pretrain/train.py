@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hiera_det.data.image_folder import find_files_below
+from hiera_det.data.image_folder import SUFFIXES, find_files_below
 from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.engine.loader import unwrap
-from hiera_det.engine.processes import is_main_process, process_device
-from hiera_det.engine.randomness import derive, seed_all
+from hiera_det.engine.processes import is_main_process, process_device, process_rank, sum_over_processes
+from hiera_det.engine.randomness import derive, generators_kept, seed_all
 from hiera_det.engine.session import run_in
 from hiera_det.engine.stop import Stop
+from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.files import WriteError
 from hiera_det.modeling.mae import HieraMAE
-from hiera_det.tasks.batches import Batch, collate, order_of, samples_of
+from hiera_det.tasks.batches import Batch, collate, eval_loader, order_of, samples_of
 from hiera_det.tasks.recipes import PRETRAINING
 from hiera_det.tasks.settings import PretrainSettings
 from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
@@ -31,11 +34,11 @@ logger = logging.getLogger("hiera_det.training")
 PICTURE = "reconstructions.png"
 
 
-def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str]]:
+def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str], list[str]]:
     """Find what the settings name.
 
     Returns:
-        whether a checkpoint is gone on from, and the files to train on.
+        whether a checkpoint is gone on from, the files to train on, and those to measure the loss on.
 
     Raises:
         InputError: it cannot be used, or a package is missing.
@@ -43,9 +46,9 @@ def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str]]:
     need("PIL", "reading images", "Pillow")
     need("matplotlib", "the picture of the curves")
     resumed = is_resumed(settings)
-    if settings.videos:
-        return resumed, find_files_below(settings.videos, VIDEO_SUFFIXES, "videos")
-    return resumed, find_files_below(settings.images)
+    kind = (VIDEO_SUFFIXES, "videos") if settings.videos else (SUFFIXES, "images")
+    train = find_files_below(settings.videos or settings.images, *kind)
+    return resumed, train, find_files_below(settings.val, *kind) if settings.val else []
 
 
 def pretrain(settings: PretrainSettings, callbacks: Sequence[object] = ()) -> int:
@@ -65,7 +68,7 @@ def pretrain(settings: PretrainSettings, callbacks: Sequence[object] = ()) -> in
 
 
 def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object]) -> int:
-    resumed, files = read_inputs(settings)
+    resumed, files, held_out = read_inputs(settings)
     logger.info("%d %s", len(files), "videos" if settings.videos else "images")
     order = order_of(settings, files)
     size = settings.size or "base"
@@ -87,7 +90,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object
         workers=settings.reading(),
         order=order,
         loss=_loss(settings.ratio),
-        evaluate=_drawing(settings, files, model, schedule.epochs),
+        evaluate=_evaluation(settings, files, held_out, model, schedule.epochs, stop),
         unchanged={
             settings.word("mask_ratio"): settings.ratio,
             "the number of files": len(files),
@@ -107,6 +110,35 @@ def _reader(settings: PretrainSettings, crop: Callable[[int], Reader] = cropped_
     return reader.with_limits(settings.max_pixels, settings.bad_images())
 
 
+def held_out_loss(model: HieraMAE, loader: Iterable[Any], mask_ratio: float, device: torch.device, stop: Stop) -> float:
+    """The mean loss over the images of all processes, in float32; the model is in evaluation mode afterwards.
+
+    Args:
+        model: whose loss.
+        loader: this process's images, of `hiera_det.tasks.batches.eval_loader`.
+        mask_ratio: part that is left out; which one follows from an image's place alone.
+        device: of the model.
+        stop: what ends it early.
+
+    Raises:
+        InputError: an image cannot be read, or none can where they are left out.
+        StopRequested: a signal came, to whichever process.
+    """
+    model.eval()
+    totals = torch.zeros(2, dtype=torch.float64)
+    with generators_kept(), torch.inference_mode():
+        for number, batch in enumerate(stop.cut(loader)):
+            if batch is not None:
+                seed_all(derive(number, process_rank()))
+                images = unwrap(batch).inputs.to(device)
+                totals += torch.tensor([len(images) * float(model(images, mask_ratio=mask_ratio)[0]), len(images)])
+    stop.settle(device)
+    loss, count = sum_over_processes(totals.to(device)).tolist()
+    if not count:
+        raise InputError("none of the images to measure the loss on can be read")
+    return float(loss / count)
+
+
 def _loss(mask_ratio: float) -> Callable[[nn.Module, Batch], Tensor]:
     """Images to the loss of the pixels that were left out."""
 
@@ -117,12 +149,46 @@ def _loss(mask_ratio: float) -> Callable[[nn.Module, Batch], Tensor]:
     return loss
 
 
-def _drawing(
-    settings: PretrainSettings, files: Sequence[str], model: HieraMAE, epochs: int
+def _evaluation(
+    settings: PretrainSettings,
+    files: Sequence[str],
+    held_out: Sequence[str],
+    model: HieraMAE,
+    epochs: int,
+    stop: Stop,
 ) -> Callable[[int], dict[str, float]]:
-    """What draws the same few images or clips every some epochs, in the main process; it measures nothing."""
+    """What draws a few images, and measures the loss on those that are held out."""
+    draw, measure = _drawing(settings, files, model, epochs), _measuring(settings, held_out, model, stop)
+
+    def evaluate(epoch: int) -> dict[str, float]:
+        draw(epoch)
+        return measure() if epoch % settings.eval_epochs == 0 or epoch == epochs else {}
+
+    return evaluate
+
+
+def _measuring(
+    settings: PretrainSettings, held_out: Sequence[str], model: HieraMAE, stop: Stop
+) -> Callable[[], dict[str, float]]:
+    """What measures the loss of a training on images that it does not see; each is masked the same way every time."""
+    if not held_out:
+        return lambda: {}
+    device = process_device(settings.device)
+    samples = samples_of(held_out, _reader(settings, eval_reader), replace=False)
+    loader = eval_loader(samples, settings.eval_batch_size, settings.reading(), device.type == "cuda")
+
+    def measure() -> dict[str, float]:
+        loss = held_out_loss(model, loader, settings.ratio, device, stop)
+        logger.info("val_loss %.4f", loss)
+        return {"val_loss": loss}
+
+    return measure
+
+
+def _drawing(settings: PretrainSettings, files: Sequence[str], model: HieraMAE, epochs: int) -> Callable[[int], None]:
+    """What draws the same few images or clips every some epochs, in the main process."""
     if not settings.pictures or not is_main_process():
-        return lambda epoch: {}
+        return lambda epoch: None
     from hiera_det.tasks.pretrain.pictures import draw_reconstructions
 
     # Evenly over the sorted files, so that several folders are seen, and the same at each epoch and after a resume.
@@ -131,7 +197,7 @@ def _drawing(
     batch = unwrap(collate([samples[index, 0] for index in range(len(chosen))]))
     inputs = batch.inputs.to(process_device(settings.device))
 
-    def draw(epoch: int) -> dict[str, float]:
+    def draw(epoch: int) -> None:
         if epoch % settings.picture_epochs == 0 or epoch == epochs:
             path = os.path.join(settings.output, PICTURE)
             try:
@@ -139,6 +205,5 @@ def _drawing(
                 logger.info("reconstructions: %s", path)
             except WriteError as error:  # a picture is no reason for a training to end
                 logger.warning("%s", error)
-        return {}
 
     return draw
