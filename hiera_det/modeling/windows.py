@@ -95,13 +95,11 @@ def _moves(grid: UnitGrid, window: int, device: torch.device) -> Moves:
     """Where units go; found once for all blocks."""
     if window not in grid.moves:
         down, across = _windows(grid, window)
-        units, places = (torch.arange(n, device=device) for n in (grid.rows * grid.cols, down * across * window**2))
-        grid.moves[window] = Moves(
-            _split(units.view(1, -1, 1), grid, window).flatten(),
-            _join(places.view(down * across, -1, 1), grid, window).flatten(),
-            (down, across, window, window),
-            (grid.rows - (down - 1) * window, grid.cols - (across - 1) * window),
-        )
+        units = torch.arange(1, grid.rows * grid.cols + 1, device=device)
+        sources = _split(units.view(1, -1, 1), grid, window).flatten() - 1
+        # In ascending order come the places at which no unit stands, then those of the units one after another.
+        empty, order = len(sources) - len(units), sources.argsort()
+        grid.moves[window] = Moves(sources.clamp(min=0), order[empty:], order[:empty], down * across)
     return grid.moves[window]
 
 

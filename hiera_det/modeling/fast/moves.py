@@ -18,29 +18,29 @@ class Moves(NamedTuple):
     Attributes:
         sources: ``[D * A * w * w]``, the unit that stands at each place of D x A windows of w x w; any where none does.
         places: ``[U]``, the place at which each unit stands.
-        shape: D, A, w and w.
-        rim: rows of units in the lowest windows and columns in those farthest right; w where they are full.
+        empty: the places at which none stands.
+        windows: how many an image has, D x A.
     """
 
     sources: Tensor
     places: Tensor
-    shape: tuple[int, int, int, int]
-    rim: tuple[int, int]
-
-    @property
-    def windows(self) -> int:
-        """How many windows an image has."""
-        return self.shape[0] * self.shape[1]
+    empty: Tensor
+    windows: int
 
 
 def to_windows(x: Tensor, moves: Moves) -> Tensor:
     """Units ``[B, U, C]`` to places ``[B, D * A * w * w, C]``, zeros where no unit stands."""
-    return _ToWindows.apply(x, moves)  # type: ignore[no-any-return, no-untyped-call]
+    return _ToWindows.apply(x, moves) if x.requires_grad else _fill(x, moves)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def from_windows(x: Tensor, moves: Moves) -> Tensor:
     """Places to units: the inverse of `to_windows`, and its adjoint."""
-    return _FromWindows.apply(x, moves)  # type: ignore[no-any-return, no-untyped-call]
+    return _FromWindows.apply(x, moves) if x.requires_grad else x.index_select(1, moves.places)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _fill(x: Tensor, moves: Moves) -> Tensor:
+    places = x.index_select(1, moves.sources)
+    return places.index_fill_(1, moves.empty, 0) if len(moves.empty) else places
 
 
 class _ToWindows(torch.autograd.Function):
@@ -49,13 +49,7 @@ class _ToWindows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, moves: Moves) -> Tensor:
         ctx.moves = moves
-        out = x.index_select(1, moves.sources)
-        windows = out.view(x.shape[0], *moves.shape, x.shape[2])
-        rows, cols = moves.rim
-        for beyond in (windows[:, -1, :, rows:], windows[:, :, -1, :, cols:]):
-            if beyond.numel():
-                beyond.zero_()
-        return out
+        return _fill(x, moves)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

@@ -118,6 +118,9 @@ def processor() -> Processor:
     )
 
 
+#: Numbers in a buffer from which on it is worth asking whether it can be used again: 128 KiB of float32, from where on
+#: malloc asks the system.
+LARGE = 2**15
 #: What wins here.
 WINS: frozenset[Case] = frozenset() if PLAIN else TABLE.get(processor(), frozenset())
 
@@ -134,16 +137,23 @@ def forced(cases: Iterable[Case]) -> Iterator[None]:
         PLAIN, WINS = before
 
 
-#: Classes whose instances a path may look into: PyTorch's layers that the trunk consists of, and the trunk's own.
-OWN: list[type] = [nn.Linear, nn.LayerNorm, nn.Identity]
+#: Classes whose instances a path may look into, PyTorch's layers that the trunk consists of and the trunk's own, with
+#: the ``forward`` that each has of its own module.
+OWN: dict[type, object] = {}
 #: PyTorch's functions that a path takes the place of.
 FUNCTIONS = ("linear", "gelu", "scaled_dot_product_attention")
 
 
 def own(cls: Class) -> Class:
-    """Mark a class of the trunk's as one that a path may look into."""
-    OWN.append(cls)
+    """Mark a class as one that a path may look into."""
+    forward = vars(cls).get("forward")
+    is_its_own = getattr(forward, "__globals__", None) is vars(sys.modules[cls.__module__])
+    OWN[cls] = forward if is_its_own else "exchanged before"
     return cls
+
+
+for _layer in (nn.Linear, nn.LayerNorm, nn.Identity):
+    own(_layer)
 
 
 def choose(path: Path, *tensors: Tensor | None) -> Kernel:
@@ -171,8 +181,12 @@ def has_choice(x: Tensor) -> bool:
 
 
 def reusable(x: Tensor, makers: Iterable[nn.Module]) -> bool:
-    """Whether ``x`` may be overwritten: no gradient needs it, and its makers made it for nobody else."""
-    if PLAIN or torch.is_grad_enabled() or is_symbolic(x) or is_exported() or not _are_numbers((x,)):
+    """Whether ``x`` may be overwritten: no gradient needs it, and its makers made it for nobody else.
+
+    Asked of large buffers of a CPU only, which the system gives page by page: others are at hand, and every question
+    takes time in which a GPU waits.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not is_eager(x) or x.numel() < LARGE:
         return False
     return untouched(*(m for maker in makers for m in (maker, *maker._modules.values()) if m is not None))
 
@@ -203,7 +217,7 @@ def records_gradients(x: Tensor) -> bool:
 
 def is_eager(x: Tensor) -> bool:
     """Whether operations of our own may follow: on plain numbers, not in a graph, nor inside a transform."""
-    return not (PLAIN or is_symbolic(x) or is_exported()) and _are_numbers((x,))
+    return not (PLAIN or torch.compiler.is_compiling() or is_exported()) and _are_numbers((x,))
 
 
 def records_eagerly(x: Tensor) -> bool:
@@ -252,9 +266,9 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def _are_numbers(tensors: Iterable[Tensor | None]) -> bool:
     """Whether these are plain tensors outside every transform."""
-    if torch._C._functorch.peek_interpreter_stack() is not None or _are_operations_seen():
+    if torch._C._functorch.peek_interpreter_stack() is not None or differentiates_forward():
         return False
-    return _are_plain(tensors) and not differentiates_forward()
+    return not (torch._C._len_torch_function_stack() and _are_operations_seen()) and _are_plain(tensors)
 
 
 def _are_operations_seen() -> bool:
@@ -284,12 +298,10 @@ def _is_unpatched() -> bool:
     """Whether nobody has exchanged a function for all at once, as some set ``nn.Linear.forward`` to add their LoRA."""
     if any(getattr(F, name) is not getattr(torch._C._nn, name) for name in FUNCTIONS):
         return False
-    for cls in OWN:
-        if getattr(vars(cls).get("forward"), "__globals__", None) is not vars(sys.modules[cls.__module__]):
-            return False
-        if cls.__call__ is not nn.Module._wrapped_call_impl:
-            return False
-    return True
+    return all(
+        cls.__dict__["forward"] is forward and cls.__call__ is nn.Module._wrapped_call_impl
+        for cls, forward in OWN.items()
+    )
 
 
 # Asked while compiling, not in the graph, which it would break. `torch.compiler.assume_constant_result` sets the same,
