@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,10 @@ def check_device(size: str, device: str) -> dict[str, str]:
     here = build_trunk("hiera_det_windowed", size, SHAPE[2:]).module
     images = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     there, moved = copy.deepcopy(here).to(device), images.to(device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    maps, gradients = (
-        _difference(get(here, images), get(there, moved)) for get in (lambda m, x: list(m(x).values()), _gradients)
-    )
+    with _without_tf32():
+        maps, gradients = (
+            _difference(get(here, images), get(there, moved)) for get in (lambda m, x: list(m(x).values()), _gradients)
+        )
     run = _forward(there, device)
     run(moved)
     return {
@@ -39,6 +40,16 @@ def check_device(size: str, device: str) -> dict[str, str]:
         "waiting for the GPU": _waits(run, moved) if device == "cuda" else ONLY_ON_GPUS,
         "replayed CUDA graph beside eager": _replayed(run, moved) if device == "cuda" else ONLY_ON_GPUS,
     }
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
 
 
 def _gradients(trunk: nn.Module, images: Tensor) -> list[Tensor]:

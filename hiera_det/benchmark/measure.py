@@ -18,10 +18,20 @@ __all__ = ["largest_differences", "matrix_rates", "median_ratio", "progress", "t
 
 #: Products per measurement of the matrix rate; the best counts.
 RATE_ROUNDS = 3
+_begun = [""]
 
 
 def progress(text: str) -> None:
-    """Show on stderr what runs now, over what was shown before; "" leaves the line empty."""
+    """Show on stderr what runs now, over what was shown before; "" leaves the line empty.
+
+    Where stderr is no terminal, a line says what begins: case, task and type.
+    """
+    if not sys.stderr.isatty():
+        begun = text.partition(":")[0]
+        if begun and begun != _begun[-1]:
+            _begun[-1] = begun
+            print(begun, file=sys.stderr, flush=True)
+        return
     print(f"\r{text[:79]:<79}" + ("" if text else "\r"), end="", file=sys.stderr, flush=True)
 
 
