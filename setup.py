@@ -14,6 +14,7 @@ PEERS = ["hiera-transformer==0.1.4", "timm>=1.0.15", "transformers>=5"]
 CLASSIFY = ["torchvision", "timm>=1.0.15", "Pillow", "matplotlib", "tqdm"]
 VIDEO = ["av>=12"]
 REPORT = ["jinja2", "matplotlib", "Pillow", "pycocotools"]
+TORCHVISION = ["torchvision", "tqdm", *REPORT]
 ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"]
@@ -54,6 +55,7 @@ setup(
         "video": VIDEO,
         "docs": DOCS,
         "report": REPORT,
+        "torchvision": TORCHVISION,
         "onnx": ONNX,
     },
 )

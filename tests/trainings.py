@@ -26,8 +26,10 @@ TOOLS = {
     "classify": "hiera_det.cli.train_classifier",
     "detect": "hiera_det.cli.train_detector",
     "detect-lazy": "hiera_det.cli.train_lazy",
+    "torchvision": "hiera_det.cli.train_torchvision",
 }
 PRELOAD = ["hiera_det.tasks.pretrain.train", "hiera_det.tasks.classify.train", "hiera_det.tasks.pretrain.pictures"]
+PRELOAD += ["hiera_det.adapters.torchvision.evaluation", "hiera_det.adapters.torchvision.saved"]
 PRELOAD += ["hiera_det.d2.train.run", "hiera_det.d2.lazy.run", "matplotlib.backends.backend_agg"]
 PRELOAD += ["torchvision.transforms.v2", "timm.data", "matplotlib.figure", "torch.utils.tensorboard", *TOOLS.values()]
 #: Longer than any of them takes on a loaded machine.

@@ -43,7 +43,7 @@ class Run:
 
     Attributes:
         output: the folder.
-        task: ``detect``, ``classify`` or ``pretrain``.
+        task: ``detect``, ``torchvision``, ``classify`` or ``pretrain``.
 
     Raises:
         InputError: no training has been there.
@@ -86,7 +86,7 @@ class Run:
         Raises:
             InputError: a package is missing, or the annotations that a detector was evaluated on are.
         """
-        if self.task == "detect":
+        if self.task in ("detect", "torchvision"):
             from hiera_det.report.page import check_report_packages
 
             check_report_packages()

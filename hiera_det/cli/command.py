@@ -21,7 +21,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"error: {message}; {self.prog} --help lists the flags\n")
 
 
-def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> argparse.ArgumentParser:
+def command_parser(
+    command: str, doc: str | None, allow_abbrev: bool = True, add_help: bool = True
+) -> argparse.ArgumentParser:
     """A parser whose help shows ``doc``.
 
     Args:
@@ -29,6 +31,7 @@ def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> 
             ``tools/`` they name the script.
         doc: the docstring of the command's module.
         allow_abbrev: take flags that are cut short, too.
+        add_help: know ``--help``.
     """
     program, script = f"hiera-det {command}", os.path.basename(sys.argv[0])
     if script.endswith(".py"):
@@ -39,4 +42,5 @@ def command_parser(command: str, doc: str | None, allow_abbrev: bool = True) -> 
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=allow_abbrev,
+        add_help=add_help,
     )

@@ -33,6 +33,8 @@ _SCRIPTS = {
     "predict": "demo",
     "make_shapes": "make_shapes_dataset",
 }
+#: What a command's flag turns it into: the words, and the module.
+_TURNED = {"train": ("train --framework torchvision", "train_torchvision")}
 
 
 def commands_page() -> str:
@@ -40,12 +42,20 @@ def commands_page() -> str:
     parts = [_HEAD]
     parts += [f"- [`{word}`](#{word}): {what}\n" for word, (_, what) in COMMANDS.items()]
     for word, (name, _) in COMMANDS.items():
-        module = importlib.import_module(f"hiera_det.cli.{name}")
-        with mock.patch.object(sys, "argv", ["hiera-det"]):  # a parser speaks of itself as it was called
-            parser = module.argument_parser()
         script = "" if name == "doctor" else f"In a clone also `python tools/{_SCRIPTS.get(name, name)}.py`.\n\n"
-        parts += [f"\n## {word}\n\n", _description(parser.description), script, *_tables(parser)]
+        parts += _chapter(f"## {word}", name, script)
+        if word in _TURNED:
+            turned, other = _TURNED[word]
+            parts += _chapter(f"### {turned}", other)
     return "".join(parts).rstrip() + "\n"
+
+
+def _chapter(head: str, name: str, script: str = "") -> list[str]:
+    """What a module's parser says."""
+    module = importlib.import_module(f"hiera_det.cli.{name}")
+    with mock.patch.object(sys, "argv", ["hiera-det"]):  # a parser speaks of itself as it was called
+        parser = module.argument_parser()
+    return [f"\n{head}\n\n", _description(parser.description), script, *_tables(parser)]
 
 
 def _description(text: str) -> str:

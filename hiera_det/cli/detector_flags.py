@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_machine_flags
+from hiera_det.cli.flags import add_data_flags, add_machine_flags
 
 if TYPE_CHECKING:
     from hiera_det.d2.config.request import RunRequest
 
 __all__ = ["run_request", "training_parser"]
-
-
-class _Once(argparse.Action):
-    """A flag whose second value would replace the first without a word."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string} is given twice: it takes one; merge several COCO JSONs into one")
-        setattr(namespace, self.dest, values)
 
 
 def training_parser(
@@ -53,16 +38,7 @@ def training_parser(
         "--allow-changed", action="append", default=[], metavar="KEY", help="go on although this key has changed"
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, and train nothing")
-    data = parser.add_argument_group("your own data, in COCO format")
-    folder = "the folder that its file names are relative to"
-    helps = {
-        "--train-json": "annotations to train on; classes are taken from it",
-        "--train-images": folder,
-        "--val-json": "annotations to evaluate on",
-        "--val-images": folder,
-    }
-    for flag, text in helps.items():
-        data.add_argument(flag, action=_Once, metavar="FILE" if flag.endswith("json") else "DIR", help=text)
+    add_data_flags(parser)
     add_machine_flags(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=f"{opts}, last")
     return parser

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from hiera_det.cli.command import command_parser
 from hiera_det.data.limits import MAX_PIXELS
 from hiera_det.modeling.variants import VARIANTS
 
 __all__ = [
+    "add_data_flags",
     "add_device_flag",
     "add_evaluation_flags",
     "add_image_flags",
@@ -17,6 +19,36 @@ __all__ = [
     "add_training_flags",
     "training_parser",
 ]
+
+
+class _Once(argparse.Action):
+    """A flag whose second value would replace the first without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest, None) is not None:
+            parser.error(f"{option_string} is given twice: it takes one; merge several COCO JSONs into one")
+        setattr(namespace, self.dest, values)
+
+
+def add_data_flags(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Where own data are; with ``required``, those to train on must be given."""
+    group = parser.add_argument_group("your own data, in COCO format")
+    folder = "the folder that its file names are relative to"
+    helps = {
+        "--train-json": "annotations to train on; classes are taken from it",
+        "--train-images": folder,
+        "--val-json": "annotations to evaluate on",
+        "--val-images": folder,
+    }
+    for flag, text in helps.items():
+        metavar, must = "FILE" if flag.endswith("json") else "DIR", required and flag.startswith("--train")
+        group.add_argument(flag, action=_Once, metavar=metavar, required=must, help=text)
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:
@@ -66,26 +98,27 @@ def training_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model."""
+def add_model_flags(parser: argparse.ArgumentParser, side: str = "side of the images (default: 224)") -> None:
+    """Which model, and with ``side`` the help on the images' size."""
     group = parser.add_argument_group("model")
     group.add_argument("--size", choices=list(VARIANTS), help="published size; its recipe is the default")
-    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images (default: 224)")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help=side)
     group.add_argument("--embed-dim", type=int, help="channels of stage 1, in place of the size's")
     group.add_argument("--num-heads", type=int, help="attention heads of stage 1, in place of the size's")
     group.add_argument("--depths", type=int, nargs=4, metavar="BLOCKS", help="of stages 1-4, in place of the size's")
     group.add_argument("--drop-path", type=float, metavar="RATE", help="stochastic depth")
 
 
-def add_evaluation_flags(parser: argparse.ArgumentParser, best: str) -> None:
+def add_evaluation_flags(parser: argparse.ArgumentParser, best: str, batch_size: int = 64) -> None:
     """When a plain training measures, what its best is, and when it has waited long enough.
 
     Args:
         parser: of the command.
         best: the default metric.
+        batch_size: the default of ``--eval-batch-size``.
     """
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--eval-batch-size", type=int, help="images at a time (default: 64)")
+    group.add_argument("--eval-batch-size", type=int, help=f"images at a time (default: {batch_size})")
     group.add_argument("--eval-epochs", type=int, help="epochs from an evaluation to the next (default: 1)")
     group.add_argument(
         "--best", metavar="METRIC", help=f"its best weights go to model_best.pth (default: {best}; '': none)"
@@ -95,13 +128,13 @@ def add_evaluation_flags(parser: argparse.ArgumentParser, best: str) -> None:
     )
 
 
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """How to train, where, and how to go on."""
+def add_training_flags(parser: argparse.ArgumentParser, batch_size: int = 64, scaled: str = "linearly") -> None:
+    """How to train, where, and how to go on; with the default of ``--batch-size`` and how ``--lr`` follows it."""
     group = parser.add_argument_group("training; defaults are the published recipe's of the size")
     group.add_argument("--epochs", type=int)
-    group.add_argument("--batch-size", type=int, help="images of a step, over all GPUs (default: 64)")
+    group.add_argument("--batch-size", type=int, help=f"images of a step, over all GPUs (default: {batch_size})")
     group.add_argument("--accumulate", type=int, metavar="PARTS", help="forwards per step, to save memory")
-    group.add_argument("--lr", type=float, help="at this very batch; the recipe's is scaled to the batch, linearly")
+    group.add_argument("--lr", type=float, help=f"at this very batch; the recipe's is scaled to the batch, {scaled}")
     group.add_argument("--warmup-epochs", type=float)
     group.add_argument("--weight-decay", type=float)
     group.add_argument("--clip-norm", type=float, help="largest norm of the gradients (default: any)")

@@ -12,14 +12,18 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
 
 from hiera_det.api.needs import need_detectron2
+from hiera_det.cli import train_torchvision
+from hiera_det.cli.command import command_parser
 from hiera_det.cli.detector_flags import run_request, training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The flags of both training tools, and what helps before a run."""
     parser = training_parser("train", __doc__, "config keys with their values")
+    _add_framework(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -29,8 +33,24 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_framework(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--framework",
+        choices=("detectron2", "torchvision"),
+        default="detectron2",
+        help="torchvision has other flags: hiera-det train --framework torchvision --help (default: detectron2)",
+    )
+
+
 def main() -> None:
     """Train, evaluate or try out, in as many processes as the flags ask for."""
+    chooser = command_parser("train", __doc__, add_help=False, allow_abbrev=False)
+    _add_framework(chooser)
+    chosen, rest = chooser.parse_known_args()
+    if chosen.framework == "torchvision":
+        sys.argv[1:] = rest
+        train_torchvision.main()
+        return
     args = argument_parser().parse_args()
     need_detectron2()
     from hiera_det.d2.train.run import start

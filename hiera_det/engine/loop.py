@@ -37,6 +37,7 @@ from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
 from hiera_det.errors import InputError
 from hiera_det.files import require_space
+from hiera_det.modeling.hiera import HieraBase
 from hiera_det.weights.sources import read_weight_file
 from hiera_det.weights.training_state import check_training_state
 
@@ -63,7 +64,9 @@ class Task:
         unchanged: what a checkpoint must agree in to be gone on with, by the user's words.
         extra: what else a checkpoint is to hold, plain values.
         evaluate: called in every process with the number of epochs done; gives metrics, or none.
+        evaluate_average: the same for averaged weights, where that is not ``evaluate`` itself.
         evaluate_epochs: epochs from one call of it to the next; the last epoch is always evaluated.
+        report: called in the first process when metrics are written, with whether they are the best so far.
         allowed: words of ``unchanged`` that may differ all the same.
         derived: words of ``unchanged`` that follow from others.
         fixed: words of ``unchanged`` that may never differ, and what to do instead.
@@ -79,7 +82,9 @@ class Task:
     unchanged: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     evaluate: Callable[[int], Mapping[str, float]] = lambda epoch: {}
+    evaluate_average: Callable[[int], Mapping[str, float]] | None = None
     evaluate_epochs: int = 1
+    report: Callable[[bool], object] = lambda is_best: None
     allowed: Sequence[str] = ()
     derived: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +111,8 @@ class Loop:
         self.model = task.model
         self.device = next(self.model.parameters()).device
         if settings.compile:
-            compile_in_place(self.model, self.device.type, settings.word("compile"))
+            trunk = next((module for module in self.model.modules() if isinstance(module, HieraBase)), self.model)
+            compile_in_place(trunk, self.device.type, settings.word("compile"))
         wrapped = wrap(self.model, settings.parallel)
         self.optimizer = task.build_optimizer(self.model)
         self.ema = EMA(self.model, settings.ema_decay) if settings.ema_decay else None
@@ -320,13 +326,17 @@ class Loop:
         if self.ema and metrics:
             logger.info("the averaged weights:")
             with self.ema.in_place(), whole(self.step.model):
-                metrics |= {f"ema/{name}": value for name, value in self.task.evaluate(epoch).items()}
+                evaluate = self.task.evaluate_average or self.task.evaluate
+                metrics |= {f"ema/{name}": value for name, value in evaluate(epoch).items()}
         if not metrics:
             return
         self.write_metrics(**metrics)
-        if self.best.improved(metrics, self.iteration):
+        is_best = self.best.improved(metrics, self.iteration)
+        if is_best:
             logger.info("the best so far: %s", told_best(self.best.state_dict()))
             self._patience.save(self._save_best)
+        if is_main_process():
+            self.task.report(is_best)
         self.callbacks.on_evaluation(self.iteration, metrics)
 
     def _save_best(self) -> None:

@@ -108,10 +108,14 @@ def get_param_groups(
 
 
 def build_adamw(
-    model: HieraBase, betas: tuple[float, float], weight_decay: float, layer_decay: float
+    model: nn.Module, betas: tuple[float, float], weight_decay: float, layer_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW over `parameter_groups`; its learning rate is 0 until `set_lr`."""
-    groups = parameter_groups(model, weight_decay, layer_decay)
+    """AdamW over `parameter_groups`, or `get_param_groups` of what is around a trunk; its rate is 0 until `set_lr`."""
+    if isinstance(model, HieraBase):
+        groups = parameter_groups(model, weight_decay, layer_decay)
+    else:
+        groups = get_param_groups(model, 1.0, weight_decay, layer_decay)
+        groups = [group | {"lr_scale": group.pop("lr")} for group in groups]
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

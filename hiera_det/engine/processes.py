@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ __all__ = [
     "any_process",
     "check_device",
     "default_device",
+    "from_main",
+    "gathered",
     "is_main_process",
     "local_process_count",
     "process_count",
@@ -21,6 +25,8 @@ __all__ = [
     "process_rank",
     "sum_over_processes",
 ]
+
+Value = TypeVar("Value")
 
 
 def default_device() -> str:
@@ -78,3 +84,21 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if process_count() > 1:
         dist.all_reduce(values)
     return values
+
+
+def gathered(value: Value) -> list[Value]:
+    """Every process's value, which can be pickled, by rank, in all of them."""
+    if process_count() == 1:
+        return [value]
+    values: list[Any] = [None] * process_count()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(compute: Callable[[], Value]) -> Value:
+    """What the first process alone computes, which can be pickled, in all of them."""
+    if process_count() == 1:
+        return compute()
+    values: list[Any] = [compute() if is_main_process() else None]
+    dist.broadcast_object_list(values, 0)
+    return values[0]

@@ -25,7 +25,7 @@ class Record:
     """What a training was asked for.
 
     Attributes:
-        task: ``detect``, ``classify`` or ``pretrain``.
+        task: ``detect``, ``torchvision``, ``classify`` or ``pretrain``.
         asked: fields of its request or settings, plain values; paths are absolute.
         environment: what it was started on, see `environment`.
     """

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from pycocotools.cocoeval import COCOeval
 
 from hiera_det.data.coco.read import read_json
 from hiera_det.data.coco.records import CocoRecords, coco_of
@@ -18,13 +14,13 @@ from hiera_det.data.images import BadImageError
 from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
+from hiera_det.report.average_precision import FORMS, average_precision
 from hiera_det.report.data_section import data_section
 from hiera_det.report.detector_report import DetectorReport
 from hiera_det.report.mistakes import part_of_images
 from hiera_det.report.page import Pair, Picture, check_report_packages, write_page
 from hiera_det.report.panels import draw_panels
 from hiera_det.report.run_report import curves_section, settings_sections, subtitle, write_run_report
-from hiera_det.report.scores import details_of
 from hiera_det.report.threshold import write_threshold
 
 __all__ = ["DETAILS", "INFERENCE", "RESULTS", "tell_detector_report", "write_detector_report"]
@@ -85,17 +81,11 @@ def _asked(folder: StrPath) -> Mapping[str, Any]:
 
 def _evaluated(truth: Any, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """AP of a run that has kept its detections alone, as those of earlier versions have."""
-    details = {}
-    for task, key in (("bbox", "bbox"), ("segm", "segmentation")):
+    found = {}
+    for task, key in FORMS.items():
         if results and key in results[0] and all(one.get(key) for one in truth.anns.values()):
-            without = {"bbox"} if task == "segm" else set()
-            plain = [{name: value for name, value in one.items() if name not in without} for one in results]
-            with contextlib.redirect_stdout(io.StringIO()):
-                evaluation = COCOeval(truth, truth.loadRes(plain), task)
-                evaluation.evaluate()
-                evaluation.accumulate()
-            details[task] = details_of(evaluation)
-    return details
+            found[task] = average_precision(truth, results, task).details
+    return found
 
 
 class _Drawing:

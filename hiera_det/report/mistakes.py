@@ -15,7 +15,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IOU", "KINDS", "Matches", "Mistakes", "best_threshold", "find_mistakes", "match", "part_of_images"]
+__all__ = [
+    "IOU",
+    "KINDS",
+    "Matches",
+    "Mistakes",
+    "best_threshold",
+    "find_mistakes",
+    "loaded",
+    "match",
+    "part_of_images",
+]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -56,7 +66,7 @@ class Matches:
 
 def match(truth: Any, results: Sequence[dict[str, Any]]) -> Matches:
     """Match results with the objects of a pycocotools ``COCO``; what overlaps a crowd region only is left out."""
-    evaluation = _evaluated(truth, _loaded(truth, results), by_class=True)
+    evaluation = _evaluated(truth, loaded(truth, results), by_class=True)
     params = evaluation.params
     images = {id_: place for place, id_ in enumerate(params.imgIds)}
     classes = {id_: place for place, id_ in enumerate(params.catIds)}
@@ -91,11 +101,12 @@ def _evaluated(truth: Any, found: Any, by_class: bool) -> Any:
     return evaluation
 
 
-def _loaded(truth: Any, results: Sequence[dict[str, Any]]) -> Any:
-    """Results as pycocotools wants them; they are not changed."""
-    boxes = [{key: result[key] for key in ("image_id", "category_id", "bbox", "score")} for result in results]
+def loaded(truth: Any, results: Sequence[dict[str, Any]], form: str = "bbox") -> Any:
+    """Results as pycocotools wants them, with their boxes or with their ``segmentation``; they are not changed."""
+    # Where a result has a box, pycocotools takes the box's area for a mask's too.
+    copies = [{key: result[key] for key in ("image_id", "category_id", form, "score")} for result in results]
     with contextlib.redirect_stdout(io.StringIO()):
-        return truth.loadRes(boxes) if boxes else _part(truth, [])
+        return truth.loadRes(copies) if copies else _part(truth, [])
 
 
 def part_of_images(truth: Any, ids: Sequence[Any]) -> Any:
@@ -226,7 +237,7 @@ def _mixed_up(
     if not ids or not missed.any():
         return {}
     left = _part(truth, truth.loadAnns(matches.object_ids[missed].tolist()))
-    found = _loaded(left, [results[id_ - 1] for id_ in ids])
+    found = loaded(left, [results[id_ - 1] for id_ in ids])
     evaluation = _evaluated(left, found, by_class=False)
     pairs = {}
     for entry in filter(None, evaluation.evalImgs):

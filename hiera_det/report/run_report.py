@@ -22,7 +22,12 @@ __all__ = ["curves_section", "picture_sections", "settings_sections", "subtitle"
 
 #: Pictures that a training leaves in its folder, and their longest side on the page.
 PICTURES, SIDE = {"reconstructions.png": "What the autoencoder makes of images"}, 1200
-TASKS = {"detect": "a detector", "classify": "a classifier", "pretrain": "a masked autoencoder"}
+TASKS = {
+    "detect": "a detector",
+    "torchvision": "a detector of torchvision's",
+    "classify": "a classifier",
+    "pretrain": "a masked autoencoder",
+}
 NEWEST = {"loss": "loss", "total_loss": "loss", "top1": "top-1", "top5": "top-5", "val_loss": "validation loss"}
 
 

@@ -15,7 +15,7 @@ from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.processes import process_count, process_rank
 from hiera_det.tasks.settings import TaskSettings
 
-__all__ = ["Batch", "Sample", "collate", "eval_loader", "order_of", "samples_of"]
+__all__ = ["Batch", "Sample", "Skipped", "collate", "eval_loader", "order_of", "samples_of"]
 
 
 class Sample(NamedTuple):
@@ -80,23 +80,29 @@ def samples_of(
     return Seeded(list(zip(files, labels or itertools.repeat(-1), strict=False)), _SampleReader(read, replace))
 
 
-def order_of(settings: TaskSettings, files: Sequence[str]) -> EpochOrder:
+def order_of(settings: TaskSettings, count: int) -> EpochOrder:
     """The order of a training's files.
 
     Raises:
         InputError: a step has more images than there are.
     """
-    if settings.batch_size > len(files):
-        raise settings.refusal("batch_size", f"there are {len(files)} files; lower it")
-    return EpochOrder(len(files), settings.batch_size, settings.accumulate, settings.seed)
+    if settings.batch_size > count:
+        raise settings.refusal("batch_size", f"there are {count} files; lower it")
+    return EpochOrder(count, settings.batch_size, settings.accumulate, settings.seed)
 
 
-def eval_loader(samples: Seeded, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
-    """A loader of this process's part of all samples, each once, in order."""
+def eval_loader(
+    samples: Seeded,
+    batch_size: int,
+    workers: int,
+    pin: bool,
+    to_batch: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader[Any]:
+    """A loader of this process's part of all samples, each once, in order; ``to_batch`` in the place of `collate`."""
     # Each image in one process alone: a sampler that pads would count some twice in the accuracy.
     own = range(process_rank(), len(samples), process_count())
     batches = [[(index, 0) for index in own[at : at + batch_size]] for at in range(0, len(own), batch_size)]
-    return keyed_loader(samples, batches, workers, pin, collate, stay=False)
+    return keyed_loader(samples, batches, workers, pin, to_batch or collate, stay=False)
 
 
 def collate(samples: list[Sample | Skipped | Refused]) -> Batch | Refused | None:

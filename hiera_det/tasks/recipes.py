@@ -86,9 +86,9 @@ FINETUNING = Recipes(
 )
 
 
-def scaled_lr(lr: float, lr_batch: int, batch_size: int) -> float:
-    """A learning rate for another batch, linearly."""
-    return lr * batch_size / lr_batch
+def scaled_lr(lr: float, lr_batch: int, batch_size: int, power: float = 1.0) -> float:
+    """A learning rate for another batch, linearly; with a ``power`` of 0.5 by the square root."""
+    return lr * float(batch_size**power) / float(lr_batch**power)
 
 
 def warmup_for(epochs: int, recipe: Recipe) -> float:

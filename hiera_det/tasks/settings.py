@@ -189,7 +189,7 @@ class TaskSettings(CommonSettings):
         """Epochs and learning rate; what was scaled or shortened goes to the log."""
         epochs, lr, warmup = self.epochs or recipe.epochs, self.lr, self.warmup_epochs
         if lr is None:
-            lr = scaled_lr(recipe.lr, recipe.lr_batch, self.batch_size)
+            lr = scaled_lr(recipe.lr, recipe.lr_batch, self.batch_size, self.lr_power)
             of = recipe.lr, recipe.lr_batch
             logger.info("lr %.3g: the recipe's %g at batch %d, for batch %d", lr, *of, self.batch_size)
         if warmup is None:
@@ -216,6 +216,8 @@ class TaskSettings(CommonSettings):
             **{name: getattr(self, name) for name in ENGINES},
         )
 
+    #: Of the batch, in its learning rate; see `scaled_lr`.
+    lr_power: ClassVar[float] = 1.0
     #: Fields in which a checkpoint must agree to be gone on with.
     compared: ClassVar[tuple[str, ...]] = (*AS_GIVEN, *RECIPES, *MODELS)
 

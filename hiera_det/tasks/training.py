@@ -1,4 +1,4 @@
-"""What both plain trainings do alike: from settings and the parts of a task to a loop, and through it."""
+"""What the plain trainings do alike: from settings and the parts of a task to a loop, and through it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.processes import is_main_process, process_count
 from hiera_det.engine.record import write_record
 from hiera_det.engine.stop import Stop
-from hiera_det.modeling.hiera import HieraBase
-from hiera_det.tasks.batches import Batch, collate
+from hiera_det.tasks.batches import collate
 from hiera_det.tasks.recipes import Recipe
 from hiera_det.tasks.results import write_results
 from hiera_det.tasks.settings import CLASSES, Schedule, TaskSettings
@@ -32,7 +31,7 @@ __all__ = ["Parts", "is_resumed", "list_hash", "run_training"]
 logger = logging.getLogger("hiera_det.training")
 
 #: Settings that may name files or folders.
-PATHS = ("train", "val", "images", "videos", "weights")
+PATHS = ("train", "val", "images", "videos", "weights", "train_json", "train_images", "val_json", "val_images")
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,30 @@ class Parts:
         order: theirs.
         loss: the model and a batch to its mean loss.
         evaluate: called in every process with the number of epochs done; gives metrics, or none.
+        evaluate_average: see `Task`.
         unchanged: what a checkpoint must agree in, besides what all trainings have.
         classes: of a classifier.
         evaluate_epochs: epochs from one evaluation to the next.
+        report: see `Task`.
+        to_batch: samples to a batch.
     """
 
     task: str
-    model: HieraBase
+    model: nn.Module
     fields: Mapping[str, Any]
     recipe: Recipe
     schedule: Schedule
     samples: Seeded
     workers: int
     order: EpochOrder
-    loss: Callable[[nn.Module, Batch], Tensor]
+    loss: Callable[[nn.Module, Any], Tensor]
     evaluate: Callable[[int], Mapping[str, float]]
+    evaluate_average: Callable[[int], Mapping[str, float]] | None = None
     unchanged: Mapping[str, Any] = field(default_factory=dict)
     classes: Sequence[str] = ()
     evaluate_epochs: int = 1
+    report: Callable[[bool], object] = lambda is_best: None
+    to_batch: Callable[[list[Any]], Any] = collate
 
 
 def is_resumed(settings: TaskSettings) -> bool:
@@ -101,7 +106,7 @@ def run_training(
     task = Task(
         model=parts.model,
         build_optimizer=lambda _: build_adamw(parts.model, recipe.betas, recipe.weight_decay, recipe.layer_decay),
-        loader=keyed_loader(parts.samples, parts.order, parts.workers, settings.device == "cuda", collate),
+        loader=keyed_loader(parts.samples, parts.order, parts.workers, settings.device == "cuda", parts.to_batch),
         order=parts.order,
         loss=parts.loss,
         lr=schedule.lr,
@@ -109,7 +114,9 @@ def run_training(
         unchanged=settings.unchanged(recipe, schedule, parts.fields) | dict(parts.unchanged),
         extra={"config": dict(parts.fields)} | ({"classes": list(parts.classes)} if parts.classes else {}),
         evaluate=parts.evaluate,
+        evaluate_average=parts.evaluate_average,
         evaluate_epochs=parts.evaluate_epochs,
+        report=parts.report,
         allowed=settings.allow_changed,
         derived=settings.derived(),
         fixed={CLASSES: f"give it as {settings.word('weights')}, which takes over classes of equal names"},
@@ -133,7 +140,7 @@ def run_training(
 
 def _log_bad_files(samples: Seeded, settings: TaskSettings) -> None:
     """How often another file took the place of one that cannot be read."""
-    bad_images = getattr(getattr(samples.read, "read", None), "bad_images", None)
+    bad_images = getattr(getattr(samples.read, "read", samples.read), "bad_images", None)
     if bad_images and bad_images.count:
         told = "%d times another file took the place of one that cannot be read (%s skip)"
         logger.warning(told, bad_images.count, settings.word("on_bad_image"))

@@ -21,10 +21,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiera_det.d2.data.keypoints import keypoint_metadata, set_keypoints
 from hiera_det.d2.data.records import load_records
-from hiera_det.data.coco.check import check_coco_json
-from hiera_det.data.coco.compare import compare_splits, same_classes
-from hiera_det.data.coco.findings import fix_command, listed
+from hiera_det.data.coco.findings import fix_command
 from hiera_det.data.coco.schema import CocoSummary
+from hiera_det.data.coco.splits import check_splits, require_masks
 from hiera_det.data.coco.write import completed_copy
 from hiera_det.data.images import MAX_PIXELS
 from hiera_det.errors import InputError
@@ -100,27 +99,20 @@ def own_data_config(
     """
     if not (train_json or train_images or val_json or val_images):
         return
-    _both_or_neither("train", train_json, train_images)
-    _both_or_neither("val", val_json, val_images)
     given = set(opts[0::2])
     for key, flag in (("DATASETS.TRAIN", "--train-json"), ("DATASETS.TEST", "--val-json")):
         if key in given:
             raise InputError(f"{key} cannot be set together with {flag} and its like; leave one of them out")
-    check = partial(
-        check_coco_json,
+    train, val = check_splits(
+        train_json,
+        train_images,
+        val_json,
+        val_images,
         check_files=check_files,
         max_pixels=cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS),
         skip_unreadable=cfg.INPUT.get("ON_BAD_IMAGE") == "skip",
     )
-    train = check(train_json, train_images) if train_json and train_images else None
-    val = check(val_json, val_images) if val_json and val_images else None
-    if train and val:
-        same_classes(train, val)
-        for finding in compare_splits(train, val):
-            logger.log(logging.INFO if finding.severity == "note" else logging.WARNING, str(finding))
     summaries = [summary for summary in (train, val if val != train else None) if summary]
-    for summary in summaries:
-        _log_summary(summary)
     if val:
         _check_evaluation(cfg, val)
     set_class_counts(cfg, len(summaries[0].class_names), summaries[0].path, given)
@@ -147,13 +139,6 @@ def dataset_categories(name: str) -> list[dict[str, Any]]:
     names = metadata.get("thing_classes", ())
     ids = {index: id_ for id_, index in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
     return [{"id": ids.get(index, index), "name": class_name} for index, class_name in enumerate(names)]
-
-
-def _both_or_neither(split: str, json: str | None, images: str | None) -> None:
-    if json and not images:
-        raise InputError(f"--{split}-json {json} needs --{split}-images, the folder its file_name entries start from")
-    if images and not json:
-        raise InputError(f"--{split}-images {images} needs --{split}-json, the COCO JSON that describes them")
 
 
 def _register(summary: CocoSummary) -> str:
@@ -191,14 +176,7 @@ def _set_mask_format(cfg: CfgNode, summaries: Sequence[CocoSummary], given: set[
     if not cfg.MODEL.MASK_ON:
         return
     for summary in summaries:
-        if summary.mask_format is None:
-            total, without = sum(summary.instance_counts), summary.num_without_mask
-            named = f": annotation {listed(summary.without_mask)}" if without < total else ""
-            others = f", or leave them out by {fix_command(summary.path, summary.image_root)}"
-            raise InputError(
-                f"{summary.path}: {without} of {total} annotations have no segmentation, but MODEL.MASK_ON is "
-                f"True{named}; add MODEL.MASK_ON False to train boxes only{others if named else ''}"
-            )
+        require_masks(summary, "MODEL.MASK_ON is True", "add MODEL.MASK_ON False")
     needed = "bitmask" if any(summary.mask_format == "bitmask" for summary in summaries) else "polygon"
     if "INPUT.MASK_FORMAT" not in given:
         cfg.INPUT.MASK_FORMAT = needed
@@ -224,9 +202,3 @@ def _check_evaluation(cfg: CfgNode, summary: CocoSummary) -> None:
             f"TEST.COCO_EVAL faster-coco-eval: it mixes up the image ids of {summary.path}, texts or beyond 2^53; "
             f"set pycocotools, or number the images by {fix_command(summary.path, summary.image_root)}"
         )
-
-
-def _log_summary(summary: CocoSummary) -> None:
-    logger.info(summary.table())
-    for note in summary.notes:
-        logger.warning(note)

@@ -107,7 +107,7 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
     inputs = read_inputs(settings)
     images = inputs.train
     _log_counts(images, inputs.val, "videos" if inputs.frames else "images")
-    order = order_of(settings, images.files)
+    order = order_of(settings, len(images.files))
     # Fine-tuning goes on with the file's size, so that it need not be repeated on the command line.
     size = settings.size or (inputs.source.size if inputs.source else "") or "base"
     recipe = _recipe(settings, size)

@@ -70,7 +70,7 @@ def pretrain(settings: PretrainSettings, callbacks: Sequence[object] = ()) -> in
 def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object]) -> int:
     resumed, files, held_out = read_inputs(settings)
     logger.info("%d %s", len(files), "videos" if settings.videos else "images")
-    order = order_of(settings, files)
+    order = order_of(settings, len(files))
     size = settings.size or "base"
     recipe = settings.recipe(size, PRETRAINING)
     if settings.videos:

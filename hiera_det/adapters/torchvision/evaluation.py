@@ -1,0 +1,148 @@
+"""AP of a detector of torchvision's, by pycocotools, and what a report is made of."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+
+from hiera_det.adapters.torchvision.data import DetectionBatch
+from hiera_det.data.coco.records import coco_of
+from hiera_det.engine.loader import unwrap
+from hiera_det.engine.processes import from_main, gathered, is_main_process
+from hiera_det.engine.stop import Stop
+from hiera_det.errors import InputError, printable
+from hiera_det.files import make_folder, write_atomically
+from hiera_det.report.average_precision import average_precision
+from hiera_det.report.detection import DETAILS, RESULTS
+from hiera_det.report.explain import why_zero
+
+__all__ = ["Evaluation"]
+
+logger = logging.getLogger("hiera_det.training")
+
+#: Least probability of a pixel that is a mask's.
+MASK = 0.5
+#: Digits of a result after the point, as detectron2's own tools read them.
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluates a model on a JSON, in every process of the group.
+
+    Attributes:
+        model: a detector of torchvision's.
+        loader: gives this process's images.
+        json: the COCO JSON.
+        images: its folder.
+        category_ids: the JSON's, by label from 1 on.
+        tasks: of "bbox" and "segm".
+        folder: for the results, as detectron2's evaluation leaves them.
+        device: the model's.
+        stop: what ends it early.
+    """
+
+    model: nn.Module
+    loader: Iterable[Any]
+    json: str
+    images: str
+    category_ids: Sequence[int]
+    tasks: Sequence[str]
+    folder: Path
+    device: torch.device
+    stop: Stop
+
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """The metrics after so many epochs, by detectron2's names, such as ``bbox/AP``, in percent; logs them too.
+
+        Raises:
+            InputError: an image cannot be read.
+            StopRequested: a signal came, to whichever process.
+        """
+        own = self._predict()
+        self.stop.settle(self.device)
+        found = [image for part in gathered(own) for image in part]
+        return from_main(lambda: self._score(epoch, sorted(found, key=lambda image: image[0])))
+
+    def _predict(self) -> list[tuple[Any, list[dict[str, Any]]]]:
+        """Ids of this process's images, and what was found on each."""
+        self.model.eval()
+        found = []
+        for read in self.stop.cut(_with_bar(self.loader)):
+            if read is None:  # all of them are left out
+                continue
+            batch: DetectionBatch = unwrap(read).to(self.device)
+            with torch.inference_mode():
+                outputs = self.model(batch.images)
+            found += [(id_, self._results(id_, one)) for id_, one in zip(batch.image_ids, outputs, strict=True)]
+        return found
+
+    def _results(self, image_id: Any, output: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """An image's objects as COCO's results."""
+        boxes = output["boxes"].double().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        columns = (boxes.tolist(), output["labels"].tolist(), output["scores"].tolist())
+        found: list[dict[str, Any]] = [
+            {"image_id": image_id, "category_id": self.category_ids[label - 1], "bbox": box, "score": score}
+            for box, label, score in zip(*columns, strict=True)
+        ]
+        if "segm" in self.tasks:
+            for one, mask in zip(found, output["masks"], strict=True):  # [1, H, W] each, at the image's own size
+                rle = coco_mask.encode(np.asfortranarray((mask[0] > MASK).cpu().numpy()))
+                one["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+        return found
+
+    def _score(self, epoch: int, found: Sequence[tuple[Any, list[dict[str, Any]]]]) -> dict[str, float]:
+        """AP, with what a report needs left in the folder."""
+        truth, results = coco_of(self.json, self.images), [one for _, some in found for one in some]
+        missing = len(truth.imgs) - len(found)
+        if not found:
+            raise InputError(f"{self.json}: none of its images can be read, so that nothing can be evaluated")
+        if missing:
+            logger.warning("%d of %d images are left out of the evaluation", missing, len(truth.imgs))
+        seen = [image_id for image_id, _ in found] if missing else None
+        metrics: dict[str, float] = {}
+        details = {}
+        for task in self.tasks:
+            scores = average_precision(truth, results, task, seen)
+            logger.info("epoch %d, %s:\n%s", epoch, {"bbox": "boxes", "segm": "masks"}[task], scores.table)
+            metrics |= {f"{task}/{name}": value for name, value in scores.metrics.items()}
+            details[task] = scores.details
+        said = [f"{printable(name)} {value:.2f}" for name, value in metrics.items() if math.isfinite(value)]
+        logger.info("epoch %d: %s", epoch, ", ".join(said))
+        if not any(metrics[f"{task}/AP"] > 0 for task in self.tasks):
+            logger.warning(why_zero(results, truth))
+        stored = {"json": self.json, "images": self.images, "image_ids": seen, "tasks": details}
+        _save(self.folder, {RESULTS: results, DETAILS: stored})
+        return metrics
+
+
+def _save(folder: Path, contents: dict[str, Any]) -> None:
+    """Write JSONs; that they cannot be costs a line, and not the training."""
+    try:
+        make_folder(str(folder), "the folder of results")
+        for name, content in contents.items():
+            text = json.dumps(content).encode(errors="surrogateescape")
+            write_atomically(folder / name, _writing(text), durable=False)
+    except InputError as error:
+        logger.warning("%s; the training goes on", error)
+
+
+def _writing(text: bytes) -> Callable[[Any], object]:
+    return lambda file: file.write(text)
+
+
+def _with_bar(loader: Iterable[Any]) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(loader, unit="batch", desc="evaluating", disable=not is_main_process(), leave=False)
