@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,20 +23,22 @@ ONLY_ON_GPUS = "asked on GPUs only"
 def check_device(size: str, device: str) -> dict[str, str]:
     """Check the windowed trunk of a size on a device; what was asked, and what was found.
 
-    Differences are over the largest value of each map or gradient on the CPU, in float32 without TF32.
+    Differences are over the largest value of each map or gradient on the CPU, in float32 without TF32. Most gradients
+    must agree to rounding; some need not: where two tokens of a q-pool are nearly equal, rounding decides which of them
+    gets the gradient, and the position embedding's shows each: images changed by 2e-6 move it by up to 4e-2 in float64.
     """
     here = build_trunk("hiera_det_windowed", size, SHAPE[2:]).module
     images = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     there, moved = copy.deepcopy(here).to(device), images.to(device)
     with _without_tf32():
         maps, gradients = (
-            _difference(get(here, images), get(there, moved)) for get in (lambda m, x: list(m(x).values()), _gradients)
+            _differences(get(here, images), get(there, moved)) for get in (lambda m, x: list(m(x).values()), _gradients)
         )
     run = _forward(there, device)
     run(moved)
     return {
-        "maps beside the CPU's": f"{maps:.1e}",
-        "gradients beside the CPU's": f"{gradients:.1e}",
+        "maps beside the CPU's": f"{max(maps):.1e}",
+        "gradients beside the CPU's": f"{statistics.median(gradients):.1e} at the median, {max(gradients):.1e} at most",
         "attention in bfloat16": _attention(run, moved, device),
         "waiting for the GPU": _waits(run, moved) if device == "cuda" else ONLY_ON_GPUS,
         "replayed CUDA graph beside eager": _replayed(run, moved) if device == "cuda" else ONLY_ON_GPUS,
@@ -57,10 +60,10 @@ def _gradients(trunk: nn.Module, images: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [parameter for parameter in trunk.parameters() if parameter.ndim > 1]))
 
 
-def _difference(expected: list[Tensor], got: list[Tensor]) -> float:
-    """The largest, over the largest value."""
+def _differences(expected: list[Tensor], got: list[Tensor]) -> list[float]:
+    """The largest of each pair, over the largest value."""
     pairs = zip(expected, got, strict=True)
-    return max(((a - b.cpu()).abs().max() / a.abs().max()).item() for a, b in pairs)
+    return [((a - b.cpu()).abs().max() / a.abs().max()).item() for a, b in pairs]
 
 
 def _forward(trunk: nn.Module, device: str) -> Callable[[Tensor], list[Tensor]]:
@@ -103,4 +106,4 @@ def _replayed(run: Callable[[Tensor], list[Tensor]], images: Tensor) -> str:
         maps = run(static)
     static.copy_(others)
     graph.replay()
-    return f"{_difference([x.float().cpu() for x in run(others)], [x.float() for x in maps]):.1e}"
+    return f"{max(_differences([x.float().cpu() for x in run(others)], [x.float() for x in maps])):.1e}"
