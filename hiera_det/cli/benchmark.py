@@ -178,10 +178,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 def fill_all(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """What --all measures, into the flags that were not given; what cannot be here is left out."""
     from hiera_det.d2.benchmark.vitdet import VITDET_B, check_vitdet
-    from hiera_det.engine.precision import emulates_bfloat16
+    from hiera_det.engine.precision import bfloat16_factor
 
     wanted = ALL | (TINY if args.tiny else {})
-    if args.device == "cpu" and emulates_bfloat16():
+    if args.device == "cpu" and bfloat16_factor() > 1:
         wanted |= {"dtype": ["float32"]}
     for name, value in wanted.items():
         if getattr(args, name) == parser.get_default(name):

@@ -11,8 +11,9 @@ import logging
 import torch
 
 from hiera_det.errors import InputError
+from hiera_det.modeling.fast.paths import processor
 
-__all__ = ["PRECISIONS", "autocast", "check_precision", "emulates_bfloat16"]
+__all__ = ["PRECISIONS", "autocast", "bfloat16_factor", "check_precision"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -26,7 +27,7 @@ def autocast(device_type: str, precision: str) -> torch.autocast:
 
 
 def check_precision(precision: str, device_type: str, word: str = "precision") -> None:
-    """Refuse a format that is none, or that the device cannot compute in; warn of one that it emulates.
+    """Refuse a format that is none, or that the device cannot compute in; warn of one that takes it longer.
 
     Args:
         precision: see `PRECISIONS`.
@@ -39,22 +40,28 @@ def check_precision(precision: str, device_type: str, word: str = "precision") -
     if precision not in PRECISIONS:
         raise InputError(f"{word} {precision!r}: choose {', '.join(PRECISIONS)}")
     if precision == "float16" and device_type == "cpu":
-        narrow = "" if emulates_bfloat16() else "bfloat16 or "
+        narrow = "" if bfloat16_factor() > 1 else "bfloat16 or "
         raise InputError(f"{word} float16 needs a GPU: on the CPU choose {narrow}float32")
     if precision == "bfloat16" and device_type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError(f"{word} bfloat16: this GPU does not compute in it; choose float16")
-    if precision == "bfloat16" and device_type == "cpu" and emulates_bfloat16():
-        _warn_of_emulation(word)
+    if precision == "bfloat16" and device_type == "cpu" and bfloat16_factor() > 1:
+        _warn_of_slowness(word)
 
 
-def emulates_bfloat16() -> bool:
-    """Whether the processor has no products in bfloat16, so that PyTorch's own loops compute them."""
-    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def bfloat16_factor() -> float:
+    """How many times as long as in float32 a step takes on this processor, where more was measured; else 1.
+
+    Sources: docs/performance.md.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return 6  # no products in bfloat16, so that PyTorch's own loops compute them: a training step on an AMD Zen 3
+    if processor().vendor == "GenuineIntel" and not torch.cpu._is_amx_tile_supported():
+        return 1.5  # vectors only, as in virtual machines that hide the matrix units: trunks on a Xeon of family 6
+    return 1
 
 
 @functools.cache  # once in a process
-def _warn_of_emulation(word: str) -> None:
-    # A training step of the quick start on an AMD Zen 3 (AVX2), docs/performance.md.
+def _warn_of_slowness(word: str) -> None:
     logger.warning(
-        "%s bfloat16: this processor only emulates it; a step takes about 6 times as long as in float32", word
+        "%s bfloat16: a step takes about %g times as long on this processor as in float32", word, bfloat16_factor()
     )

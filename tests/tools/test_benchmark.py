@@ -398,9 +398,9 @@ def test_shares_are_written_for_other_readers(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- flops and refusals
 
 
-@pytest.mark.parametrize("emulated", [False, True])
+@pytest.mark.parametrize("factor", [1, 6])
 def test_paths_that_save_a_twentieth_make_the_processors_row(
-    emulated: bool, run_here: Any, monkeypatch: pytest.MonkeyPatch
+    factor: float, run_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"PRODUCT": 0.9, "ATTENTION": 0.96, "SLABS": 1.1, paths.PLAIN: 1.0}
 
@@ -410,14 +410,14 @@ def test_paths_that_save_a_twentieth_make_the_processors_row(
         return {name: [seconds[name]] for name in steps}
 
     monkeypatch.setattr(paths, "time_rounds", timed)
-    monkeypatch.setattr(paths, "emulates_bfloat16", lambda: emulated)
+    monkeypatch.setattr(paths, "bfloat16_factor", lambda: factor)
     threads = torch.get_num_threads()
     done = run_here(SCRIPT, "--paths", *QUICK)
     torch.set_num_threads(threads)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     kinds = ["torch.float32", "torch.float32, gradients=True"]
-    product = kinds if emulated else [kinds[0], "torch.bfloat16", kinds[1]]
+    product = kinds if factor > 1 else [kinds[0], "torch.bfloat16", kinds[1]]
     assert sum("| 0.90 |" in line for line in lines) == len(product)
     assert sum("| 1.10 |" in line for line in lines) == len(product) - 1
     row = ", ".join(f"Case(Path.PRODUCT, {kind})" for kind in product)

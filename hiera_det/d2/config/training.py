@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
-from hiera_det.engine.precision import emulates_bfloat16
+from hiera_det.engine.precision import bfloat16_factor
 from hiera_det.engine.settings import TrainSettings
 from hiera_det.errors import InputError
 
@@ -46,7 +46,7 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
     """
     solver = cfg.SOLVER
     if solver.AMP.ENABLED and solver.AMP.PRECISION == "float16" and cfg.MODEL.DEVICE == "cpu":
-        narrow = "" if emulates_bfloat16() else "bfloat16, or "
+        narrow = "" if bfloat16_factor() > 1 else "bfloat16, or "
         raise InputError(
             "SOLVER.AMP.ENABLED True with SOLVER.AMP.PRECISION float16 needs a GPU: on the CPU choose "
             f"{narrow}SOLVER.AMP.ENABLED False"
