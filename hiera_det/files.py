@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +23,7 @@ __all__ = [
     "link_atomically",
     "make_folder",
     "path_of",
+    "refuse_input",
     "require_space",
     "sweep_partials",
     "write_atomically",
@@ -51,6 +52,8 @@ _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:32]
 #: ``.NAME.HOST.PID-COUNT.partial``: no two writers share one, and whoever finds it can tell whether its writer lives.
 _PARTIAL = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)-\d+\.partial")
 _counter = itertools.count()
+#: Bytes of a partial file's name, but for its dot.
+_LONGEST = 254
 #: A writer touches its file all the time; one that has been still for so long has none.
 _STALE_S = 6 * 3600
 _FULL = {
@@ -153,9 +156,27 @@ def link_atomically(path: StrPath, second: str | Path) -> None:
             link.unlink()
 
 
+def refuse_input(path: StrPath, word: str, inputs: Iterable[StrPath]) -> None:
+    """Refuse to write a file in the place of one that is read.
+
+    Args:
+        path: of the file to be written.
+        word: the flag that named it.
+        inputs: what is read.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    real = os.path.realpath(path)
+    if any(os.path.realpath(name) == real for name in inputs):
+        raise InputError(f"{word} {os.fspath(path)}: is read, and would be overwritten; name another file")
+
+
 def _partial(path: Path) -> Path:
-    """A name beside a file that no other writer has."""
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{next(_counter)}.partial")
+    """A name beside a file that no other writer has, and that a file system takes, 255 bytes at most."""
+    end = f".{_HOST}.{os.getpid()}-{next(_counter)}.partial"
+    name = os.fsencode(path.name)[: _LONGEST - len(end)].decode("utf-8", "ignore")
+    return path.with_name(f".{name}{end}")
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

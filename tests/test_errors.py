@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from hiera_det.errors import InputError, printable, run_tool
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -43,3 +51,40 @@ def test_a_tool_ends_in_a_line_and_a_status(
 def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_tool(lambda: 1 / 0)
+
+
+def test_a_signal_ends_a_tool_in_a_line_by_the_way_out_and_what_nohup_ignores_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left: list[str] = []
+
+    def main(number: int) -> None:
+        try:
+            signal.raise_signal(number)
+            left.append("went on")
+        finally:
+            left.append("tidied up")
+
+    with pytest.raises(SystemExit) as ended:
+        run_tool(lambda: main(signal.SIGHUP))
+    assert (ended.value.code, capsys.readouterr().err) == (143, "stopped by SIGHUP\n")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_tool(lambda: main(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert left == ["tidied up", "went on", "tidied up"]
+    assert signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+#: Prints a letter that the terminal lacks, by `run_tool`.
+SAYS = "import hiera_det.errors as e; e.run_tool(lambda: print('a\\N{PARTY POPPER}'))"
+
+
+def test_an_output_that_takes_no_more_and_letters_that_it_lacks_are_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", SAYS]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the output cannot be written (No space left on device)\n")
+    assert subprocess.run(words, stdout=subprocess.PIPE, env=environment, check=True).stdout == b"a\\U0001f389\n"

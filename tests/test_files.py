@@ -18,7 +18,14 @@ import torch
 
 from hiera_det import files
 from hiera_det.errors import InputError
-from hiera_det.files import WriteError, link_atomically, require_space, sweep_partials, write_atomically
+from hiera_det.files import (
+    WriteError,
+    link_atomically,
+    refuse_input,
+    require_space,
+    sweep_partials,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -157,3 +164,24 @@ def test_without_links_the_second_name_stays_as_it_was(tmp_path: Path, monkeypat
     (tmp_path / "new").write_text("new")
     link_atomically(tmp_path / "new", tmp_path / "second")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_longest_name_of_a_file_can_be_written_and_its_partial_file_swept(tmp_path: Path) -> None:
+    name = "\N{CJK UNIFIED IDEOGRAPH-732B}" * 83 + ".jpg"  # 253 bytes
+
+    def die(file: object) -> None:
+        (partial,) = tmp_path.iterdir()
+        os.link(partial, tmp_path / "kept")
+        os.rename(tmp_path / "kept", str(partial).replace(f".{os.getpid()}-", f".{2**22 + 1}-"))  # of a dead process
+
+    write_atomically(tmp_path / name, die)
+    assert (tmp_path / name).is_file()
+    assert len(sweep_partials(tmp_path)) == 1
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "b.json").symlink_to("a.json")
+    refuse_input(tmp_path / "c.json", "--json", [tmp_path / "a.json"])
+    with pytest.raises(InputError, match=r"--json .*b\.json: is read, and would be overwritten"):
+        refuse_input(tmp_path / "b.json", "--json", [tmp_path / "a.json"])

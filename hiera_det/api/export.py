@@ -12,7 +12,7 @@ from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import CONFIG, Run, Weights
 from hiera_det.engine.opts import Opts, pairs_of
 from hiera_det.errors import InputError
-from hiera_det.files import StrPath, make_folder
+from hiera_det.files import StrPath, make_folder, refuse_input
 from hiera_det.report.threshold import read_threshold
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def export_model(
             raise InputError(f"{name} {value!r}: choose one of {', '.join(filter(None, choices))}")
     _check_size(size, dynamic)
     make_folder(Path(output).parent, "the folder of the file")
+    run = model.run if isinstance(model, Weights) else run_of(model)
+    refuse_input(output, "output", run.output.glob("*.pth") if run else (os.fspath(model),))  # type: ignore[arg-type]
     subject = _subject(model, part, size, threshold, opts)
     dynamic = dynamic or format == "torchscript"
     write_graph(in_half(subject) if half else subject, output, format, dynamic)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from hiera_det.cli.command import command_parser
 from hiera_det.errors import EXIT_BAD_INPUT, InputError, printable
 from hiera_det.extras import need
+from hiera_det.files import refuse_input
 
 if TYPE_CHECKING:
     from hiera_det.data.coco.findings import Finding
@@ -84,6 +85,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"--max-pixels {args.max_pixels}: give a number of pixels, at least 1")
     if args.pictures and not args.pictures.lower().endswith(".png"):
         raise InputError(f"--pictures {args.pictures}: the sheet is a PNG; name a .png file")
+    if args.json:
+        refuse_input(args.json, "--json", filter(None, (args.annotations, args.val_json)))
     for flag, path in (("--fix", args.fix), ("--pictures", args.pictures)):
         if path and os.path.exists(path):
             raise InputError(f"{flag} {path}: is there already; name another file, or remove it")

@@ -23,7 +23,7 @@ from hiera_det.cli.command import command_parser
 from hiera_det.cli.flags import add_device_flag, add_image_flags
 from hiera_det.errors import InputError, printable
 from hiera_det.extras import need
-from hiera_det.files import make_folder, write_atomically
+from hiera_det.files import make_folder, refuse_input, write_atomically
 
 if TYPE_CHECKING:
     from hiera_det.tasks.classify.predict import Classifier
@@ -102,6 +102,8 @@ def classify(classifier: Classifier, args: argparse.Namespace, results: list[dic
         InputError: not one could.
     """
     files = classifier.find(args.inputs)
+    if args.json:
+        refuse_input(args.json, "--json", (*files, args.weights))
     failed: dict[str, str] = {}
 
     def leave_out(file: str, reason: str) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from hiera_det.api.needs import need_detectron2
 from hiera_det.cli.command import command_parser
 from hiera_det.errors import InputError
-from hiera_det.files import make_folder, write_atomically
+from hiera_det.files import make_folder, refuse_input, write_atomically
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -59,6 +59,7 @@ def main() -> None:
         raise InputError(f"--max-detections {args.max_detections}: give a number of objects, 100 or more")
     if args.json:
         make_folder(os.path.dirname(args.json) or ".", "--json")
+        refuse_input(args.json, "--json", filter(None, (args.results, args.val_json)))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("hiera_det", "detectron2"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -100,7 +99,6 @@ def main() -> None:
     from hiera_det.d2.predict.job import JobSettings, PredictionJob
     from hiera_det.data.image_folder import SUFFIXES, find_images
     from hiera_det.data.video import VIDEO_SUFFIXES
-    from hiera_det.engine.stop import leave
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hiera_det").setLevel(logging.INFO)
@@ -110,12 +108,8 @@ def main() -> None:
     job = PredictionJob(files, JobSettings(*places, args.overwrite, args.every, skip))
     threshold = choose_threshold(args)
     predictor = build_predictor(args, threshold)
-    before = signal.signal(signal.SIGTERM, leave)  # by the way out, on which what was found so far is written
-    try:
-        with logging_redirect_tqdm(), tqdm(total=len(files), unit="file") as progress:
-            job.run(predictor, progress.update)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with logging_redirect_tqdm(), tqdm(total=len(files), unit="file") as progress:
+        job.run(predictor, progress.update)
     found = f"{job.objects} objects with a score of at least {threshold:.3g}"
     print(f"{len(files) - len(job.failed)} images, {found}")
     print(*(path for path in (args.output, args.json) if path), sep="\n")

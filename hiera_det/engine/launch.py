@@ -35,8 +35,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from hiera_det.engine.machine import available_cores
-from hiera_det.engine.stop import SIGNALS, StopRequested, exit_status, held_back, ignore_signals, leave
-from hiera_det.errors import EXIT_BAD_INPUT, InputError, run_tool
+from hiera_det.engine.stop import SIGNALS, StopRequested, heard, held_back, ignore_signals
+from hiera_det.errors import EXIT_BAD_INPUT, InputError, exit_status, leave, run_tool
 
 __all__ = ["Place", "is_restart", "launch", "place_from_environment"]
 
@@ -341,7 +341,7 @@ def _signals_to_children(sent: list[int]) -> Iterator[None]:
         for child in children:
             os.kill(child, number)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    before = {number: signal.signal(number, forward) for number in heard()}
     try:
         yield
     finally:
@@ -351,7 +351,7 @@ def _signals_to_children(sent: list[int]) -> Iterator[None]:
 
 def _worker(local_rank: int, packed: bytes, folder: str) -> None:
     """A process of this machine; it leaves in a folder why it ends, if it is the first, or what it has found."""
-    for number in SIGNALS:
+    for number in heard():
         signal.signal(number, leave)
     first, job = pickle.loads(packed)
     place = first._replace(rank=first.rank + local_rank, local_rank=local_rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -64,7 +65,7 @@ def logged_to(folder: str) -> Iterator[None]:
 
 
 class _Outlasting:
-    """A process's own terminal or pipe, which may be gone before the training is done."""
+    """A process's own terminal, pipe or file, which may be gone or full before the training is done."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -87,8 +88,9 @@ class _Outlasting:
     def _or_silence(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError as error:  # where a disk is full, there may be room again
+            if error.errno in (errno.EPIPE, errno.EIO):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -22,26 +21,24 @@ import torch
 import torch.distributed as dist
 
 from hiera_det.engine.processes import process_count
+from hiera_det.errors import exit_status, leave
 
 __all__ = [
     "SIGNALS",
     "Stop",
     "StopRequested",
     "as_guest",
-    "exit_status",
+    "heard",
     "held_back",
     "ignore_signals",
-    "leave",
     "stoppable",
 ]
 
 logger = logging.getLogger("hiera_det.training")
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-)  # Windows has no SIGUSR1
-
-
+#: SIGHUP is sent where a terminal is closed. Windows has neither it nor SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+HANGUP = getattr(signal, "SIGHUP", None)
 #: Seconds in which signals are one request: a scheduler's reaches a process directly and through its parent.
 ONE_REQUEST = 0.5
 
@@ -66,12 +63,9 @@ class StopRequested(KeyboardInterrupt):
         return exit_status(self.number)
 
 
-def exit_status(number: int) -> int:
-    """The exit status of a process that a signal stopped: 143 for SIGTERM, 130 for SIGINT, as shells have it.
-
-    SIGUSR1 asks for a requeue, which schedulers take SIGTERM's status for.
-    """
-    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+def heard() -> tuple[signal.Signals, ...]:
+    """The signals, but for a hang-up that nohup has this process ignore."""
+    return tuple(number for number in SIGNALS if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN)
 
 
 def ignore_signals(worker: int = 0) -> None:
@@ -106,11 +100,6 @@ def held_back() -> Iterator[None]:
         signal.raise_signal(came[0])
 
 
-def leave(number: int, frame: FrameType | None) -> None:
-    """A handler for where nothing has begun yet; `Stop` takes its place and does not call it."""
-    sys.exit(exit_status(number))
-
-
 class Stop:
     """Listens to the signals while it is entered; handlers that were there before are called too.
 
@@ -136,7 +125,7 @@ class Stop:
         """Listen, where this is the main thread; Python delivers signals nowhere else."""
         self._entered += 1
         if self._entered == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._on_signal) for number in heard()}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -148,7 +137,8 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.requested and now - self._since > ONE_REQUEST:
+        # A terminal's hang-up comes once more from its shell, and from systemd after SIGTERM.
+        if self.requested and now - self._since > ONE_REQUEST and number != HANGUP:
             if not Stop.owns_process:
                 raise KeyboardInterrupt("at once, without a checkpoint")
             os._exit(exit_status(number))  # asked twice: at once; files are written beside their place

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from hiera_det.engine.stop import SIGNALS, Stop, StopRequested, exit_status, held_back, ignore_signals
+from hiera_det.engine.stop import SIGNALS, Stop, StopRequested, held_back, ignore_signals
+from hiera_det.errors import exit_status
 
 CPU = torch.device("cpu")
 
@@ -83,6 +84,24 @@ def test_what_comes_twice_in_a_moment_is_one_request(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(time, "monotonic", lambda: later)
         send(signal.SIGINT)
         assert left == [130]
+
+
+def test_a_hang_up_counts_once_and_not_where_nohup_ignores_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    with Stop() as stop, stop.shielded():
+        send()
+        later = time.monotonic() + 60
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        send(signal.SIGHUP)
+        assert (stop.requested, left) == (signal.SIGTERM, [])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            send(signal.SIGHUP)
+        assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_evaluation_is_cut_short_and_then_raises() -> None:

@@ -100,14 +100,19 @@ def test_a_pickle_in_the_place_of_weights_or_of_a_checkpoint(place: str, tmp_pat
     assert mark.exists()
 
 
-def test_a_pickle_of_proposals(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["TRAIN", "TEST"])
+def test_a_pickle_of_proposals(split: str, tmp_path: Path) -> None:
     flags = write_boxes(tmp_path)
-    mark, file = tmp_path / "ran", tmp_path / "proposals.pkl"
+    mark, file, sound = tmp_path / "ran", tmp_path / "proposals.pkl", tmp_path / "sound.pkl"
     own = dict(zip([flag[2:].replace("-", "_") for flag in flags[::2]], flags[1::2], strict=True))
     opts = [*SMALL, "OUTPUT_DIR", str(tmp_path / "out"), "MODEL.LOAD_PROPOSALS", "True"]
     opts += ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()"]
-    opts += ["DATASETS.PROPOSAL_FILES_TRAIN", f"('{file}',)", "DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0"]
-    opts += ["DATASETS.PROPOSAL_FILES_TEST", f"('{file}',)"]
+    opts += ["DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0", "SOLVER.IMS_PER_BATCH", "2"]
+    for other in ("TRAIN", "TEST"):
+        opts += [f"DATASETS.PROPOSAL_FILES_{other}", f"('{file if other == split else sound}',)"]
+    boxes = np.array([[4, 4, 40, 40], [0, 0, 60, 60]], np.float32)
+    content = {"ids": list(range(1, 11)), "boxes": [boxes] * 10, "objectness_logits": [np.ones(2)] * 10, "bbox_mode": 0}
+    sound.write_bytes(pickle.dumps(content))
     request = RunRequest(config_file=QUICK, opts=tuple(opts), **own)
     file.write_bytes(pickle.dumps({"ids": [1], "boxes": Trap(mark), "objectness_logits": [1.0]}))
     with pytest.raises(InputError, match=r"proposals\.pkl: is refused \(it needs .*mkdir\)"):
@@ -115,6 +120,9 @@ def test_a_pickle_of_proposals(tmp_path: Path) -> None:
     assert not mark.exists()
     pickle.loads(file.read_bytes())
     assert mark.exists()
+    file.write_bytes(sound.read_bytes())
+    start(request)
+    assert (tmp_path / "out" / "inference" / "coco_instances_results.json").is_file()
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

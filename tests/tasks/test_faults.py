@@ -58,6 +58,7 @@ MOMENTS = {
     *((moment, signal.SIGTERM, 143) for moment in MOMENTS),
     *((moment, signal.SIGINT, 130) for moment in MOMENTS),
     ("step", signal.SIGUSR1, 143),
+    ("step", signal.SIGHUP, 143),
 ])  # fmt: skip
 def test_a_signal_to_the_group_saves_and_ends_in_one_line(
     moment: str, number: int, status: int, root: Path, tmp_path: Path

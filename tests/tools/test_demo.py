@@ -122,7 +122,7 @@ def test_a_second_run_replaces_pictures_only_if_told_to(
     [
         (["--run", "RUN", "--input", "PHOTOS"], "give --output DIR for pictures, --json FILE, or both"),
         (["--run", "RUN", "--input", "PHOTOS", "--output", "PHOTOS"], "a.jpg is in this folder and could be"),
-        (["--run", "RUN", "--input", "PHOTOS", "--json", "PHOTOS/a.jpg", "--overwrite"], "is an image or a folder"),
+        (["--run", "RUN", "--input", "PHOTOS", "--json", "PHOTOS/a.jpg", "--overwrite"], "is read, or is a folder"),
         (["--run", "RUN", "--input", "PHOTOS/none", "--output", "OUT"], "there are no images in this folder"),
         (["--run", "RUN", "--input", "PHOTOS/*.tif", "--output", "OUT"], "*.tif: no image matches this pattern"),
         (["--run", "PHOTOS", "--input", "PHOTOS", "--output", "OUT"], "there is no config.yaml"),

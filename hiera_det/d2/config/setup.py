@@ -18,6 +18,7 @@ from hiera_det.d2.config.training import train_settings
 from hiera_det.d2.data.augmentation import check_lsj
 from hiera_det.d2.data.batches import check_test_batch
 from hiera_det.d2.data.datasets import dataset_categories, own_data_config, set_class_counts
+from hiera_det.d2.data.proposals import proposal_files
 from hiera_det.d2.data.registered import check_registered
 from hiera_det.d2.predict.evaluation import check_coco_eval
 from hiera_det.d2.predict.precision import check_autocast
@@ -157,9 +158,10 @@ def check_work(cfg: CfgNode, request: RunRequest, *, check_files: bool = True) -
         check_files: look at each image file of registered data too.
 
     Raises:
-        InputError: what is missing.
+        InputError: what is missing, or a file of proposals that is more than arrays.
     """
     check_registered(cfg, train=not request.eval_only, check_files=check_files)
+    proposal_files(cfg, "TEST", cfg.DATASETS.TEST)
     if not request.eval_only and not cfg.DATASETS.TRAIN:
         raise InputError("nothing to train on: give --train-json and --train-images, or set DATASETS.TRAIN")
     if request.eval_only and not cfg.DATASETS.TEST:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiera_det.d2.data.augmentation import ResizeShortestEdge, resized_shape
 from hiera_det.d2.data.mapper import build_test_mapper
+from hiera_det.d2.data.proposals import proposal_files
 from hiera_det.data.images import BadImageError
 from hiera_det.engine.loader import keyed_loader, unwrap
 from hiera_det.errors import InputError
@@ -189,7 +190,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
     """
     check_test_batch(cfg)
     batch_size = cfg.TEST.IMS_PER_BATCH
-    records = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    proposals = proposal_files(cfg, "TEST", [dataset_name])
+    records = get_detection_dataset_dicts([dataset_name], filter_empty=False, proposal_files=proposals)
     sizes = [(1, 1)] * len(records)
     if batch_size > 1:
         sizes = [_padded_record(cfg, record, dataset_name) for record in records]

@@ -17,7 +17,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
-from hiera_det.d2.data.proposals import check_proposals
+from hiera_det.d2.data.proposals import proposal_files
 from hiera_det.d2.data.records import CocoRecords, compact_records
 from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.order import Indices, StreamOrder, shuffled
@@ -88,11 +88,9 @@ def train_loader_from_config(cfg: CfgNode, mapper: Callable[[dict[str, Any]], An
     """
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     filters = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": keypoints}
-    proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+    proposals = proposal_files(cfg, "TRAIN", cfg.DATASETS.TRAIN)
     records: Any = None if proposals else compact_records(cfg.DATASETS.TRAIN, **filters)
     if records is None:
-        for file in proposals or ():
-            check_proposals(file)
         records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, **filters, proposal_files=proposals)
     return build_train_loader(
         records,

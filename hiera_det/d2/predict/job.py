@@ -80,7 +80,7 @@ class PredictionJob:
             self._check_frames()
         if settings.results:
             for path in (settings.results, str(ResultsFile.beside(settings.results))):
-                _check_place(path, files, settings.overwrite)
+                _check_place(path, (*files, settings.images_json), settings.overwrite)
 
     def _check_videos(self) -> None:
         """Refuse videos that cannot be read, numbered or drawn."""
@@ -115,6 +115,8 @@ class PredictionJob:
         try:
             for prediction in self._predictions(predictor, results, done):
                 self._take(predictor, prediction, results)
+                if results:
+                    results.save()
         finally:
             if results:
                 results.write()
@@ -197,7 +199,7 @@ def _renumbered(own: Sequence[dict[str, Any]], theirs: list[dict[str, Any]], pat
 def _check_place(path: str, files: Sequence[str], overwrite: bool) -> None:
     """Refuse a file for the results that is an image, a folder, or there already."""
     if os.path.realpath(path) in {os.path.realpath(file) for file in files} or os.path.isdir(path):
-        raise InputError(f"--json {path}: is an image or a folder; name another file")
+        raise InputError(f"--json {path}: is read, or is a folder; name another file")
     if os.path.exists(path) and not overwrite:
         raise InputError(f"--json {path}: is there already; name another file, or use --overwrite")
     make_folder(os.path.dirname(path) or ".")

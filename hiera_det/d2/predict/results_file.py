@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -12,9 +14,12 @@ from hiera_det.files import write_atomically
 
 __all__ = ["ResultsFile"]
 
+#: Seconds from one writing of what there is so far to the next, at least.
+SAVE_EVERY = 300.0
+
 
 class ResultsFile:
-    """Takes objects as they come and writes them at the end, image by image in the order of the ids.
+    """Takes objects as they come and writes them at the end, and now and then before, in the order of the images' ids.
 
     Until then they are in a temporary file, so that memory does not grow with the number of images. ``found.json`` is
     COCO's list of results; ``found.images.json`` a COCO JSON of all images, with ``objects``, their number, or
@@ -30,6 +35,7 @@ class ResultsFile:
         self._categories = list(categories)
         self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the object
         self._places: list[tuple[int, int]] = []  # image id, place in the spool
+        self._due = time.monotonic() + SAVE_EVERY
 
     @staticmethod
     def beside(path: str) -> Path:
@@ -38,8 +44,21 @@ class ResultsFile:
 
     def add(self, image: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
         """Take an image's entry, with its ``id``, and its objects."""
-        self._places.append((image["id"], self._spool.tell()))
+        place = self._spool.seek(0, os.SEEK_END)  # what was written so far may have been read
+        self._places.append((image["id"], place))
         self._spool.write(json.dumps([image, results]) + "\n")
+
+    def save(self) -> None:
+        """Write what there is so far, now and then: a process that is killed for its memory says nothing before.
+
+        Raises:
+            InputError: see `write`.
+        """
+        begun = time.monotonic()
+        if begun >= self._due:
+            self.write()
+            now = time.monotonic()
+            self._due = now + max(SAVE_EVERY, 20 * (now - begun))
 
     def write(self) -> None:
         """Write both files, each in one step.

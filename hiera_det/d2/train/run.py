@@ -162,5 +162,5 @@ def _write_config(cfg: CfgNode, written: Any) -> None:
         logger.info("Running with full config:\n%s", written.dump())
         write_atomically(path, lambda file: file.write(written.dump().encode()))
     else:
-        LazyConfig.save(written, str(path))
+        write_atomically(path, lambda file: LazyConfig.save(written, file.name))
     logger.info("Full config saved to %s", os.fspath(path))

@@ -61,8 +61,12 @@ def detect_format(source: str) -> Format:
     if source.lower().endswith((".yaml", ".yml")):
         return "yolo"
     names = {name.lower() for name in os.listdir(source)} if os.path.isdir(source) else set()
-    if names & {"data.yaml", "dataset.yaml", "data.yml", "classes.txt", "labels"}:
+    if names & {"data.yaml", "dataset.yaml", "data.yml", "classes.txt"}:
         return "yolo"
+    if "labels" in names:  # some keep labelme's JSONs there
+        inside = next(folder for folder in os.listdir(source) if folder.lower() == "labels")
+        found = os.listdir(os.path.join(source, inside)) if os.path.isdir(os.path.join(source, inside)) else []
+        return "labelme" if found and all(name.lower().endswith(".json") for name in found) else "yolo"
     if "annotations" in names or any(name.endswith(".xml") for name in names):
         return "voc"
     if any(name.endswith(".json") for name in names):

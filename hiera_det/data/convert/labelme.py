@@ -141,7 +141,7 @@ def _bitmap(shape: dict[str, Any], size: Size, path: str) -> npt.NDArray[np.bool
         if not (0 <= left <= size[0] - png.width and 0 <= top <= size[1] - png.height):
             raise ValueError("it leaves the image")
         mask[top : top + png.height, left : left + png.width] = np.asarray(png.convert("L")) > 0
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: the mask of {shape['label']!r} cannot be read ({error})") from None
     return mask
 

@@ -104,6 +104,9 @@ def _read(path: str) -> _Image:
         root = ET.fromstring(text)
     except (ET.ParseError, ValueError) as error:
         raise InputError(f"{path}: not valid XML ({error})") from None
+    if root.tag != "annotation":
+        tag = root.tag[:40]
+        raise InputError(f"{path}: begins with <{tag}>, VOC's with <annotation>; of CVAT, export COCO or Pascal VOC")
     size = root.findtext("size/width"), root.findtext("size/height")
     objects = [_object(element, path) for element in root.iter("object")]
     return _Image(path, (root.findtext("filename") or "").strip(), size, objects)

@@ -36,7 +36,7 @@ def convert_yolo(source: str, *, split: str = "train", classes: str | None = Non
     settings = _settings(yaml_file) if yaml_file else {}
     names = read_class_names(classes) if classes else _names(settings, yaml_file, root)
     files = _images(settings, root, split)
-    common = os.path.commonpath([os.path.dirname(file) for file in files])
+    common = os.path.commonpath([os.path.dirname(file) for file in files]) or os.curdir
     builder = CocoBuilder(common, names)
     label_files = {file: _label_file(file) for file in files}
     if not any(map(os.path.isfile, label_files.values())):
@@ -97,8 +97,12 @@ def _settings(path: str) -> dict[str, Any]:
     need("yaml", "YOLO's data.yaml", "pyyaml")
     import yaml
 
+    text = read_text(path)
     try:
-        settings = yaml.safe_load(read_text(path))
+        # Aliases of aliases grow without bound where they are written out, as in a message.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise InputError(f"{path}: has aliases (*name), which no data.yaml needs; write out what they stand for")
+        settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,7 @@ def test_voc_split_has_the_classes_of_all(voc: Path) -> None:
     ("text", "says"),
     [
         ("<annotation>", "a.xml: not valid XML"),
+        ("<annotations><image/></annotations>", "a.xml: begins with <annotations>, .* export COCO or Pascal VOC"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><annotation/>', "a.xml: declares a document type"),
         (XML.format(name="a.jpg", objects=voc_object("fig", "x", 1, 2, 3)), "a.xml: the box of 'fig'"),
         (XML.format(name="a.jpg", objects=voc_object("fig", 9, 1, 2, 3)), "a.xml: an object needs a name and a box"),
@@ -295,6 +297,25 @@ def test_yolo_names_that_yaml_takes_for_no_text_are_refused(yolo: Path) -> None:
         convert(yolo)
 
 
+def test_aliases_of_aliases_are_refused_before_they_are_written_out(yolo: Path) -> None:
+    names = "".join(
+        f"{name}: &{name} [{', '.join([f'*{one}'] * 9)}]\n" for one, name in itertools.pairwise("abcdefghij")
+    )
+    write(yolo / "data.yaml", f"a: &a [x]\n{names}names: *j\ntrain: images/train\n")
+    with pytest.raises(InputError, match=r"data\.yaml: has aliases"):
+        convert(yolo)
+
+
+def test_a_small_mask_of_too_many_pixels_is_refused(labelme: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (20000, 20000)).save(buffer, format="PNG")
+    mask = base64.b64encode(buffer.getvalue()).decode()
+    shape = {"label": "fig", "shape_type": "mask", "points": [[0, 0], [9, 9]], "mask": mask}
+    write(labelme / "a.json", json.dumps({"shapes": [shape], "imagePath": "a.jpg"}))
+    with pytest.raises(InputError, match=r"a\.json: the mask of 'fig' cannot be read"):
+        convert(labelme)
+
+
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
@@ -323,6 +344,10 @@ def test_classes_of_another_json_keep_their_order_and_must_be_all(labelme: Path,
 def test_formats_are_recognised(yolo: Path, voc: Path, labelme: Path, tmp_path: Path) -> None:
     assert [detect_format(str(path)) for path in (yolo, voc, labelme)] == ["yolo", "voc", "labelme"]
     assert detect_format(str(yolo / "data.yaml")) == "yolo"
+    (yolo / "data.yaml").unlink()
+    assert detect_format(str(yolo)) == "yolo"
+    write(tmp_path / "apart/labels/a.json", "{}")
+    assert detect_format(str(tmp_path / "apart")) == "labelme"
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="is no data set of YOLO"):
         detect_format(str(tmp_path / "none"))
