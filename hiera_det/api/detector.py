@@ -12,6 +12,7 @@ from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
 from hiera_det.engine.launch import TIMEOUT
 from hiera_det.engine.opts import Opts, pairs_of, words_of
+from hiera_det.engine.record import check_asked
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 
@@ -166,7 +167,8 @@ def resume_detector(
     from hiera_det.d2.config.changes import WITHOUT_WEIGHT
     from hiera_det.d2.config.request import RunRequest
 
-    if asked["config_file"].endswith(".py"):
+    check_asked(output, asked, RunRequest.__dataclass_fields__)
+    if str(asked.get("config_file")).endswith(".py"):
         raise InputError(f"{output}: was trained from a LazyConfig; go on by hiera-det train-lazy --resume")
     opts = pairs_of(changes.pop("opts", ()))
     with called_from_python(key_words(opts)):

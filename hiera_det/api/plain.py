@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
 from hiera_det.engine.launch import TIMEOUT
+from hiera_det.engine.record import check_asked
 from hiera_det.engine.settings import EMA_DECAY, PYTHON_WORDS
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
@@ -232,6 +233,7 @@ def resume_plain(
     more = dict(changes.pop("settings", {}))
     new = {FIELDS.get(name, name): _plain(name, value) for name, value in changes.items()} | more
     names = {field.name for field in fields(kind.settings)} - {"words", "output", "resume", "auto_resume"}
+    check_asked(output, asked, {field.name for field in fields(kind.settings)})
     if unknown := new.keys() - names:
         raise InputError(f"resume: {unknown.pop()} is no argument of the training that can be another")
     with called_from_python():

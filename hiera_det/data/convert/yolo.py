@@ -105,6 +105,8 @@ def _settings(path: str) -> dict[str, Any]:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists or keys too deep inside each other") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path}: holds no keys; a YOLO data.yaml has names, train and val")
     return settings

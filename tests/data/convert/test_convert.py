@@ -304,6 +304,9 @@ def test_aliases_of_aliases_are_refused_before_they_are_written_out(yolo: Path) 
     write(yolo / "data.yaml", f"a: &a [x]\n{names}names: *j\ntrain: images/train\n")
     with pytest.raises(InputError, match=r"data\.yaml: has aliases"):
         convert(yolo)
+    write(yolo / "data.yaml", "names: " + "[" * 5000)
+    with pytest.raises(InputError, match=r"data\.yaml: lists or keys too deep"):
+        convert(yolo)
 
 
 def test_a_small_mask_of_too_many_pixels_is_refused(labelme: Path) -> None:
