@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hiera_det.api.detector import train_detector
     from hiera_det.api.evaluation import evaluate
     from hiera_det.api.export import export_model
-    from hiera_det.api.plain import pretrain_mae, train_classifier
+    from hiera_det.api.plain import pretrain_mae, train_classifier, train_torchvision
     from hiera_det.api.run import Run, Weights, open_run
     from hiera_det.d2 import HieraBackbone, add_hiera_config
     from hiera_det.d2.predict.predictor import Predictor
@@ -61,7 +61,7 @@ _NAMES = {
     "api.detector": "train_detector",
     "api.evaluation": "evaluate",
     "api.export": "export_model",
-    "api.plain": "pretrain_mae train_classifier",
+    "api.plain": "pretrain_mae train_classifier train_torchvision",
     "api.run": "Run Weights open_run",
     "d2": "HieraBackbone add_hiera_config",
     "d2.predict.predictor": "Predictor",
@@ -132,6 +132,7 @@ __all__ = [
     "pretrain_mae",
     "train_classifier",
     "train_detector",
+    "train_torchvision",
 ]
 
 

@@ -61,6 +61,8 @@ def evaluate(
         return _accuracy(os.fspath(weights or name), val or (run.asked.get("val") if run else None), given, opts)
     if run.task == "pretrain":
         raise InputError(f"{name}: a masked autoencoder has no metrics; evaluate what was trained from it")
+    if run.task == "torchvision":
+        return _torchvision(run, os.fspath(weights or ""), val, given, opts)
     return _average_precision(run, os.fspath(weights or ""), val, given, opts, num_gpus)
 
 
@@ -106,6 +108,27 @@ def _accuracy(weights: str, val: Any, given: dict[str, Any], opts: Opts) -> dict
             os.fspath(val), **{words.get(name, name): value for name, value in given.items()}
         )
     return {"top1": accuracy.top1, "top5": accuracy.top5, "val_loss": accuracy.loss}
+
+
+def _torchvision(
+    run: Run, weights: str, val: StrPath | Data | None, given: Mapping[str, Any], opts: Opts
+) -> dict[str, float]:
+    """Of a detector of torchvision's; what it predicts goes to ``inference`` of the run's folder."""
+    from hiera_det.adapters.torchvision.evaluation import evaluate_detector
+    from hiera_det.engine.processes import check_device, default_device
+    from hiera_det.report.detection import INFERENCE
+
+    if opts:
+        raise InputError("opts: are keys of detectron2's configs, and this is a detector of torchvision's")
+    data = data_fields("val", val) or {name: run.asked.get(name) for name in ("val_json", "val_images")}
+    if not data["val_json"]:
+        raise InputError(f"{run.output}: was not evaluated on anything; give val, COCO JSON and images folder")
+    device = given.get("device") or default_device()
+    rest = {"batch_size": given.get("batch_size", 1), "workers": given.get("num_workers")}
+    with called_from_python():
+        check_device(device, "device")
+        places = (str(data["val_json"]), str(data["val_images"]), run.output / INFERENCE)
+        return evaluate_detector(weights, *places, device, **rest)
 
 
 def _average_precision(

@@ -1,4 +1,4 @@
-"""Training classifiers and masked autoencoders from Python."""
+"""Training classifiers, masked autoencoders and torchvision's detectors from Python."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hiera_det.api.keys import Data, data_fields
 from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
 from hiera_det.engine.launch import TIMEOUT
@@ -18,7 +19,7 @@ from hiera_det.files import StrPath
 if TYPE_CHECKING:
     from hiera_det.tasks.settings import TaskSettings
 
-__all__ = ["pretrain_mae", "resume_plain", "train_classifier"]
+__all__ = ["pretrain_mae", "resume_plain", "train_classifier", "train_torchvision"]
 
 #: Fields of the settings by the words that they have here.
 FIELDS = {word: name for name, word in PYTHON_WORDS.items()}
@@ -157,6 +158,65 @@ def pretrain_mae(
     return _train("pretrain", dict(locals()))
 
 
+def train_torchvision(
+    detector: str = "maskrcnn",
+    *,
+    train: Data,
+    val: Data | None = None,
+    output: StrPath,
+    size: str | None = None,
+    weights: StrPath | None = None,
+    image_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    learning_rate: float | None = None,
+    ema: float | bool | None = None,
+    precision: str | None = None,
+    eval_epochs: int | None = None,
+    checkpoint_epochs: int | None = None,
+    best: str | None = None,
+    patience: int | None = None,
+    seed: int | None = None,
+    num_workers: int | None = None,
+    device: str | None = None,
+    compile: bool | None = None,
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    timeout: float = TIMEOUT,
+    resume: bool = False,
+    auto_resume: bool = False,
+    allow_changed: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[object] = (),
+) -> Run:
+    """Train a detector of torchvision's on a COCO JSON, as ``hiera-det train --framework torchvision`` does.
+
+    Args besides those of `train_classifier`:
+        detector: ``maskrcnn``, ``fasterrcnn``, ``retinanet`` or ``fcos``.
+        train: COCO JSON and images folder to train on.
+        val: those to evaluate on; None for no evaluation.
+        weights: of the trunk.
+        image_size: shorter side of the images in pixels; 800 unless another is given.
+        options: more arguments of the detector's, such as ``{"box_score_thresh": 0.01}``.
+        settings: other fields of `hiera_det.adapters.torchvision.settings.DetectorSettings`, such as
+            ``{"max_size": 1024}``.
+
+    Returns:
+        the run; `hiera_det.adapters.torchvision.load_detector` reads its weights.
+
+    Raises:
+        InputError: something cannot be used; one line that names the argument.
+        KeyboardInterrupt: Ctrl-C or another signal stopped it, after a checkpoint; ``resume=True`` goes on.
+    """
+    arguments = dict(locals())
+    data = data_fields("train", arguments.pop("train")) | data_fields("val", arguments.pop("val"))
+    return _train("torchvision", arguments | data)
+
+
 class Kind(NamedTuple):
     """A plain task: its settings, its training, and what is read before several processes are started."""
 
@@ -171,6 +231,12 @@ def _kind(task: str) -> Kind:
         from hiera_det.tasks.settings import ClassifierSettings
 
         return Kind(ClassifierSettings, train, read_inputs)
+    if task == "torchvision":
+        from hiera_det.adapters.torchvision.settings import DetectorSettings
+        from hiera_det.adapters.torchvision.train import read_inputs as check
+        from hiera_det.adapters.torchvision.train import train as train_detector
+
+        return Kind(DetectorSettings, train_detector, check)
     from hiera_det.tasks.pretrain.train import pretrain
     from hiera_det.tasks.pretrain.train import read_inputs as find
     from hiera_det.tasks.settings import PretrainSettings

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Weights", "open_run"]
 
 CONFIG = "config.yaml"
+#: Of a run of torchvision's, where detectron2's predictor is asked for.
+NOT_DETECTRON2 = (
+    "is a detector of torchvision's, which predicts from Python: "
+    "hiera_det.adapters.torchvision.load_detector reads its weights"
+)
 
 
 def open_run(output: StrPath) -> Run:
@@ -217,6 +222,8 @@ class Weights(os.PathLike[str]):
             raise InputError(f"{self.path}: a masked autoencoder predicts nothing; train from it, weights=run.last")
         if self.run.task == "classify":
             return self._classifier(**options)
+        if self.run.task == "torchvision":
+            raise InputError(f"{self.path}: {NOT_DETECTRON2}")
         return self._detector(**options)
 
     def _classifier(self, device: str | None = None) -> Classifier:

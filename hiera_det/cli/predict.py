@@ -22,8 +22,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from hiera_det.api.needs import need_detectron2
+from hiera_det.api.run import NOT_DETECTRON2
 from hiera_det.cli.command import command_parser
 from hiera_det.cli.flags import add_image_flags
+from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
@@ -91,6 +93,8 @@ def main() -> None:
     args = argument_parser().parse_args()
     if not (args.output or args.json):
         raise InputError("nowhere to write to: give --output DIR for pictures, --json FILE, or both")
+    if args.run and (record := read_record(args.run)) and record.task == "torchvision":
+        raise InputError(f"--run {args.run}: {NOT_DETECTRON2}")
     need("tqdm", "the progress")
     need_detectron2()
     from tqdm import tqdm

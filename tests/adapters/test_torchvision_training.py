@@ -18,13 +18,14 @@ from test_exactness import assert_same_runs, assert_stopped
 from torch import Tensor, nn
 from trainings import in_step, run, run_two
 
-from hiera_det import open_run
+from hiera_det import evaluate, open_run, train_torchvision
 from hiera_det.adapters.torchvision import load_detector
 from hiera_det.adapters.torchvision.data import DetectionReader, collate_detection
 from hiera_det.adapters.torchvision.evaluation import Evaluation
 from hiera_det.adapters.torchvision.settings import DETECTORS, DetectorSettings
 from hiera_det.adapters.torchvision.train import train
 from hiera_det.cli import main as command
+from hiera_det.cli import predict
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.coco.records import CocoRecords
@@ -184,6 +185,30 @@ def test_annotations_without_masks_are_for_detectors_without(tmp_path: Path) -> 
     (tmp_path / "train.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="have no segmentation, but detector is maskrcnn; give detector fasterrcnn"):
         train(settings(flags, tmp_path / "out"))
+
+
+def test_from_python_it_trains_goes_on_and_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_boxes(tmp_path)
+    data, small = (tmp_path / "train.json", tmp_path), {"embed_dim": 16, "depths": (1, 1, 1, 1), "patience": 0}
+    words = {"output": tmp_path / "out", "size": "tiny", "image_size": 64, "num_workers": 0, "device": "cpu"}
+    options = OPTIONS | {"box_score_thresh": 0.0}
+    asked = {**words, "options": options, "batch_size": 5, "learning_rate": 1e-3, "settings": small}
+    run = train_torchvision(train=data, val=(tmp_path / "val.json", tmp_path), epochs=1, **asked)
+    assert run.task == "torchvision"
+    assert run.metrics["iteration"] == 2
+    run.resume(epochs=2)
+    assert run.metrics["iteration"] == 4
+    measured = evaluate(run.last, num_workers=0, device="cpu")
+    assert measured["bbox/AP"] == pytest.approx(run.metrics["bbox/AP"])
+    assert measured["segm/AP50"] == pytest.approx(run.metrics["segm/AP50"])
+    with pytest.raises(InputError, match=r"load_detector reads its weights"):
+        run.last.predict(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r"train .*: give two paths, train=\(COCO JSON, folder of its images\)"):
+        train_torchvision(train=tmp_path, output=tmp_path / "other")
+    words = ["hiera-det predict", "--run", str(run.output), "--input", str(tmp_path / "0.png"), "--json", "a.json"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(InputError, match=r"--run .* is a detector of torchvision's, .*load_detector"):
+        predict.main()
 
 
 @pytest.mark.parametrize("content", [{"model_state": {}}, {"config": {"detector": "fcos"}, "model_state": {}}])

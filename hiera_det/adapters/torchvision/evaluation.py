@@ -14,19 +14,26 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
 
-from hiera_det.adapters.torchvision.data import DetectionBatch
-from hiera_det.data.coco.records import coco_of
-from hiera_det.engine.loader import unwrap
-from hiera_det.engine.processes import from_main, gathered, is_main_process
+from hiera_det.adapters.torchvision.data import DetectionBatch, DetectionReader, collate_detection
+from hiera_det.adapters.torchvision.saved import load_detector
+from hiera_det.data.classes import same_classes_order
+from hiera_det.data.coco.check import check_coco_json
+from hiera_det.data.coco.records import CocoRecords, coco_of
+from hiera_det.data.coco.splits import require_masks
+from hiera_det.engine.loader import Seeded, unwrap
+from hiera_det.engine.machine import workers_by_cores
+from hiera_det.engine.processes import from_main, gathered, is_main_process, process_device
 from hiera_det.engine.stop import Stop
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
 from hiera_det.report.average_precision import average_precision
 from hiera_det.report.detection import DETAILS, RESULTS
 from hiera_det.report.explain import why_zero
+from hiera_det.tasks.batches import eval_loader
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "evaluate_detector"]
 
 logger = logging.getLogger("hiera_det.training")
 
@@ -62,8 +69,8 @@ class Evaluation:
     device: torch.device
     stop: Stop
 
-    def __call__(self, epoch: int) -> dict[str, float]:
-        """The metrics after so many epochs, by detectron2's names, such as ``bbox/AP``, in percent; logs them too.
+    def __call__(self, epoch: int = 0) -> dict[str, float]:
+        """The metrics by detectron2's names, such as ``bbox/AP``, in percent; logs them, after so many epochs if told.
 
         Raises:
             InputError: an image cannot be read.
@@ -112,19 +119,58 @@ class Evaluation:
             logger.warning("%d of %d images are left out of the evaluation", missing, len(truth.imgs))
         seen = [image_id for image_id, _ in found] if missing else None
         metrics: dict[str, float] = {}
+        after = f"epoch {epoch}: " if epoch else ""
         details = {}
         for task in self.tasks:
             scores = average_precision(truth, results, task, seen)
-            logger.info("epoch %d, %s:\n%s", epoch, {"bbox": "boxes", "segm": "masks"}[task], scores.table)
+            logger.info("%s%s:\n%s", after, {"bbox": "boxes", "segm": "masks"}[task], scores.table)
             metrics |= {f"{task}/{name}": value for name, value in scores.metrics.items()}
             details[task] = scores.details
         said = [f"{printable(name)} {value:.2f}" for name, value in metrics.items() if math.isfinite(value)]
-        logger.info("epoch %d: %s", epoch, ", ".join(said))
+        logger.info("%s%s", after, ", ".join(said))
         if not any(metrics[f"{task}/AP"] > 0 for task in self.tasks):
             logger.warning(why_zero(results, truth))
         stored = {"json": self.json, "images": self.images, "image_ids": seen, "tasks": details}
         _save(self.folder, {RESULTS: results, DETAILS: stored})
         return metrics
+
+
+def evaluate_detector(
+    weights: str, json: str, images: str, folder: Path, device: str, batch_size: int = 1, workers: int | None = None
+) -> dict[str, float]:
+    """The metrics of a file that a training has left; see `Evaluation`.
+
+    Args:
+        weights: see `load_detector`.
+        json: COCO JSON, whose classes have the names of the detector's.
+        images: its folder.
+        folder: for the results.
+        device: ``cpu`` or ``cuda``.
+        batch_size: images at a time.
+        workers: processes that read images; None for as many as there are the cores for.
+
+    Raises:
+        InputError: the weights or the data cannot be used.
+    """
+    detector, val = load_detector(weights), check_coco_json(json, images)
+    order = same_classes_order(detector.classes[1:], val.class_names, weights, json)
+    tasks = ("bbox", "segm") if isinstance(detector.model, MaskRCNN) else ("bbox",)
+    if "segm" in tasks:
+        require_masks(val, "the detector finds masks", "give a JSON with masks, or train a detector without,")
+    place = process_device(device)
+    samples = Seeded(CocoRecords(json, images), DetectionReader(train=False, masks=False))  # type: ignore[arg-type]
+    reading = workers_by_cores(workers, "workers")
+    return Evaluation(
+        model=detector.model.to(place),
+        loader=eval_loader(samples, batch_size, reading, place.type == "cuda", collate_detection),
+        json=json,
+        images=images,
+        category_ids=[val.category_ids[index] for index in order],
+        tasks=tasks,
+        folder=folder,
+        device=place,
+        stop=Stop(),
+    )()
 
 
 def _save(folder: Path, contents: dict[str, Any]) -> None:

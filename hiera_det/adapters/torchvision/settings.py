@@ -94,7 +94,8 @@ class DetectorSettings(TaskSettings):
 
     def model_fields(self, size: str) -> dict[str, Any]:
         """What `build_detector` makes a detector from, but for its classes: plain values."""
-        given = {name: getattr(self, name) for name in self._given("embed_dim", "num_heads", "depths")}
+        given = {name: getattr(self, name) for name in self._given("embed_dim", "num_heads")}
+        given |= {"depths": list(self.depths)} if self.depths else {}
         if self.embed_dim and not self.num_heads:  # another width need not divide by the size's heads
             given["num_heads"] = 1
         sides = {"image_size": self.image_size, "max_size": self.longest}
