@@ -122,9 +122,17 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.split("::")[-1]
         if name not in FREE and not _is_view(func, read, written):
             self.kernels += 1
-            self.moved += sum(x.numel() * x.element_size() for x in (*read, *written))
+            self.moved += _moved(name, args, (*read, *written))
             self.flop += _products(func, name, args, kwargs or {}, out, read)
         return out
+
+
+def _moved(name: str, args: Any, tensors: Sequence[Tensor]) -> int:
+    """Bytes that an operation reads and writes: all of its tensors, but of filled rows those alone, written once."""
+    if name == "index_fill_":
+        x, axis, rows, _ = args
+        return x.numel() // x.shape[axis] * rows.numel() * x.element_size()
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _is_view(func: Any, read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:

@@ -36,6 +36,8 @@ def test_views_are_free_and_what_overwrites_reads_and_writes() -> None:
     views = count_step(nn.Identity(), lambda: [x.view(4, 6).t()[1:].unbind(0)[0], torch.empty_like(x)], False)
     assert views == (0, 0, 0, 0)
     assert count_step(nn.Identity(), lambda: [torch.ops.aten.gelu_(x)], False) == (1, 2 * 4 * 24, 0, 0)
+    rows = torch.tensor([1, 2], device="meta")
+    assert count_step(nn.Identity(), lambda: [x.index_fill_(0, rows, 0)], False) == (1, 4 * 2 * 4, 0, 0)
 
 
 def test_attention_is_one_kernel_each_way_and_spelled_out_with_a_mask() -> None:
