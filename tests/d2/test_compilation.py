@@ -103,3 +103,8 @@ def test_a_python_that_pytorch_cannot_compile_on_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(InputError, match=r"COMPILE True: Dynamo is not supported on Python 9\.0\+; set it to False"):
         build_backbone(config("MODEL.HIERA.COMPILE", "True"))
+
+
+def test_on_a_cpu_it_is_said_that_it_wins_nothing(graphs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    build_backbone(config("MODEL.HIERA.COMPILE", "True"))
+    assert [line for line in caplog.messages if line.startswith("MODEL.HIERA.COMPILE True: on a CPU")]

@@ -125,7 +125,10 @@ def test_a_second_run_replaces_pictures_only_if_told_to(
         (["--run", "RUN", "--input", "PHOTOS", "--json", "PHOTOS/a.jpg", "--overwrite"], "is read, or is a folder"),
         (["--run", "RUN", "--input", "PHOTOS/none", "--output", "OUT"], "there are no images in this folder"),
         (["--run", "RUN", "--input", "PHOTOS/*.tif", "--output", "OUT"], "*.tif: no image matches this pattern"),
-        (["--run", "PHOTOS", "--input", "PHOTOS", "--output", "OUT"], "there is neither model_best.pth nor model_final.pth"),
+        (
+            ["--run", "PHOTOS", "--input", "PHOTOS", "--output", "OUT"],
+            "there is neither model_best.pth nor model_final.pth",
+        ),
         (
             ["--config-file", "CONFIG", "--input", "PHOTOS", "--output", "OUT", "--opts", "MODEL.WEIGHTS", ""],
             "is empty",
