@@ -90,6 +90,19 @@ def test_own_data_decide_names_classes_and_mask_format(own: dict[str, str], tmp_
     assert keys.SOLVER.IMAGES_PER_EPOCH == 1
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "fcos"])
+def test_own_classes_reach_detectors_of_boxes(name: str, own: dict[str, str], tmp_path: Path) -> None:
+    given = ("train.init_checkpoint=", "dataloader.train.total_batch_size=2", f"train.output_dir={tmp_path / 'out'}")
+    leaf = CONFIGS / "lazy" / f"{name}_hiera_b_1x.py"
+    cfg, keys = setup_lazy_config(arguments(leaf, *given, "train.device=cpu", **own))
+    assert keys.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    if name == "faster_rcnn":
+        assert cfg.model.roi_heads.box_predictor.num_classes == 2
+    else:
+        assert [cfg.model.num_classes, cfg.model.head.num_classes] == [2, 2]
+        assert "roi_heads" not in cfg.model
+
+
 def test_settings_that_nothing_reads_are_named(
     own: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,6 +59,7 @@ NODES = {
     "INPUT.MAX_PIXELS": "dataloader.train.mapper.max_pixels",
     "INPUT.ON_BAD_IMAGE": "dataloader.train.mapper.on_bad_image",
 }
+CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
 TEST_WORKERS = "dataloader.test.num_workers"
 #: Phrases of the checks that no node alone says.
 PHRASES = {
@@ -71,11 +72,17 @@ PHRASES = {
 }
 
 
+def nodes_of(lazy: DictConfig) -> dict[str, str]:
+    """`NODES`, with the place of the number of classes in the LazyConfig's own detector."""
+    of_one_stage = OmegaConf.select(lazy, NODES[CLASSES]) is None and OmegaConf.select(lazy, "model.num_classes")
+    return NODES | ({CLASSES: "model.num_classes"} if of_one_stage else {})
+
+
 def to_keys(lazy: DictConfig) -> CfgNode:
     """The settings of a LazyConfig under the keys of `NODES`; what it does not say has the keys' defaults."""
     keys = default_config()
     keys.SOLVER.STEPS = ()  # the schedule is the LazyConfig's own
-    for key, node in NODES.items():
+    for key, node in nodes_of(lazy).items():
         value, default = OmegaConf.select(lazy, node), get_value(keys, key)
         if value is None:
             continue
@@ -110,7 +117,7 @@ def _read_images(lazy: DictConfig, keys: CfgNode) -> None:
 
 def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
     """Write into the LazyConfig, in place, what the checks changed of its settings."""
-    for key, node in NODES.items():
+    for key, node in nodes_of(lazy).items():
         value = get_value(after, key)
         if value == get_value(before, key) or key == "MODEL.WEIGHTS":  # as the user wrote it, not where it lies here
             continue
