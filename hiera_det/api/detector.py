@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hiera_det.api.keys import KEYS, Data, data_fields, key_words, opts_of
+from hiera_det.api.keys import KEYS, Data, data_fields, key_words, opts_of, own_data
 from hiera_det.api.needs import need_detectron2
 from hiera_det.api.run import Run
 from hiera_det.api.words import called_from_python
@@ -30,8 +30,10 @@ EITHER = {"SOLVER.EPOCHS": "SOLVER.MAX_ITER", "SOLVER.MAX_ITER": "SOLVER.EPOCHS"
 def train_detector(
     config: StrPath,
     *,
-    train: Data | None = None,
-    val: Data | None = None,
+    train: Data | Sequence[Data] | None = None,
+    val: Data | Sequence[Data] | None = None,
+    data: StrPath | None = None,
+    split: float | None = None,
     output: StrPath | None = None,
     weights: StrPath | None = None,
     epochs: float | None = None,
@@ -69,8 +71,11 @@ def train_detector(
 
     Args:
         config: a YAML file, or the name of one of ours, such as ``mask_rcnn_hiera_t``.
-        train: COCO JSON and images folder to train on; None for the config's ``DATASETS.TRAIN``.
+        train: COCO JSON and images folder to train on, or a list of such pairs, which are merged by the names of their
+            classes; None for the config's ``DATASETS.TRAIN``.
         val: the same to evaluate on.
+        data: in their place the folder of a data set as Roboflow, YOLO, VOC, labelme or COCO have it.
+        split: part of the images of ``train`` to train on, such as 0.8; the others are evaluated on.
         output: folder for checkpoints, metrics and pictures.
         weights: what to start from: a file, URL, ``hf://`` or ``timm://``; "" for random weights.
         epochs: passes over the images; the learning rate's schedule follows.
@@ -119,11 +124,12 @@ def train_detector(
     if os.fspath(config).endswith(".py"):
         raise InputError(f"config {os.fspath(config)}: is a LazyConfig; train it by hiera-det train-lazy")
     with called_from_python(key_words(opts)):
+        words = opts_of(given, os.fspath(config), image_size, precision, opts)
+        own = own_data(train, val, data, split, lambda: os.path.join(output_of(os.fspath(config), words), "data"))
         request = RunRequest(
             config_file=os.fspath(config),
-            opts=opts_of(given, os.fspath(config), image_size, precision, opts),
-            **data_fields("train", train),
-            **data_fields("val", val),
+            opts=words,
+            **own,
             num_gpus=num_gpus,
             num_machines=num_machines,
             machine_rank=machine_rank,
@@ -142,11 +148,17 @@ def start_request(request: RunRequest, callbacks: Sequence[object] = ()) -> str:
     Raises:
         InputError: something cannot be used, by the names of keys and flags.
     """
-    from hiera_det.d2.config.load import load_config
     from hiera_det.d2.train.run import start
 
     start(request, callbacks=callbacks)
-    return str(load_config(request.config_file, request.opts).OUTPUT_DIR)
+    return output_of(request.config_file, request.opts)
+
+
+def output_of(config: str, opts: Sequence[Any]) -> str:
+    """The folder of a run."""
+    from hiera_det.d2.config.load import load_config
+
+    return str(load_config(config, opts).OUTPUT_DIR)
 
 
 def resume_detector(

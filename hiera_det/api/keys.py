@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hiera_det.data.own import settled_data
 from hiera_det.engine.opts import Opts, pairs_of, words_of
 from hiera_det.engine.settings import EMA_DECAY
 from hiera_det.errors import InputError
 from hiera_det.files import StrPath
 
-__all__ = ["KEYS", "Data", "data_fields", "key_words", "opts_of"]
+__all__ = ["KEYS", "Data", "data_fields", "key_words", "opts_of", "own_data"]
+
+logger = logging.getLogger("hiera_det.data")
 
 #: COCO JSON and the folder that its file names are relative to.
 Data = tuple[StrPath, StrPath]
@@ -100,6 +104,35 @@ def data_fields(split: str, paths: StrPath | Data | None) -> dict[str, Any]:
     if isinstance(paths, str | os.PathLike) or len(paths) != 2:
         raise InputError(f"{split} {paths!r}: give two paths, {split}=(COCO JSON, folder of its images)")
     return {f"{split}_json": os.fspath(paths[0]), f"{split}_images": os.fspath(paths[1])}
+
+
+def own_data(
+    train: Data | Sequence[Data] | None,
+    val: Data | Sequence[Data] | None,
+    folder: StrPath | None,
+    share: float | None,
+    target: Callable[[], str],
+) -> dict[str, Any]:
+    """The fields of a request for own data, merged, recognised and split where that is asked for.
+
+    Args:
+        train: one pair of paths, or several.
+        val: likewise.
+        folder: of a data set in a known layout, in place of both.
+        share: of the images that is trained on.
+        target: gives the folder for JSONs that are made.
+
+    Raises:
+        InputError: see `hiera_det.data.own.OwnData`.
+    """
+    paths: dict[str, list[str]] = {}
+    for split, given in (("train", train), ("val", val)):
+        several = isinstance(given, list | tuple) and bool(given) and not isinstance(given[0], str | os.PathLike)
+        pairs = [data_fields(split, pair) for pair in (given if several else (given,))]  # type: ignore[arg-type,union-attr]
+        for name in (f"{split}_json", f"{split}_images"):
+            paths[name] = [pair[name] for pair in pairs if name in pair]
+    own = settled_data(paths, os.fspath(folder or ""), share, 0, target, logger.info)
+    return {name: path for name, path in own.items() if path is not None}
 
 
 def key_words(opts: Opts) -> dict[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from hiera_det.cli.command import command_parser
-from hiera_det.cli.flags import add_data_flags, add_machine_flags
+from hiera_det.cli.flags import add_data_flags, add_machine_flags, is_first_process, settled_paths
 
 if TYPE_CHECKING:
     from hiera_det.d2.config.request import RunRequest
 
-__all__ = ["run_request", "training_parser"]
+__all__ = ["greet", "run_request", "training_parser"]
 
 
 def training_parser(
@@ -44,9 +46,27 @@ def training_parser(
     return parser
 
 
-def run_request(args: argparse.Namespace) -> RunRequest:
-    """What `training_parser`'s flags ask for; a tool's own flags stay with it."""
-    from hiera_det.d2.config.request import RunRequest
+def greet(command: str, config_file: str) -> None:
+    """Say at once what has begun, from the first process: PyTorch and detectron2 take seconds to be there."""
+    if is_first_process():
+        print(f"hiera-det {command} {config_file}: starting", flush=True)
 
-    names = [field.name for field in fields(RunRequest) if hasattr(args, field.name)]
-    return RunRequest(**{name: getattr(args, name) for name in names})
+
+def run_request(args: argparse.Namespace, output: Callable[[], str] = lambda: ".") -> RunRequest:
+    """What `training_parser`'s flags ask for; a tool's own flags stay with it.
+
+    Args:
+        args: the flags.
+        output: gives the run's folder, in whose ``data`` JSONs are written where those that are given are not taken as
+            they are.
+    """
+    from hiera_det.d2.config.request import RunRequest
+    from hiera_det.data.coco.write import private_folder
+
+    def target() -> str:
+        keeps = not getattr(args, "dry_run", False)
+        return os.path.join(output(), "data") if keeps else str(private_folder("data"))
+
+    own = settled_paths(args, target)
+    names = [field.name for field in fields(RunRequest) if hasattr(args, field.name) and field.name not in own]
+    return RunRequest(**{name: getattr(args, name) for name in names}, **own)

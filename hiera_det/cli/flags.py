@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable
 from typing import Any
 
 from hiera_det.cli.command import command_parser
@@ -17,38 +19,55 @@ __all__ = [
     "add_machine_flags",
     "add_model_flags",
     "add_training_flags",
+    "is_first_process",
+    "settled_paths",
     "training_parser",
 ]
 
 
-class _Once(argparse.Action):
-    """A flag whose second value would replace the first without a word."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if getattr(namespace, self.dest, None) is not None:
-            parser.error(f"{option_string} is given twice: it takes one; merge several COCO JSONs into one")
-        setattr(namespace, self.dest, values)
+#: Flags of own data, each of which may be given again.
+PATHS = ("train_json", "train_images", "val_json", "val_images")
 
 
-def add_data_flags(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """Where own data are; with ``required``, those to train on must be given."""
-    group = parser.add_argument_group("your own data, in COCO format")
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where own data are; `settled_paths` reads it."""
+    group = parser.add_argument_group("your own data")
     folder = "the folder that its file names are relative to"
     helps = {
-        "--train-json": "annotations to train on; classes are taken from it",
-        "--train-images": folder,
-        "--val-json": "annotations to evaluate on",
+        "--train-json": "COCO JSON to train on, its classes are taken; again for more, merged by the classes' names",
+        "--train-images": f"{folder}; one for each JSON, or one for all",
+        "--val-json": "COCO JSON to evaluate on; again for more",
         "--val-images": folder,
     }
     for flag, text in helps.items():
-        metavar, must = "FILE" if flag.endswith("json") else "DIR", required and flag.startswith("--train")
-        group.add_argument(flag, action=_Once, metavar=metavar, required=must, help=text)
+        metavar = "FILE" if flag.endswith("json") else "DIR"
+        group.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+    group.add_argument("--data", metavar="DIR", default="", help="a folder as of Roboflow, YOLO, VOC, labelme or COCO")
+    part = "train on this part of the images, as 0.8, evaluate on the rest"
+    group.add_argument("--split", type=float, metavar="PART", default=None, help=part)
+    group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+
+
+def settled_paths(args: argparse.Namespace, target: Callable[[], str]) -> dict[str, Any]:
+    """One path or None for each of `PATHS`; what was merged, recognised or split is printed by the first process.
+
+    Args:
+        args: the flags.
+        target: gives the folder for JSONs that are made.
+
+    Raises:
+        InputError: see `hiera_det.data.own.OwnData`.
+    """
+    from hiera_det.data.own import settled_data
+
+    paths = {name: tuple(getattr(args, name)) for name in PATHS}
+    tell = print if is_first_process() else lambda line: None
+    return settled_data(paths, args.data, args.split, args.split_seed, target, tell)
+
+
+def is_first_process() -> bool:
+    """Whether this one speaks, by what torchrun or srun has put into the environment."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:

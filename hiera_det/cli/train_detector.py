@@ -4,6 +4,9 @@ Examples:
     hiera-det train --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8
     hiera-det train --config-file configs/mask_rcnn_hiera_t_1x.yaml \
         --train-json train.json --train-images images/train --val-json val.json --val-images images/val
+    hiera-det train --config-file configs/mask_rcnn_hiera_t_1x.yaml --data roboflow_export
+    hiera-det train --config-file configs/mask_rcnn_hiera_t_1x.yaml --split 0.8 \
+        --train-json a.json --train-images images/a --train-json b.json --train-images images/b
     hiera-det train --config-file configs/mask_rcnn_hiera_b.yaml --num-gpus 8 --dry-run
     hiera-det train --config-file configs/mask_rcnn_hiera_b.yaml --eval-only MODEL.WEIGHTS model_final.pth
     torchrun --nproc-per-node 8 --max-restarts 3 -m hiera_det train --config-file configs/mask_rcnn_hiera_b.yaml
@@ -17,7 +20,7 @@ import sys
 from hiera_det.api.needs import need_detectron2
 from hiera_det.cli import train_torchvision
 from hiera_det.cli.command import command_parser
-from hiera_det.cli.detector_flags import run_request, training_parser
+from hiera_det.cli.detector_flags import greet, run_request, training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -52,7 +55,10 @@ def main() -> None:
         train_torchvision.main()
         return
     args = argument_parser().parse_args()
+    greet("train", args.config_file)
     need_detectron2()
+    from hiera_det.d2.config.load import load_config
     from hiera_det.d2.train.run import start
 
-    start(run_request(args), args.gpu_price)
+    request = run_request(args, lambda: str(load_config(args.config_file, args.opts).OUTPUT_DIR))
+    start(request, args.gpu_price)

@@ -28,6 +28,7 @@ def main() -> None:
     """Train or evaluate, in as many processes as the flags ask for."""
     args = argument_parser().parse_args()
     need_detectron2()
+    from hiera_det.d2.lazy.files import load_lazy_config
     from hiera_det.d2.lazy.run import start
 
-    start(run_request(args))
+    start(run_request(args, lambda: str(load_lazy_config(args.config_file, args.opts).train.output_dir)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 
 from hiera_det.cli.flags import (
@@ -23,8 +24,10 @@ from hiera_det.cli.flags import (
     add_image_flags,
     add_model_flags,
     add_training_flags,
+    settled_paths,
     training_parser,
 )
+from hiera_det.errors import InputError
 from hiera_det.extras import need
 
 
@@ -36,7 +39,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--detector", metavar="NAME", help="maskrcnn, fasterrcnn, retinanet or fcos (default: maskrcnn)"
     )
     parser.add_argument("--weights", metavar="FILE", help="of the trunk: a file, URL, hf:// or timm://")
-    add_data_flags(parser, required=True)
+    add_data_flags(parser)
     add_model_flags(parser, "the shorter side of the images (default: 800)")
     parser.add_argument("--max-size", type=int, metavar="PIXELS", help="the longer side (default: 5/3 of the shorter)")
     parser.add_argument(
@@ -66,6 +69,11 @@ def main() -> None:
     """Check, start the processes, train."""
     args = argument_parser().parse_args()
     need("torchvision", "the detector")
+    own = settled_paths(args, lambda: os.path.join(args.output, "data"))
+    if not own["train_json"]:
+        raise InputError("nothing to train on: give --train-json and --train-images, or --data DIR")
+    for name, path in own.items():
+        delattr(args, name) if path is None else setattr(args, name, path)
     from hiera_det.adapters.torchvision.settings import DetectorSettings
     from hiera_det.adapters.torchvision.train import read_inputs, train
     from hiera_det.cli.processes import machines, settings_from

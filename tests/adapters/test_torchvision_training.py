@@ -304,7 +304,7 @@ def test_the_command_takes_the_framework_and_its_flags(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, said in (
-        (["--framework", "torchvision"], "the following arguments are required: --output, --train-json"),
+        (["--framework", "torchvision"], "the following arguments are required: --output"),
         (["--framework", "mmdet"], "invalid choice: 'mmdet'"),
         (["--framework", "torchvision", "--options", "[1]"], "give an object of JSON"),
     ):
