@@ -14,17 +14,19 @@ __all__ = ["explained"]
 
 #: What PyTorch says in a plain RuntimeError where memory is short.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "CUDA OOM")
+GOES_ON = "; the last checkpoint is whole, --resume goes on"
 #: What gloo and NCCL say when another process has gone.
 LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "NCCL", "Gloo", "gloo")
 
 
 @contextmanager
-def explained(doing: str, save_memory: str) -> Iterator[None]:
+def explained(doing: str, save_memory: str, resumable: bool = True) -> Iterator[None]:
     """Turn failures of the machine into one line; what is our own mistake keeps its traceback.
 
     Args:
         doing: what was running, with its sizes.
         save_memory: what to change where memory is short.
+        resumable: there are checkpoints to go on from.
 
     Raises:
         InputError: in place of the failure.
@@ -34,7 +36,7 @@ def explained(doing: str, save_memory: str) -> Iterator[None]:
     except InputError:
         raise
     except (MemoryError, RuntimeError, OSError, EOFError) as error:
-        line = _line(error, doing, save_memory)
+        line = _line(error, doing, save_memory + (GOES_ON if resumable else ""))
         if line is None:
             raise
         raise InputError(line) from None
@@ -46,7 +48,7 @@ def _line(error: BaseException, doing: str, save_memory: str) -> str | None:
     first = text.splitlines()[0].partition(". ")[0] if text else type(error).__name__  # gloo goes on at length
     oom = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in text for said in NO_MEMORY)
     if oom:
-        return f"out of memory in {doing} ({first}); {save_memory}; the last checkpoint is whole, --resume goes on"
+        return f"out of memory in {doing} ({first}); {save_memory}"
     if "DataLoader worker" in text or (isinstance(error, ConnectionError | EOFError) and process_count() == 1):
         return (
             f"a process that reads images is gone ({first}), maybe for its memory: use fewer workers; --resume goes on"

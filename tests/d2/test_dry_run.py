@@ -61,15 +61,23 @@ def test_a_dry_run_measures_and_keeps_nothing(tmp_path: Path, training_arguments
     assert re.search(r"training +30 steps: \d", forecast.report())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
 def test_too_little_memory_is_one_line_with_what_to_change(
-    tmp_path: Path, training_arguments: object, monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, tmp_path: Path, training_arguments: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_shapes_dataset(tmp_path / "data", train=6, val=3, size=64)
     cfg = setup_config(training_arguments(tmp_path / "out", data))
 
     def exhausted(*args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(torch.optim.AdamW, "step", exhausted)
-    with pytest.raises(InputError, match=r"2 images per process: raise SOLVER\.ACCUMULATE"):
+    keys = r"raise SOLVER\.ACCUMULATE, lower INPUT\.MIN_SIZE_TRAIN, or set MODEL\.HIERA\.USE_CHECKPOINT True$"
+    with pytest.raises(InputError, match=f"2 images per process and forward, shorter side 64 pixels.*; {keys}"):
         dry_run(cfg)

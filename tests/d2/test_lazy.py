@@ -21,10 +21,12 @@ from torch import nn
 
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.schedule import resolve_schedule
+from hiera_det.d2.config.training import norm_of_all
 from hiera_det.d2.data.mapper import build_train_mapper
 from hiera_det.d2.lazy import build_fpn_backbone, warmup_length
+from hiera_det.d2.lazy.translate import to_keys
 from hiera_det.d2.model.heads import HieraBoxHead, HieraMaskHead
-from hiera_det.d2.train.solver import build_optimizer
+from hiera_det.d2.train.trainer import Trainer
 from hiera_det.errors import InputError
 from hiera_det.zoo import build_hiera
 
@@ -187,8 +189,9 @@ def test_a_step_of_a_detector_of_boxes_has_the_twins_losses_and_gradients(leaf: 
 def test_learning_rate_and_weight_decay_of_each_parameter_are_the_twins(leaf: Path, twin: Path) -> None:
     cfg, keys = small_lazy(leaf), load_yaml(twin, small_keys(twin))
     model, other = instantiate(cfg.model), build_model(keys)
-    ours, theirs = lazy_optimizer(cfg, model), build_optimizer(keys, other)
+    ours, theirs = lazy_optimizer(cfg, model), Trainer.build_optimizer(keys, other)
     assert type(ours).__name__ == type(theirs).__mro__[0].__name__ == "AdamW"
+    assert norm_of_all(to_keys(load(leaf))) == norm_of_all(keys) == 1.0
     assert rates(model, ours) == rates(other, theirs)
     assert {rate for _, rate in rates(model, ours).values()} == {0.0, 0.1}
     betas = [(tuple(group["betas"]), group["eps"]) for optimizer in (ours, theirs) for group in optimizer.param_groups]

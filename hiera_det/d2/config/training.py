@@ -9,7 +9,7 @@ from hiera_det.engine.precision import bfloat16_factor
 from hiera_det.engine.settings import TrainSettings
 from hiera_det.errors import InputError
 
-__all__ = ["WORDS", "train_settings"]
+__all__ = ["WORDS", "norm_of_all", "train_settings"]
 
 #: Fields of `TrainSettings` and the keys that fill them.
 WORDS = {
@@ -22,6 +22,7 @@ WORDS = {
     "precision": "SOLVER.AMP.PRECISION",
     "parallel": "SOLVER.PARALLEL",
     "compile": "MODEL.HIERA.COMPILE",
+    "clip_norm": "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
     "ema_decay": "SOLVER.EMA_DECAY",
     "workers": "DATALOADER.NUM_WORKERS",
     "checkpoint_period": "SOLVER.CHECKPOINT_PERIOD",
@@ -32,6 +33,13 @@ WORDS = {
     "checkpoint_minutes": "SOLVER.CHECKPOINT_MINUTES",
     "skip_nonfinite": "SOLVER.SKIP_NONFINITE",
 }
+
+
+def norm_of_all(cfg: CfgNode) -> float:
+    """The largest norm of all gradients together, to which the engine clips them; 0 where it does not."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    is_ours = clip.ENABLED and clip.CLIP_TYPE == "full_model" and clip.NORM_TYPE == 2
+    return float(clip.CLIP_VALUE) if is_ours else 0.0
 
 
 def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
@@ -62,6 +70,7 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
         precision=solver.AMP.PRECISION if solver.AMP.ENABLED else "float32",
         parallel=solver.PARALLEL,
         compile=cfg.MODEL.HIERA.COMPILE,
+        clip_norm=norm_of_all(cfg),
         ema_decay=solver.EMA_DECAY,
         workers=cfg.DATALOADER.NUM_WORKERS,
         checkpoint_period=solver.CHECKPOINT_PERIOD,

@@ -14,7 +14,7 @@ from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.config.setup import choose_device, settle_run
 from hiera_det.d2.lazy.files import load_lazy_config, walk
 from hiera_det.d2.lazy.trainer import trainer_class
-from hiera_det.d2.lazy.translate import NODES, given_keys, naming_nodes, to_keys, to_nodes
+from hiera_det.d2.lazy.translate import CLIP_NORM, NODES, given_keys, naming_nodes, to_keys, to_nodes
 from hiera_det.d2.lazy.values import check_values
 from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.run import LOGGERS, begin_logging, run_detector
@@ -26,7 +26,7 @@ __all__ = ["setup_lazy_config", "start", "train_by_lazy_config"]
 
 logger = logging.getLogger("hiera_det.setup")
 
-ALSO_READ = ("train.checkpointer", "train.cudnn_benchmark", "train.amp")  # by detectron2 or the trainer
+ALSO_READ = (CLIP_NORM, "train.checkpointer", "train.cudnn_benchmark", "train.amp")  # by detectron2 or the trainer
 
 
 def start(request: RunRequest) -> None:

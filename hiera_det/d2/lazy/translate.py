@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -18,7 +19,7 @@ from hiera_det.d2.lazy.files import walk
 from hiera_det.engine.machine import workers_by_cores
 from hiera_det.errors import InputError
 
-__all__ = ["NODES", "given_keys", "naming_nodes", "to_keys", "to_nodes"]
+__all__ = ["CLIP_NORM", "NODES", "given_keys", "naming_nodes", "to_keys", "to_nodes"]
 
 #: Keys of the YAML configs and the nodes that say the same.
 NODES = {
@@ -61,6 +62,8 @@ NODES = {
 }
 CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
 TEST_WORKERS = "dataloader.test.num_workers"
+#: The node of the largest norm of all gradients together.
+CLIP_NORM = "train.clip_norm"
 #: Phrases of the checks that no node alone says.
 PHRASES = {
     "MODEL.MASK_ON False": "model.roi_heads.mask_in_features=null dataloader.train.mapper.use_instance_mask=false "
@@ -93,7 +96,19 @@ def to_keys(lazy: DictConfig) -> CfgNode:
             raise InputError(kind_of(key, default).refusal(node, value))
         set_value(keys, key, value)
     _read_images(lazy, keys)
+    _read_clipping(lazy, keys)
     return keys
+
+
+def _read_clipping(lazy: DictConfig, keys: CfgNode) -> None:
+    """The clipping of all gradients together, which a YAML config has several keys for."""
+    norm = OmegaConf.select(lazy, CLIP_NORM)
+    if norm is None:
+        return
+    if isinstance(norm, bool) or not isinstance(norm, int | float) or not 0 <= norm < math.inf:
+        raise InputError(f"{CLIP_NORM} {norm}: give a number of at least 0")
+    clip = keys.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED, clip.CLIP_TYPE, clip.NORM_TYPE, clip.CLIP_VALUE = norm > 0, "full_model", 2.0, float(norm or 1)
 
 
 def _read_images(lazy: DictConfig, keys: CfgNode) -> None:

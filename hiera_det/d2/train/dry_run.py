@@ -16,9 +16,9 @@ from torch import nn
 
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.predict.precision import autocast
+from hiera_det.d2.train.memory import memory_told
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.progress import peak_memory
-from hiera_det.errors import InputError
 
 __all__ = ["Forecast", "dry_run"]
 
@@ -121,15 +121,9 @@ def dry_run(cfg: CfgNode) -> Forecast:
         cfg.freeze()
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
-        try:
+        with memory_told(cfg, trainer.settings.part, resumable=False):
             times, data_share = _take_steps(trainer)
             batch, evaluation = _evaluate_batch(trainer)
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"out of memory at {cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE // comm.get_world_size()} images "
-                "per process: raise SOLVER.ACCUMULATE, lower INPUT.LSJ.SIZE or INPUT.MIN_SIZE_TRAIN, or set "
-                "MODEL.HIERA.USE_CHECKPOINT True"
-            ) from None
     return Forecast(
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
         first_step=times[0],

@@ -46,6 +46,7 @@ class Step(SimpleTrainer):
         optimizer: stepped once for all parts.
         accumulate: parts per step.
         precision: a key of `hiera_det.engine.precision.PRECISIONS`.
+        clip_norm: largest norm of all gradients together; 0 for any.
         skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
         seed: what is random in a step comes from it and the step's number; None leaves the generators as they are.
         stop: ends a wait for data.
@@ -58,6 +59,7 @@ class Step(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         accumulate: int = 1,
         precision: str = "float32",
+        clip_norm: float = 0.0,
         skip_nonfinite: int = 0,
         seed: int | None = None,
         stop: Stop | None = None,
@@ -70,6 +72,7 @@ class Step(SimpleTrainer):
             lambda model, batch: model(batch),
             accumulate,
             precision,
+            clip_norm,
             skip_nonfinite=skip_nonfinite,
             files=_files,
         )
