@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 from hiera_det.extras import GET_DETECTRON2
 
 try:
-    import detectron2  # noqa: F401
+    with warnings.catch_warnings():  # torch.jit.script, by which detectron2 compiles a few lines as it is imported
+        warnings.filterwarnings("ignore", r".*torch\.jit\.", FutureWarning)
+        warnings.filterwarnings("ignore", r".*torch\.jit\.", DeprecationWarning)
+        import detectron2.modeling  # noqa: F401
 except ImportError as error:
     if error.name not in (None, "detectron2"):  # installed, but one of its own needs is not: its message says which
         raise

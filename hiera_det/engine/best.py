@@ -8,11 +8,15 @@ from typing import Any
 
 from hiera_det.errors import InputError
 
-__all__ = ["AUTO", "Best", "told_best"]
+__all__ = ["AUTO", "EMA", "Best", "told_best", "told_metric"]
 
 #: The metric that is meant where nobody names one: the first of these that an evaluation has.
 AUTO = "auto"
 USUAL = ("bbox/AP", "segm/AP", "keypoints/AP", "panoptic_seg/PQ", "sem_seg/mIoU", "top1", "val_loss")
+#: What people call metrics; those of accuracy are parts of 1.
+NAMES = {"bbox/AP": "box AP", "segm/AP": "mask AP", "keypoints/AP": "keypoint AP", "panoptic_seg/PQ": "PQ"}
+NAMES |= {"sem_seg/mIoU": "mIoU", "top1": "top-1", "top5": "top-5", "val_loss": "val loss"}
+PARTS = ("top1", "top5")
 #: Before the metrics of averaged weights.
 EMA = "ema/"
 
@@ -99,6 +103,27 @@ def _usual(metrics: Mapping[str, Any]) -> str:
 
 
 def told_best(state: Mapping[str, Any]) -> str:
-    """`Best.state_dict` as half a sentence: ``bbox/AP 41.2 at iteration 800, averaged weights``."""
+    """`Best.state_dict` as half a sentence: ``box AP 41.2 at iteration 800, averaged weights``."""
     averaged = ", averaged weights" if state.get("averaged") else ""
-    return f"{state['metric'].removeprefix(EMA)} {state['value']:.4g} at iteration {state['iteration']}{averaged}"
+    return (
+        f"{told_metric(state['metric'].removeprefix(EMA), state['value'])} at iteration {state['iteration']}{averaged}"
+    )
+
+
+def told_metric(name: str, value: float, named: bool = True) -> str:
+    """A metric as people say it: ``box AP 41.2``, ``top-1 71.2%``, ``val loss 0.813``.
+
+    Args:
+        name: of metrics.json, perhaps with a data set's before it.
+        value: may be no number, as AP where nothing is found.
+        named: say the name too.
+    """
+    usual = next((usual for usual in NAMES if name == usual or name.endswith(f"/{usual}")), "")
+    word = f"{name.removesuffix(usual)}{NAMES[usual]}".replace("/", " ") if usual else name
+    if not math.isfinite(value):
+        told = "none"
+    elif usual in PARTS:
+        told = f"{100 * value:.1f}%"
+    else:
+        told = f"{value:.3f}" if "loss" in name else f"{value:.1f}"
+    return f"{word} {told}" if named else told

@@ -54,7 +54,11 @@ class Callbacks(Callback):
             if not named or not set(named) <= set(METHODS):
                 what = f"{named[0]} of {type(listener).__name__}" if named else repr(listener)
                 raise InputError(f"callbacks: {what}: nothing calls it; give objects with {', '.join(METHODS)}")
-        self.listeners = listeners
+        self.listeners = list(listeners)
+
+    def add(self, listener: Callback) -> None:
+        """Tell one more."""
+        self.listeners.append(listener)
 
     def on_step(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Tell all that listen."""

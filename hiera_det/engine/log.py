@@ -3,19 +3,81 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
+import logging.handlers
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from hiera_det.engine.processes import is_main_process, process_rank
+from hiera_det.engine.talk import Terminal
 from hiera_det.errors import InputError
 
-__all__ = ["LogFile", "logged_to", "loggers_kept", "outlasting"]
+__all__ = [
+    "Kept",
+    "LogFile",
+    "LogStream",
+    "PlainFormatter",
+    "logged_to",
+    "loggers_kept",
+    "outlasting",
+    "warnings_logged",
+]
 
 LOG = "log.txt"
+#: Colours, and whatever else moves a terminal.
+ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+#: More lines than a set-up says.
+MOST_LINES = 100_000
+
+
+class PlainFormatter(logging.Formatter):
+    """Lines for a file: without the colours that others put into them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as text."""
+        return ESCAPES.sub("", super().format(record))
+
+
+class Kept(logging.handlers.MemoryHandler):
+    """Keeps lines until there is a file for them."""
+
+    def __init__(self) -> None:
+        super().__init__(MOST_LINES, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+
+
+class LogStream(io.TextIOBase):
+    """Takes what others print, and logs it line by line.
+
+    Args:
+        logger: as whose lines.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger, self._line = logger, ""
+
+    def write(self, text: str) -> int:
+        """As a file's."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._logger.info("%s", line)
+        return len(text)
+
+
+@contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Python's warnings go to the logger ``py.warnings``, once each from one place; afterwards as before."""
+    with warnings.catch_warnings():
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
 
 
 class LogFile(logging.FileHandler):
@@ -49,11 +111,11 @@ def logged_to(folder: str) -> Iterator[None]:
     ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     # Where the caller shows logs on the terminal, as after logging.basicConfig, it shows ours too.
     shown = any(getattr(handler, "stream", None) in (sys.stderr, sys.stdout) for handler in logging.root.handlers)
-    handlers: list[logging.Handler] = [] if shown else [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [] if shown else [Terminal(sys.stderr, logging.INFO)]
     if is_main_process():
         handlers.append(LogFile(folder))
+        handlers[-1].setFormatter(PlainFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         ours.addHandler(handler)
     try:
         yield

@@ -35,6 +35,7 @@ from hiera_det.engine.settings import TrainSettings
 from hiera_det.engine.sharding import gather, like, whole, wrap
 from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
+from hiera_det.engine.talk import log_only
 from hiera_det.errors import InputError
 from hiera_det.files import require_space
 from hiera_det.modeling.hiera import HieraBase
@@ -324,7 +325,7 @@ class Loop:
         with whole(self.step.model):
             metrics = dict(self.task.evaluate(epoch))
         if self.ema and metrics:
-            logger.info("the averaged weights:")
+            log_only.info("the averaged weights:")
             with self.ema.in_place(), whole(self.step.model):
                 evaluate = self.task.evaluate_average or self.task.evaluate
                 metrics |= {f"ema/{name}": value for name, value in evaluate(epoch).items()}
@@ -333,7 +334,7 @@ class Loop:
         self.write_metrics(**metrics)
         is_best = self.best.improved(metrics, self.iteration)
         if is_best:
-            logger.info("the best so far: %s", told_best(self.best.state_dict()))
+            log_only.info("the best so far: %s", told_best(self.best.state_dict()))
             self._patience.save(self._save_best)
         if is_main_process():
             self.task.report(is_best)
@@ -351,7 +352,7 @@ class Loop:
         loss, self._window = sum(self._window) / len(self._window), []
         lr = self._lr()
         order, total = self.task.order, self.settings.iterations
-        logger.info(
+        log_only.info(
             "epoch %d/%d  iteration %d/%d  loss %.4f  lr %.3g  %.1f images/s  ETA %s",
             *(math.ceil(self.iteration / order.iterations), total // order.iterations, self.iteration, total),
             *(loss, lr, rate, eta((total - self.iteration) * order.batch_size, rate)),

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
-from hiera_det.engine.log import logged_to, loggers_kept, outlasting
+from hiera_det.engine.log import logged_to, loggers_kept, outlasting, warnings_logged
 from hiera_det.engine.processes import is_main_process
 from hiera_det.engine.randomness import generators_kept
 from hiera_det.engine.stop import Stop, StopRequested
@@ -28,7 +28,7 @@ def process_kept(*loggers: str) -> Iterator[None]:
     """Leave a process as it was found: its random numbers, its loggers of these names, and how cuDNN chooses."""
     benchmark = torch.backends.cudnn.benchmark
     try:
-        with loggers_kept(*loggers), generators_kept(), outlasting():
+        with loggers_kept(*loggers), generators_kept(), outlasting(), warnings_logged():
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from hiera_det.engine.best import AUTO
 from hiera_det.engine.callbacks import Callbacks
-from hiera_det.engine.checkpoint import goes_on
+from hiera_det.engine.checkpoint import BEST, FINAL, goes_on
 from hiera_det.engine.failures import explained
 from hiera_det.engine.loader import Seeded, keyed_loader
 from hiera_det.engine.loop import Loop, Task
@@ -21,6 +24,7 @@ from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.processes import is_main_process, process_count
 from hiera_det.engine.record import write_record
 from hiera_det.engine.stop import Stop
+from hiera_det.engine.talk import Length, Talk
 from hiera_det.tasks.batches import collate
 from hiera_det.tasks.recipes import Recipe
 from hiera_det.tasks.results import write_results
@@ -52,6 +56,7 @@ class Parts:
         evaluate_average: see `Task`.
         unchanged: what a checkpoint must agree in, besides what all trainings have.
         classes: of a classifier.
+        following: the command that comes after the training.
         evaluate_epochs: epochs from one evaluation to the next.
         report: see `Task`.
         to_batch: samples to a batch.
@@ -70,6 +75,7 @@ class Parts:
     evaluate_average: Callable[[int], Mapping[str, float]] | None = None
     unchanged: Mapping[str, Any] = field(default_factory=dict)
     classes: Sequence[str] = ()
+    following: str = ""
     evaluate_epochs: int = 1
     report: Callable[[bool], object] = lambda is_best: None
     to_batch: Callable[[list[Any]], Any] = collate
@@ -130,12 +136,25 @@ def run_training(
         if is_main_process():
             asked = vars(settings) | {"num_gpus": process_count()}
             write_record(str(settings.output), parts.task, asked, PATHS)
-        stopped = loop.run()
+        talk = _talk(settings, parts, loop)
+        told.add(talk)
+        try:
+            stopped = loop.run()
+        finally:
+            talk.close()
     _log_bad_files(parts.samples, settings)
     if not stopped:
         write_results(loop, parts.fields, parts.classes)
         told.on_end(loop.iteration)
     return stopped
+
+
+def _talk(settings: TaskSettings, parts: Parts, loop: Loop) -> Talk:
+    order = parts.order
+    length = Length(loop.settings.iterations, order.batch_size, order.iterations * order.batch_size)
+    weights = BEST if loop.best.asked and loop.best.asked != AUTO else FINAL
+    following = parts.following.format(weights=shlex.quote(os.path.join(settings.output, weights)))
+    return Talk(length, loop.best, str(settings.output), sys.stderr, following)
 
 
 def _log_bad_files(samples: Seeded, settings: TaskSettings) -> None:

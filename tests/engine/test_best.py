@@ -50,7 +50,7 @@ def test_auto_is_the_tasks_usual_metric_of_weights_or_average_whichever_is_bette
     assert not again.improved({"mine/bbox/AP": 29.0}, 2)
     assert again.improved({"mine/bbox/AP": 31.0, "ema/mine/bbox/AP": 30.5}, 3)
     assert not again.averaged
-    assert told_best(again.state_dict()) == "mine/bbox/AP 31 at iteration 3"
+    assert told_best(again.state_dict()) == "mine box AP 31.0 at iteration 3"
     nothing = Best("auto")
     assert not nothing.improved({"own/score": 1.0}, 1)
     assert nothing.improved({"val_loss": 1.0}, 2)

@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiera_det.d2.config.layers import Layer, get_value, last_layer, set_value
 from hiera_det.data.coco.read import read_coco
+from hiera_det.engine.talk import say
 from hiera_det.errors import InputError
 
 __all__ = ["count_images", "resolve_schedule", "scale_to_processes", "settle_schedule"]
@@ -104,7 +105,8 @@ def _scale(cfg: CfgNode, key: str, factor: float, meant_for: str) -> None:
     if new == value:
         return
     set_value(cfg, key, new)
-    logger.info(
+    log = say if key == LEARNING_RATE else logger
+    log.info(
         "%s %s is meant for %s: now %s for %d images (SOLVER.SCALING %s; none leaves it)",
         *(key, value, meant_for, new, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.SCALING),
     )

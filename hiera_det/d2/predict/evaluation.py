@@ -11,6 +11,7 @@ classes by name; and say why AP may be 0, where it is.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ from hiera_det.d2.config.model_keys import scoring_node
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.records import coco_api, source_of
 from hiera_det.data.classes import listed, same_classes_order
+from hiera_det.engine.log import LogStream
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
 from hiera_det.report.detection import DETAILS, RESULTS
@@ -299,16 +301,18 @@ class Evaluator(COCOEvaluator):
         # Where a result has a box, COCO's API takes the box's area for a mask's too.
         without = {"bbox"} if task == "segm" else set()
         copies = [{key: value for key, value in result.items() if key not in without} for result in results]
-        evaluation = self._implementation(self._coco_api, self._coco_api.loadRes(copies), task)
+        with contextlib.redirect_stdout(LogStream(self._logger)):
+            evaluation = self._implementation(self._coco_api, self._coco_api.loadRes(copies), task)
         if task != "keypoints":  # of which COCO counts 20
             evaluation.params.maxDets = self._max_dets_per_image
         elif self._kpt_oks_sigmas:
             evaluation.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        with contextlib.redirect_stdout(LogStream(self._logger)):
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
         self.details[task] = details_of(evaluation)
         return evaluation
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -13,10 +15,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, LazyConfig
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 from hiera_det.d2.config.request import PATHS, RunRequest
 from hiera_det.d2.config.setup import setup_config, training_device
@@ -24,12 +26,14 @@ from hiera_det.d2.train.checkpoint import check_weights, decide_resume
 from hiera_det.d2.train.dry_run import dry_run
 from hiera_det.d2.train.hooks import split_callbacks
 from hiera_det.d2.train.launch import launch_tool
+from hiera_det.d2.train.overview import length_of, overview
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
-from hiera_det.engine.log import LogFile
+from hiera_det.engine.log import Kept, LogFile, PlainFormatter
 from hiera_det.engine.record import write_record
 from hiera_det.engine.session import process_kept
 from hiera_det.engine.stop import Stop, stoppable
+from hiera_det.engine.talk import Talk, Terminal, say, told_metrics
 from hiera_det.files import write_atomically
 
 __all__ = ["LOGGERS", "begin_logging", "run_detector", "start", "train_by_yaml"]
@@ -37,21 +41,27 @@ __all__ = ["LOGGERS", "begin_logging", "run_detector", "start", "train_by_yaml"]
 logger = logging.getLogger("hiera_det.setup")
 
 
-#: Of detectron2, fvcore and this project.
-LOGGERS = ("fvcore", "detectron2", "hiera_det")
+#: Of detectron2, fvcore, this project, and of Python's warnings.
+LOGGERS = ("fvcore", "detectron2", "hiera_det", "py.warnings")
 
 
 def begin_logging(folder: str = "") -> None:
-    """Send the log of detectron2, fvcore and this project to the terminal, and to ``log.txt`` of a folder."""
-    file = LogFile(folder) if folder else None
-    if file:
-        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
+    """Send the log of detectron2, fvcore and this project to ``log.txt``; `Terminal` shows what people need.
+
+    Args:
+        folder: of the run; "" where it is not known yet: what is said until then comes into the file later.
+    """
+    file: logging.Handler = LogFile(folder) if folder else Kept()
+    file.setFormatter(PlainFormatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
+    shown: list[logging.Handler] = [Terminal(sys.stdout)] if comm.is_main_process() else []
     for name in LOGGERS:
-        logging.getLogger(name).handlers.clear()
-        setup_logger.cache_clear()  # detectron2 remembers loggers by name and would add no second handler
-        setup_logger(distributed_rank=comm.get_rank(), name=name)
-        if file:
-            logging.getLogger(name).addHandler(file)
+        logger = logging.getLogger(name)
+        for kept in (handler for handler in logger.handlers if isinstance(handler, Kept)):
+            kept.setTarget(file)
+            kept.flush()
+        logger.handlers[:] = [*shown, file]
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
 
 
 def start(request: RunRequest, gpu_price: float = 0.0, callbacks: Sequence[object] = ()) -> Any:
@@ -127,7 +137,10 @@ def run_detector(
     """
     if request.eval_only:
         _begin(cfg, request)
-        return kind.evaluate_checkpoint(cfg, resume=request.resume)
+        results = kind.evaluate_checkpoint(cfg, resume=request.resume)
+        if comm.is_main_process():
+            say.info(told_metrics(flatten_results_dict(results)))
+        return results
     resume = decide_resume(cfg.OUTPUT_DIR, resume=request.resume, auto_resume=request.auto_resume)
     # Before anything is written: a run that is refused leaves the other's folder alone.
     with FolderLock(cfg.OUTPUT_DIR, "OUTPUT_DIR") if comm.is_main_process() else nullcontext():
@@ -137,17 +150,25 @@ def run_detector(
             Checkpoints(cfg.OUTPUT_DIR).sweep()
         trainer = kind(cfg, stop, callbacks)
         trainer.resume_or_load(resume, request.allow_changed, given)
+        following = f"hiera-det predict --run {shlex.quote(cfg.OUTPUT_DIR)} --input FOLDER --output predicted"
+        talk = Talk(length_of(trainer.cfg), trainer.best, cfg.OUTPUT_DIR, sys.stdout, following)
+        trainer.callbacks.add(talk)
         _write_config(cfg, cfg if written is None else written)
         if comm.is_main_process():
             asked = asdict(request) | {"num_gpus": comm.get_world_size() // request.num_machines}  # torchrun's too
             write_record(cfg.OUTPUT_DIR, "detect", asked, PATHS)
-        return trainer.train()
+            say.info(overview(trainer.cfg, trainer))
+        try:
+            return trainer.train()
+        finally:
+            talk.close()
 
 
 def _begin(cfg: CfgNode, request: RunRequest) -> None:
     """What detectron2 does and says at the beginning of a run."""
     begin_logging(cfg.OUTPUT_DIR)
     logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA to compile for
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", request)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())

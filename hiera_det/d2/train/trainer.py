@@ -21,7 +21,7 @@ from torch import nn
 
 from hiera_det.d2.config.changes import settings_of
 from hiera_det.d2.config.schedule import resolve_schedule, scale_to_processes
-from hiera_det.d2.config.training import train_settings
+from hiera_det.d2.config.training import norm_of_all, train_settings
 from hiera_det.d2.data.batches import build_test_loader
 from hiera_det.d2.data.datasets import dataset_categories
 from hiera_det.d2.data.mapper import build_loss_mapper, build_train_mapper
@@ -45,6 +45,7 @@ from hiera_det.d2.train.hooks import (
     Telling,
     split_callbacks,
 )
+from hiera_det.d2.train.memory import memory_told
 from hiera_det.d2.train.progress import BoundedStorage, Throughput, build_writers
 from hiera_det.d2.train.resume import check_settings, check_trainer_state, own_options
 from hiera_det.d2.train.solver import build_optimizer
@@ -52,7 +53,6 @@ from hiera_det.d2.train.step import Step
 from hiera_det.d2.train.val_loss import measure_losses
 from hiera_det.engine.best import Best
 from hiera_det.engine.ema import EMA
-from hiera_det.engine.failures import explained
 from hiera_det.engine.order import StreamOrder
 from hiera_det.engine.pace import Pace
 from hiera_det.engine.sharding import optimizer_state_like, whole, wrap
@@ -61,10 +61,6 @@ from hiera_det.engine.stop import Stop, StopRequested
 __all__ = ["Trainer"]
 
 logger = logging.getLogger("hiera_det.trainer")
-
-SAVE_MEMORY = (
-    "raise SOLVER.ACCUMULATE, lower INPUT.LSJ.SIZE or INPUT.MIN_SIZE_TRAIN, or set MODEL.HIERA.USE_CHECKPOINT True"
-)
 
 
 class Trainer(DefaultTrainer):
@@ -78,6 +74,7 @@ class Trainer(DefaultTrainer):
 
     Attributes:
         finished_steps: steps of the training that are through.
+        best: the best evaluation so far.
         seed: what order, augmentation and each step's random numbers come from; the config's, or one that was drawn.
     """
 
@@ -98,8 +95,8 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg, self.seed)
         if settings.parallel != "fsdp":
             model = wrap(model, settings.parallel)
-        step = (settings.accumulate, settings.precision, settings.skip_nonfinite, self.seed, self.stop)
-        self._trainer = Step(model, loader, optimizer, *step)
+        step = (settings.accumulate, settings.precision, settings.clip_norm, settings.skip_nonfinite, self.seed)
+        self._trainer = Step(model, loader, optimizer, *step, self.stop)
         self._bad_images = BadImageCount(loader)
         order = getattr(loader, "batch_sampler", None)
         self.order = order if isinstance(order, StreamOrder) else None
@@ -149,8 +146,7 @@ class Trainer(DefaultTrainer):
             self.order.start_at(self.start_iter)
         elif self.start_iter:
             logger.warning("the order of the images starts anew: the data loader cannot be taken up in its middle")
-        per_process = f"{self.settings.part} images per process and forward"
-        with self.stop, self.stop.shielded(), explained(f"a step of {per_process}", SAVE_MEMORY):
+        with self.stop, self.stop.shielded(), memory_told(self.cfg, self.settings.part):
             try:
                 self._run()
             except StopRequested:
@@ -189,7 +185,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW, or what ``SOLVER.OPTIMIZER`` says."""
+        """AdamW, or what ``SOLVER.OPTIMIZER`` says; the norm of all gradients is clipped by the step, not by it."""
+        if norm_of_all(cfg):
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
         return build_optimizer(cfg, model)
 
     @classmethod
@@ -294,7 +294,7 @@ class Trainer(DefaultTrainer):
         pace, epoch = Pace(settings.checkpoint_minutes), solver.IMAGES_PER_EPOCH / solver.IMS_PER_BATCH
         period = settings.checkpoint_period
         self._checkpointing = Checkpointing(self.checkpointer, period, self.callbacks, pace, epoch)
-        best = Best(settings.best, settings.patience)
+        best = self.best = Best(settings.best, settings.patience)
         evaluation = Evaluation(
             settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(best), self.callbacks
         )

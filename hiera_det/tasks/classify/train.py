@@ -17,6 +17,7 @@ from hiera_det.engine.processes import process_device
 from hiera_det.engine.randomness import derive, seed_all
 from hiera_det.engine.session import run_in
 from hiera_det.engine.stop import Stop
+from hiera_det.engine.talk import log_only
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.modeling.classifier import HieraForClassification
@@ -132,6 +133,7 @@ def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]
         evaluate=_evaluation(settings, inputs, model, workers, stop),
         unchanged=_unchanged(settings, recipe, inputs),
         classes=images.classes,
+        following="hiera-det classify FOLDER --weights {weights}",
         evaluate_epochs=settings.eval_epochs,
     )
     return run_training(settings, parts, inputs.resumed, stop, callbacks)
@@ -229,7 +231,7 @@ def _evaluation(
 
     def measure(epoch: int) -> dict[str, float]:
         accuracy = evaluate(model, loader, device, stop=stop)
-        logger.info("epoch %d: %s", epoch, accuracy)
+        log_only.info("epoch %d: %s", epoch, accuracy)
         return {"top1": accuracy.top1, "top5": accuracy.top5, "val_loss": accuracy.loss}
 
     return measure

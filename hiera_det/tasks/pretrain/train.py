@@ -17,6 +17,7 @@ from hiera_det.engine.processes import is_main_process, process_device, process_
 from hiera_det.engine.randomness import derive, generators_kept, seed_all
 from hiera_det.engine.session import run_in
 from hiera_det.engine.stop import Stop
+from hiera_det.engine.talk import log_only
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.files import WriteError
@@ -45,6 +46,7 @@ def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str], list[str]]
     """
     need("PIL", "reading images", "Pillow")
     need("matplotlib", "the picture of the curves")
+    need("tqdm", "the progress")
     resumed = is_resumed(settings)
     kind = (VIDEO_SUFFIXES, "videos") if settings.videos else (SUFFIXES, "images")
     train = find_files_below(settings.videos or settings.images, *kind)
@@ -90,6 +92,7 @@ def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object
         workers=settings.reading(),
         order=order,
         loss=_loss(settings.ratio),
+        following="hiera-det train-classifier --train DIR --val DIR --output DIR --weights {weights}",
         evaluate=_evaluation(settings, files, held_out, model, schedule.epochs, stop),
         unchanged={
             settings.word("mask_ratio"): settings.ratio,
@@ -179,7 +182,7 @@ def _measuring(
 
     def measure() -> dict[str, float]:
         loss = held_out_loss(model, loader, settings.ratio, device, stop)
-        logger.info("val_loss %.4f", loss)
+        log_only.info("val_loss %.4f", loss)
         return {"val_loss": loss}
 
     return measure
