@@ -93,7 +93,7 @@ def test_trainings_are_there_without_detectron2_and_say_what_a_detector_needs() 
     code = "import inspect\nfrom hiera_det import *\nprint(*inspect.signature(train_detector).parameters)\n"
     code += "train_detector('mask_rcnn_hiera_t')\n"
     done = run_python(BLOCK_DETECTRON2 + code)
-    assert done.stdout.startswith("config train val output weights epochs ")
+    assert done.stdout.startswith("config train val data split output weights epochs ")
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("hiera_det.errors.InputError: hiera_det.d2 needs detectron2")
 

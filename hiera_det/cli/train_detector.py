@@ -41,7 +41,7 @@ def _add_framework(parser: argparse.ArgumentParser) -> None:
         "--framework",
         choices=("detectron2", "torchvision"),
         default="detectron2",
-        help="torchvision has other flags: hiera-det train --framework torchvision --help (default: detectron2)",
+        help="torchvision has flags of its own, which --framework torchvision --help lists (default: detectron2)",
     )
 
 

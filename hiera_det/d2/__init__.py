@@ -11,6 +11,8 @@ try:
         warnings.filterwarnings("ignore", r".*torch\.jit\.", FutureWarning)
         warnings.filterwarnings("ignore", r".*torch\.jit\.", DeprecationWarning)
         import detectron2.modeling  # noqa: F401
+    # Of detectron2's anchors, which mean what they say.
+    warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release")
 except ImportError as error:
     if error.name not in (None, "detectron2"):  # installed, but one of its own needs is not: its message says which
         raise

@@ -33,6 +33,8 @@ WINDOW = 20
 EVERY, SECONDS = 20, 60.0
 #: Steps after which it is known what the whole will take.
 KNOWN = 3
+#: Epochs by which a place may miss a whole one and be told as that: a period in steps is rounded.
+NEARLY = 0.25
 #: Metrics of the line of an evaluation, in its order.
 _bars: WeakSet[Any] = WeakSet()  # that are drawn now
 TOLD = ("bbox/AP", "segm/AP", "keypoints/AP", "panoptic_seg/PQ", "sem_seg/mIoU", "top1", "top5", "val_loss")
@@ -225,12 +227,12 @@ def _told_names(metrics: Mapping[str, float]) -> list[str]:
 
 
 def told_place(iteration: int, length: Length, of_total: bool = True) -> str:
-    """``epoch 12/50``; of a part of one, or where the epoch is unknown, the iteration as well or instead."""
+    """``epoch 12/50``, with a tenth where it is no whole one; the iteration where epochs are unknown."""
     epoch = iteration * length.batch_size / length.epoch if length.epoch else 0.0
-    short = epoch and abs(epoch - round(epoch)) * length.epoch < length.batch_size
+    is_whole = abs(epoch - round(epoch)) < NEARLY
     if not epoch:
         return f"iteration {iteration}" + (f"/{length.iterations}" if of_total else "")
-    word = f"{round(epoch)}" if short and round(epoch) else f"{epoch:.1f}"
+    word = f"{round(epoch)}" if is_whole and round(epoch) else f"{epoch:.1f}"
     return f"epoch {word}" + (f"/{length.told_epochs}" if of_total else "")
 
 

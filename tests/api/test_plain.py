@@ -176,5 +176,5 @@ def test_all_trainings_have_the_same_words_for_the_same() -> None:
         set(inspect.signature(f).parameters) for f in (train_detector, train_classifier, pretrain_mae)
     )
     assert classifier - detector == {"size", "settings"}
-    assert detector - classifier == {"config", "iterations", "freeze", "opts"}
+    assert detector - classifier == {"config", "iterations", "freeze", "opts", "data", "split"}
     assert mae - classifier == {"images", "videos", "mask_ratio"}

@@ -50,7 +50,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [sys.executable, str(TOOL), *map(str, folders(data)), "--output", str(out), *RUN]
     done = subprocess.run([*words, "--weights", str(data / "mae.pth")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1].endswith(str(out / "model_final.pth"))
+    assert done.stderr.splitlines()[-1].endswith(f"hiera-det classify FOLDER --weights {out / 'model_best.pth'}")
     assert "4 newly initialised (norm 2, head 2)" in done.stderr
     return out
 
