@@ -61,7 +61,7 @@ class RunRequest:
         for name in ("opts", "allow_changed"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for flag, value in (("--num-gpus", self.num_gpus), ("--num-machines", self.num_machines)):
-            if value < 1:
+            if type(value) is not int or value < 1:
                 raise InputError(f"{flag} {value}: give at least 1; without a GPU, 1 process runs on the CPU")
         if self.allow_changed and not (self.resume or self.auto_resume):
             raise InputError("--allow-changed: is for --resume, which is not given")
