@@ -126,8 +126,7 @@ class OwnData:
             content, root = _content(sources, names)
             if len(sources) > 1:
                 names = names or [category["name"] for category in content["categories"]]
-                counts = f"{len(content['images'])} images of {len(content['categories'])} classes"
-                tell(f"{name}: {len(sources)} JSONs merged, {counts}")
+            _tell_merged(name, sources, content, tell)
             found.append(Source(write_source(content, target(), name), root))
         return found[0], found[1]
 
@@ -135,11 +134,18 @@ class OwnData:
         if self.val or not self.train:
             raise InputError(f"--split {self.share}: takes --train-json apart; leave --val-json out and give that")
         content, root = _content(self.train)
+        _tell_merged("train", self.train, content, tell)
         parts = split_source(content, self.share or 0.0, self.seed)
         train, val = (write_source(part, target(), name) for part, name in zip(parts, ("train", "val"), strict=True))
         counts = f"{len(parts[0]['images'])} to train on, {len(parts[1]['images'])} to evaluate on"
         tell(f"split by images, seed {self.seed}: {counts}; written as {train} and {val}")
         return Source(train, root), Source(val, root)
+
+
+def _tell_merged(name: str, sources: Sequence[Source], content: Mapping[str, Any], tell: Tell) -> None:
+    if len(sources) > 1:
+        counts = f"{len(content['images'])} images of {len(content['categories'])} classes"
+        tell(f"{name}: {len(sources)} JSONs merged, {counts}")
 
 
 def _content(sources: Sequence[Source], known: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
