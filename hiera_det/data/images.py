@@ -13,6 +13,7 @@ What cannot be read raises `BadImageError`, one line that names the file.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import threading
 import zlib
@@ -190,6 +191,9 @@ def _opened(path: StrPath, max_pixels: int) -> Iterator[Image.Image]:
     """An image whose header is read and whose size is allowed; what is raised inside becomes a `BadImageError`."""
     name = os.fspath(path)
     try:
+        kind = stat.S_IFMT(os.stat(name).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):  # a pipe would be waited for, a device read without end
+            raise OSError("it is no regular file")
         # By its name, Pillow 13 would map a plain TIFF into memory and mix up the pixels of one that is turned.
         with open(name, "rb") as file, _open(file) as image:
             _check_size(image.size, max_pixels)

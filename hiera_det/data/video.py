@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -200,6 +201,8 @@ def _open(path: str) -> Any:
     """An open video file."""
     import av
 
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{path}: cannot be read as a video (it is no regular file)")
     try:
         container = av.open(f"file:{path}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
     except (OSError, ValueError) as error:  # PyAV's errors are both

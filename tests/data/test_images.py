@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import multiprocessing
+import os
 import random
 import struct
 import zlib
@@ -267,3 +268,11 @@ def test_a_bad_image_ends_the_run_unless_told_otherwise(tmp_path: Path) -> None:
         left_out(BadImages(), tmp_path / "a.png")
     with pytest.raises(InputError, match=r"INPUT\.ON_BAD_IMAGE 'ignore': choose fail or skip"):
         BadImages("ignore")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(BadImageError, match=rf"{name}: cannot be read as an image \(it is no regular file\)"):
+            read_image(tmp_path / name)
