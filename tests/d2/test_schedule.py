@@ -203,6 +203,14 @@ def test_inherited_steps_beyond_the_end_are_said_and_left_out(config: Any, caplo
     assert cfg.SOLVER.STEPS == (500,)
 
 
+@pytest.mark.parametrize(("length", "told"), [("499", True), ("500", False)])
+def test_a_warm_up_over_most_of_the_run_is_told(
+    config: Any, length: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve_schedule(config("SOLVER: {WARMUP_ITERS: 250}", "SOLVER.MAX_ITER", length))
+    assert any(message.startswith("SOLVER.WARMUP_ITERS 250") for message in caplog.messages) == told
+
+
 @pytest.mark.parametrize(
     ("leaf", "opts", "says"),
     [

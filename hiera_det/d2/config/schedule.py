@@ -156,6 +156,12 @@ def resolve_schedule(cfg: CfgNode) -> None:
     if solver.MILESTONES:
         solver.STEPS = tuple(round(part * solver.MAX_ITER) for part in solver.MILESTONES)
     _leave_out_late_steps(cfg)
+    if 2 * solver.WARMUP_ITERS > solver.MAX_ITER > 1:
+        logger.warning(
+            "SOLVER.WARMUP_ITERS %d: most of the run's %d iterations learn at a fraction of SOLVER.BASE_LR; set it to "
+            "a tenth of them, %d",
+            *(solver.WARMUP_ITERS, solver.MAX_ITER, solver.MAX_ITER // 10),
+        )
     if solver.CHECKPOINT_EPOCHS:
         solver.CHECKPOINT_PERIOD = _iterations(cfg, solver.CHECKPOINT_EPOCHS)
     if cfg.TEST.EVAL_EPOCHS:
