@@ -22,10 +22,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from hiera_det.api.needs import need_detectron2
-from hiera_det.api.run import NOT_DETECTRON2
 from hiera_det.cli.command import command_parser
 from hiera_det.cli.flags import add_image_flags
-from hiera_det.engine.record import read_record
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 
@@ -88,13 +86,22 @@ def build_predictor(args: argparse.Namespace, threshold: float) -> Predictor:
     return Predictor(load_config(args.config_file, opts), threshold=threshold)
 
 
+def refuse_torchvision(run: str) -> None:
+    """Refuse a training of a torchvision detector, and say how it predicts."""
+    from hiera_det.api.run import NOT_DETECTRON2
+    from hiera_det.engine.record import read_record
+
+    if (record := read_record(run)) and record.task == "torchvision":
+        raise InputError(f"--run {run}: {NOT_DETECTRON2}")
+
+
 def main() -> None:
     """Predict, write, and print where."""
     args = argument_parser().parse_args()
     if not (args.output or args.json):
         raise InputError("nowhere to write to: give --output DIR for pictures, --json FILE, or both")
-    if args.run and (record := read_record(args.run)) and record.task == "torchvision":
-        raise InputError(f"--run {args.run}: {NOT_DETECTRON2}")
+    if args.run:
+        refuse_torchvision(args.run)
     need("tqdm", "the progress")
     need_detectron2()
     from tqdm import tqdm
