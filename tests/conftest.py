@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ TINY += ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.CONV_DIM", "16", "M
 TINY += ["MODEL.RPN.POST_NMS_TOPK_TEST", "20", "INPUT.MIN_SIZE_TEST", "64", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
 TINY += ["SOLVER.MAX_ITER", "10", "SOLVER.STEPS", "()"]  # in iterations, as in the config that a training leaves
 TINY += ["MODEL.ROI_BOX_HEAD.FC_DIM", "16", "DATASETS.TRAIN", "('not here',)", "DATASETS.TEST", "()"]
+
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests started by nohup would have it ignored
 
 
 @pytest.fixture(autouse=True)

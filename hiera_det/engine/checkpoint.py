@@ -190,7 +190,7 @@ class Patience:
             self.failures += 1
             if last or self.failures >= FAILURES:
                 raise InputError(f"{error}; {self.failures} checkpoints in a row could not be saved") from None
-            logger.error("%s; training goes on and tries again", error)
+            logger.warning("%s; training goes on and tries again", error)
             return False
         self.failures = 0
         return True

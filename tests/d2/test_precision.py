@@ -24,7 +24,7 @@ def test_products_are_computed_in_the_named_format(name: str, dtype: torch.dtype
 @pytest.mark.parametrize(
     ("name", "device", "says"),
     [
-        ("float16", "cpu", r"TEST\.AUTOCAST float16 needs a GPU: on the CPU choose bfloat16"),
+        ("float16", "cpu", r"TEST\.AUTOCAST float16 needs a GPU: on the CPU choose "),
     ],
 )
 def test_a_format_that_cannot_be_is_refused(name: str, device: str, says: str) -> None:

@@ -196,7 +196,7 @@ def test_the_number_format_is_the_configs(run_folder: Path, files: list[str]) ->
 
 def test_without_a_final_model_the_last_checkpoint_is_taken(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes((run_folder / "config.yaml").read_bytes())
-    with pytest.raises(InputError, match=r"neither model_final\.pth nor another checkpoint"):
+    with pytest.raises(InputError, match=r"neither model_best\.pth nor model_final\.pth nor another checkpoint"):
         predictor(tmp_path)
     (tmp_path / "model_0000009.pth").write_bytes((run_folder / "model_final.pth").read_bytes())
     assert predictor(tmp_path).cfg.MODEL.WEIGHTS.endswith("model_0000009.pth")

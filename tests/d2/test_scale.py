@@ -179,7 +179,8 @@ def test_a_lost_process_costs_the_steps_since_the_last_checkpoint(
                 os.killpg(running.pid, signal.SIGKILL)
     said = log.read_text()
     assert "names 'model_0000999.pth', which is no file of this folder" in said
-    starts = [int(start) for start in re.findall(r"Starting training from iteration (\d+)", said)]
+    told = (tmp_path / "out" / "log.txt").read_text()
+    starts = [int(start) for start in re.findall(r"Starting training from iteration (\d+)", told)]
     assert len(starts) == 2
     assert starts[0] == 0
     assert starts[1] >= 20

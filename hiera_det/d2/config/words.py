@@ -23,4 +23,6 @@ def renamed(words: Mapping[str, str]) -> Iterator[None]:
     except InputError as error:
         names = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
         message = re.sub(rf"(?<![\w.])({names})\b(?!\.?\w)", lambda found: words[found[1]], str(error))
+        if isinstance(error, OSError):  # of a file, not of a setting
+            raise
         raise type(error)(message) from None

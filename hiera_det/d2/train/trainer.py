@@ -296,7 +296,7 @@ class Trainer(DefaultTrainer):
         self._checkpointing = Checkpointing(self.checkpointer, period, self.callbacks, pace, epoch)
         best = self.best = Best(settings.best, settings.patience)
         evaluation = Evaluation(
-            settings.eval_period, self._evaluate, best, lambda: self.checkpointer.save_best(best), self.callbacks
+            settings.eval_period, self._evaluate, best, lambda: self._save_best(best), self.callbacks
         )
         self._events = Events(writers, evaluation)
         return [
@@ -318,6 +318,10 @@ class Trainer(DefaultTrainer):
         """The log line, ``metrics.json`` and TensorBoard."""
         solver = self.cfg.SOLVER
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH)
+
+    def _save_best(self, best: Best) -> None:
+        """A disk that is full is tried again later, as for other checkpoints."""
+        self._checkpointing.patience.save(lambda: self.checkpointer.save_best(best))
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         """AP and losses of the weights, and under "ema" of their average."""
