@@ -33,8 +33,7 @@ def evaluate(
 
     Args:
         model: a run, whose best weights are taken where they are kept, else its last, or its folder; weights of one,
-            such as ``run.best``; a file of a
-            classifier; or a JSON of a detector's results, as COCO has them.
+            such as ``run.best``; a file of a classifier; or a JSON of a detector's results, as COCO has them.
         val: what to evaluate on: ``(COCO JSON, images folder)``, for results the JSON alone, for a classifier a folder
             of a folder per class. None for what the run was evaluated on.
         batch_size: images at a time.

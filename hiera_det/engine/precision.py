@@ -55,7 +55,8 @@ def bfloat16_factor() -> float:
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return 6  # no products in bfloat16, so that PyTorch's own loops compute them: a training step on an AMD Zen 3
-    if processor().vendor == "GenuineIntel" and not torch.cpu._is_amx_tile_supported():
+    has_matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)  # PyTorch 2.5 cannot say
+    if processor().vendor == "GenuineIntel" and not has_matrix_units():
         return 1.5  # vectors only, as in virtual machines that hide the matrix units: trunks on a Xeon of family 6
     return 1
 

@@ -35,8 +35,8 @@ EVERY, SECONDS = 20, 60.0
 KNOWN = 3
 #: Epochs by which a place may miss a whole one and be told as that: a period in steps is rounded.
 NEARLY = 0.25
-#: Metrics of the line of an evaluation, in its order.
 _bars: WeakSet[Any] = WeakSet()  # that are drawn now
+#: Metrics of the line of an evaluation, in its order.
 TOLD = ("bbox/AP", "segm/AP", "keypoints/AP", "panoptic_seg/PQ", "sem_seg/mIoU", "top1", "top5", "val_loss")
 
 
