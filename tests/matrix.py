@@ -21,13 +21,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: What pip is given; the oldest is what setup.py declares.
-TORCH = {"oldest": ("torch==2.5.0", "torchvision==0.20.0"), "newest": ("torch", "torchvision")}
-CELLS = [
-    f"{python}-{torch}-{detectron2}"
-    for python, torch in (("3.10", "oldest"), ("3.10", "newest"), ("3.13", "oldest"), ("3.13", "newest"))
-    for detectron2 in ("0.6", "main")
-]
+#: What pip is given; the oldest is what setup.py declares, and for Python 3.13 the first with a torchvision.
+TORCH = {
+    ("3.10", "oldest"): ("torch==2.5.0", "torchvision==0.20.0"),
+    ("3.13", "oldest"): ("torch==2.6.0", "torchvision==0.21.0"),
+    ("3.10", "newest"): ("torch", "torchvision"),
+    ("3.13", "newest"): ("torch", "torchvision"),
+}
+CELLS = [f"{python}-{torch}-{detectron2}" for python, torch in TORCH for detectron2 in ("0.6", "main")]
 NEEDS = ("pytest>=8", "hiera-transformer==0.1.4", "transformers>=5", "shapely>=2", "faster-coco-eval>=1.6", "scipy")
 VERSIONS = """
 import platform, torch, torchvision
@@ -70,8 +71,8 @@ def set_up(python: str, torch: str, source: str, folder: Path) -> Path:
         return runs
     steps = [
         [f"python{python}", "-m", "venv", home],
-        [runs, "-m", "pip", "install", "-q", *TORCH[torch]],
-        [runs, "-m", "pip", "install", "-q", f"{ROOT}[classify,hub,video]", *TORCH[torch], *NEEDS],
+        [runs, "-m", "pip", "install", "-q", *TORCH[python, torch]],
+        [runs, "-m", "pip", "install", "-q", f"{ROOT}[classify,hub,video]", *TORCH[python, torch], *NEEDS],
         [runs, "-m", "pip", "uninstall", "-qy", "hiera_det"],  # its needs stay; the tests take this folder's
         [runs, "-m", "hiera_det", "install-detectron2", "--source", source],
     ]

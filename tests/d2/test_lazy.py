@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
@@ -34,9 +34,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 LEAVES = sorted((CONFIGS / "lazy").glob("*.py"))
 TWINS = [(leaf, CONFIGS / f"{leaf.stem.removesuffix('_100ep')}.yaml") for leaf in LEAVES]
 TWIN_IDS = [leaf.stem for leaf in LEAVES]
-BOXES = [twins for twins in TWINS if twins[0].stem.startswith(("faster", "retinanet", "fcos"))]
-#: With and without masks, of either kind of input.
-SOME = [TWINS[0], TWINS[-1], BOXES[0]]
+OTHERS = [twins for twins in TWINS if "mask_rcnn" not in twins[0].stem]
+#: With and without masks, of either kind of input; keypoints and semantic maps change nothing else about samples.
+SOME = [twins for twins in TWINS if twins[0].stem in ("cascade_mask_rcnn_hiera_b_100ep", "faster_rcnn_hiera_b_1x")]
 #: Small enough to compute with; stage 3 has a windowed block and two global ones.
 SMALL_LAZY = [
     "+model.backbone.trunk.embed_dim=16",
@@ -55,6 +55,8 @@ SMALL_YAML = {
     "MODEL.ROI_BOX_HEAD.CONV_DIM": 16,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [16],
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 16,
 }
 
 
@@ -64,15 +66,19 @@ def load(leaf: Path, *overrides: str) -> DictConfig:
 
 def small_lazy(leaf: Path) -> DictConfig:
     cfg = load(leaf, *SMALL_LAZY)
-    if "roi_heads" not in cfg.model:
-        cfg.model.num_classes = 3
-        cfg.model.update(test_score_thresh=0.0)
-        cfg.model.backbone.out_channels = 32
+    model = cfg.model
+    if "sem_seg_head" in model:
+        model.sem_seg_head.conv_dims = 16
+    if "num_classes" in model:
+        model.update(num_classes=3, test_score_thresh=0.0)
+        model.backbone.out_channels = 32
+    if "roi_heads" not in model:
         return cfg
-    heads = cfg.model.roi_heads
+    heads = model.roi_heads
     heads.num_classes = 3
-    if "mask_head" in heads:
-        heads.mask_head.conv_dims = [16, 16, 16, 16, 16]
+    for part, dims in {"mask_head": [16] * 5, "keypoint_head": [16]}.items():
+        if part in heads:
+            heads[part].conv_dims = dims
     for box_head in heads.box_heads if "box_heads" in heads else [heads.box_head]:
         box_head.update(conv_dims=[16, 16, 16, 16], fc_dims=[32])
     return cfg
@@ -80,11 +86,14 @@ def small_lazy(leaf: Path) -> DictConfig:
 
 def small_keys(twin: Path) -> dict[str, Any]:
     """`SMALL_YAML`, as far as the detector reads it."""
+    unread = {"retinanet": "ROI SEM", "fcos": "ROI SEM", "semantic": "ROI", "panoptic": "KEYPOINT"}
+    unread |= {"faster": "MASK KEYPOINT SEM", "keypoint": "MASK SEM"}
+    without = unread.get(twin.stem.split("_")[0], "KEYPOINT SEM").split()
+    kept = {key: value for key, value in SMALL_YAML.items() if not any(part in key for part in without)}
     if twin.stem.startswith(("retinanet", "fcos")):
-        kept = {key: value for key, value in SMALL_YAML.items() if "ROI" not in key}
         kept |= {"MODEL.RETINANET.NUM_CLASSES": 3, "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0}
-        return kept | {"MODEL.FPN.OUT_CHANNELS": 32}  # of 32 groups
-    return {key: x for key, x in SMALL_YAML.items() if "MASK" not in key or not twin.stem.startswith("faster")}
+        kept["MODEL.FPN.OUT_CHANNELS"] = 32  # of 32 groups
+    return kept
 
 
 def load_yaml(path: Path, keys: dict[str, Any]) -> CfgNode:
@@ -139,7 +148,8 @@ def lazy_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
 def test_there_is_a_leaf_for_each_size_and_a_twin_for_each_leaf() -> None:
     sizes = {f"mask_rcnn_hiera_{size}" for size in ("t", "s", "b", "bplus", "l", "h")}
     cascades = {f"cascade_mask_rcnn_hiera_{size}" for size in ("b", "bplus", "l", "h")}
-    others = {f"{name}_hiera_b_1x" for name in ("faster_rcnn", "retinanet", "fcos")}
+    kinds = ("faster_rcnn", "keypoint_rcnn", "retinanet", "fcos", "panoptic_fpn", "semantic_fpn")
+    others = {f"{name}_hiera_b_1x" for name in kinds}
     assert {leaf.stem.removesuffix("_100ep") for leaf in LEAVES} == sizes | cascades | others
     assert [twin for _, twin in TWINS if not twin.is_file()] == []
 
@@ -159,22 +169,31 @@ def test_the_detector_finds_what_the_twin_finds(leaf: Path, twin: Path) -> None:
     theirs.load_state_dict(ours.state_dict())
     images = [{"image": torch.randint(0, 256, (3, 96, 128)).float(), "height": 96, "width": 128}] * 2
     with torch.no_grad():
-        found, expected = (model(images)[0]["instances"] for model in (ours, theirs))
+        ((one, _), (other, _)) = (model(images) for model in (ours, theirs))
+    assert one.keys() == other.keys()
+    if "sem_seg" in one:
+        assert torch.equal(one["sem_seg"], other["sem_seg"])
+    if "instances" not in one:
+        return
+    found, expected = one["instances"], other["instances"]
     assert len(found) > 0
+    assert found.get_fields().keys() == expected.get_fields().keys()
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     torch.testing.assert_close(found.scores, expected.scores)
     assert found.pred_classes.tolist() == expected.pred_classes.tolist()
-    assert found.has("pred_masks") == expected.has("pred_masks")
-    if found.has("pred_masks"):
-        assert torch.equal(found.pred_masks, expected.pred_masks)
+    for name in {"pred_masks", "pred_keypoints"} & found.get_fields().keys():
+        assert torch.equal(found.get(name), expected.get(name))
 
 
-@pytest.mark.parametrize(("leaf", "twin"), BOXES, ids=[leaf.stem for leaf, _ in BOXES])
-def test_a_step_of_a_detector_of_boxes_has_the_twins_losses_and_gradients(leaf: Path, twin: Path) -> None:
+@pytest.mark.parametrize(("leaf", "twin"), OTHERS, ids=[leaf.stem for leaf, _ in OTHERS])
+def test_a_step_of_another_detector_has_the_twins_losses_and_gradients(leaf: Path, twin: Path) -> None:
     ours, theirs = instantiate(small_lazy(leaf).model).train(), build_model(load_yaml(twin, small_keys(twin))).train()
     theirs.load_state_dict(ours.state_dict())
     found = Instances((96, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 70.0, 60.0]])), gt_classes=torch.tensor([2]))
-    images = [{"image": torch.randint(0, 256, (3, 96, 128)).float(), "instances": found}] * 2
+    found.gt_masks = BitMasks(torch.ones(1, 96, 128, dtype=torch.bool))
+    found.gt_keypoints = Keypoints(torch.tensor([[[20.0, 20.0, 2.0]] * 17]))
+    image = {"image": torch.randint(0, 256, (3, 96, 128)).float(), "sem_seg": torch.randint(0, 54, (96, 128))}
+    images = [image | {"instances": found}] * 2
     steps = []
     for model in (ours, theirs):
         torch.manual_seed(1)  # drop path, and the samples of two stages

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -26,6 +26,7 @@ from hiera_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LEAVES = sorted((CONFIGS / "lazy").glob("*.py"))
+KEYPOINT = CONFIGS / "lazy" / "keypoint_rcnn_hiera_b_1x.py"
 CASCADE = CONFIGS / "lazy" / "cascade_mask_rcnn_hiera_b_100ep.py"
 SIDE = 16
 POLYGON = [[2, 2, 10, 2, 10, 8, 2, 8]]
@@ -71,8 +72,10 @@ def test_every_shared_setting_is_the_yaml_twins(leaf: Path) -> None:
 
 
 def test_every_node_that_is_shared_is_there() -> None:
-    cfg = load_lazy_config(str(CASCADE))
-    assert [node for node in NODES.values() if OmegaConf.select(cfg, node) is None] == []
+    configs = [load_lazy_config(str(leaf)) for leaf in (CASCADE, KEYPOINT)]
+    absent = [{node for node in NODES.values() if OmegaConf.select(cfg, node) is None} for cfg in configs]
+    assert absent[0] & absent[1] == {"dataloader.evaluator.kpt_oks_sigmas"}  # an argument of its callable
+    assert absent[1] == absent[0] & absent[1]
 
 
 def test_own_data_decide_names_classes_and_mask_format(own: dict[str, str], tmp_path: Path) -> None:
@@ -88,6 +91,30 @@ def test_own_data_decide_names_classes_and_mask_format(own: dict[str, str], tmp_
     assert list(cfg.dataloader.test.dataset.names) == []
     assert keys.DATASETS.TEST == ()
     assert keys.SOLVER.IMAGES_PER_EPOCH == 1
+
+
+def test_own_keypoints_reach_their_head(own: dict[str, str], tmp_path: Path) -> None:
+    data = json.loads(Path(own["train_json"]).read_text())
+    for category in data["categories"]:
+        category["keypoints"] = ["left", "right", "tip"]
+    for annotation in data["annotations"]:
+        annotation["keypoints"], annotation["num_keypoints"] = [1, 1, 2, 3, 1, 2, 2, 4, 2], 3
+    Path(own["train_json"]).write_text(json.dumps(data))
+    given = ("train.init_checkpoint=", "dataloader.train.total_batch_size=2", f"train.output_dir={tmp_path / 'out'}")
+    cfg, keys = setup_lazy_config(arguments(KEYPOINT, *given, "train.device=cpu", **own))
+    assert cfg.model.roi_heads.keypoint_head.num_keypoints == keys.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 3
+    assert cfg.dataloader.train.dataset.min_keypoints == 0
+    assert list(instantiate(cfg.dataloader.train.mapper).keypoint_hflip_indices) == [1, 0, 2]
+    without = [*given, "train.device=cpu", "+dataloader.train.mapper.use_keypoint=true"]
+    with pytest.raises(InputError, match=r"use_keypoint true: there is no model\.roi_heads\.keypoint_head"):
+        setup_lazy_config(arguments(CASCADE, *without, **own))
+
+
+def test_semantic_maps_are_asked_of_the_data(own: dict[str, str], tmp_path: Path) -> None:
+    given = ("train.init_checkpoint=", "dataloader.train.total_batch_size=2", f"train.output_dir={tmp_path / 'out'}")
+    leaf = CONFIGS / "lazy" / "semantic_fpn_hiera_b_1x.py"
+    with pytest.raises(InputError, match=r"SemanticSegmentor: learns from semantic maps, and data set .* has none"):
+        setup_lazy_config(arguments(leaf, *given, "train.device=cpu", **own))
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "fcos"])

@@ -16,6 +16,7 @@ from detectron2.layers import ShapeSpec
 from PIL import Image, ImageDraw
 
 from hiera_det.d2.config.request import RunRequest
+from hiera_det.d2.lazy.run import train_by_lazy_config
 from hiera_det.d2.model.heads import HieraSemSegHead
 from hiera_det.d2.predict.predictor import Predictor
 from hiera_det.d2.train.run import train_by_yaml
@@ -94,6 +95,32 @@ def test_a_training_prints_what_its_detector_is_measured_by(
     log = (tmp_path / "log.txt").read_text()
     assert "mIoU" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("config", "metrics"),
+    [
+        ("semantic_fpn_hiera_b_1x", ["sem_seg/mIoU"]),
+        ("panoptic_fpn_hiera_b_1x", ["sem_seg/mIoU", "bbox/AP", "segm/AP"]),
+    ],
+)
+def test_a_lazy_config_is_measured_by_the_same(config: str, metrics: list[str], maps: str, tmp_path: Path) -> None:
+    opts = ["train.init_checkpoint=", "train.device=cpu", f"train.output_dir={tmp_path}", "train.max_iter=2"]
+    opts += ["+model.backbone.trunk.embed_dim=16", "+model.backbone.trunk.depths=[1,1,1,1]", "train.pictures=0"]
+    opts += [
+        "model.backbone.trunk.global_blocks=[]",
+        "model.backbone.out_channels=16",
+        "model.sem_seg_head.num_classes=2",
+    ]
+    opts += ["dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"]
+    opts += [f"dataloader.train.dataset.names={maps}", f"dataloader.test.dataset.names={maps}", "train.eval_period=0"]
+    opts += ["dataloader.train.mapper.augmentations=[]", "dataloader.test.mapper.augmentations=[]"]
+    if "bbox/AP" in metrics:
+        opts += ["model.roi_heads.num_classes=5", "model.sem_seg_head.conv_dims=16"]
+    train_by_lazy_config(RunRequest(config_file=config, opts=tuple(opts)), True)
+    found = {name: value for line in read_metrics(tmp_path / "metrics.json") for name, value in line.items()}
+    assert set(metrics) <= found.keys()
+    assert 0 < found["sem_seg/mIoU"] <= 100
 
 
 def test_targets_are_compared_where_they_are_and_nowhere_else() -> None:

@@ -28,7 +28,7 @@ from hiera_det.d2.config.readers import (
 )
 from hiera_det.modeling.variants import VARIANTS
 
-__all__ = ["MODEL_KEYS", "is_hiera", "scoring_node"]
+__all__ = ["META_ARCHITECTURES", "MODEL_KEYS", "is_hiera", "scoring_node"]
 
 META_ARCHITECTURES = (
     *("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "HieraFCOS", "PanopticFPN", "SemanticSegmentor"),

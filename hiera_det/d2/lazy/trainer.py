@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.solver import LRMultiplier
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -18,6 +19,7 @@ from hiera_det.d2.data.batches import build_eval_loader
 from hiera_det.d2.data.mapper import TrainMapper
 from hiera_det.d2.lazy.files import walk
 from hiera_det.d2.predict.evaluation import COCO_MAX_DETS
+from hiera_det.d2.predict.semantic import evaluator_of
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.errors import InputError
 
@@ -86,15 +88,24 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
         @classmethod
         def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
             folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-            values = {"dataset_name": dataset_name, "output_dir": folder}
-            if lazy.dataloader.evaluator._target_ is not COCOEvaluator:
+            values, node = {"dataset_name": dataset_name, "output_dir": folder}, lazy.dataloader.evaluator
+            if isinstance(node, ListConfig):  # as detectron2's own Panoptic FPN has it
+                each = [f"dataloader.evaluator[{index}]" for index in range(len(node))]
+                return DatasetEvaluators([_build(lazy, name, values) for name in each])
+            if node._target_ is not COCOEvaluator:
                 return _build(lazy, "dataloader.evaluator", values)
-            limit = {"max_dets_per_image": _most_objects(lazy)} | dict(lazy.dataloader.evaluator)
-            evaluator = _build(lazy, "dataloader.evaluator", limit | values | {"_target_": EVALUATOR})
-            evaluator.only_seen = cfg.INPUT.ON_BAD_IMAGE == "skip"
-            return evaluator
+            return evaluator_of(cfg, dataset_name, folder, partial(_coco_evaluator, lazy))
 
     return LazyTrainer
+
+
+def _coco_evaluator(lazy: DictConfig, cfg: CfgNode, dataset_name: str, folder: str) -> Any:
+    """What is in the place of detectron2's `COCOEvaluator`."""
+    values = {"dataset_name": dataset_name, "output_dir": folder, "_target_": EVALUATOR}
+    limit = {"max_dets_per_image": _most_objects(lazy)} | dict(lazy.dataloader.evaluator)
+    evaluator = _build(lazy, "dataloader.evaluator", limit | values)
+    evaluator.only_seen = cfg.INPUT.ON_BAD_IMAGE == "skip"
+    return evaluator
 
 
 def _most_objects(lazy: DictConfig) -> int:

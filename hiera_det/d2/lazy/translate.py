@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from hiera_det.d2.config.kinds import as_given
 from hiera_det.d2.config.layers import get_value, set_value
 from hiera_det.d2.config.load import default_config
+from hiera_det.d2.config.model_keys import META_ARCHITECTURES
 from hiera_det.d2.config.unread import kind_of
 from hiera_det.d2.config.words import renamed
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
@@ -28,8 +29,11 @@ NODES = {
     "MODEL.WEIGHTS": "train.init_checkpoint",
     "MODEL.DEVICE": "train.device",
     "MODEL.MASK_ON": "dataloader.train.mapper.use_instance_mask",
+    "MODEL.KEYPOINT_ON": "dataloader.train.mapper.use_keypoint",
     "MODEL.HIERA.SQUARE_PAD": "model.backbone.square_pad",
     "MODEL.ROI_HEADS.NUM_CLASSES": "model.roi_heads.num_classes",
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": "model.roi_heads.keypoint_head.num_keypoints",
+    "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": "dataloader.train.dataset.min_keypoints",
     "SOLVER.BASE_LR": "optimizer.lr",
     "SOLVER.WEIGHT_DECAY": "optimizer.weight_decay",
     "SOLVER.IMS_PER_BATCH": "dataloader.train.total_batch_size",
@@ -48,6 +52,7 @@ NODES = {
     "TEST.PATIENCE": "train.patience",
     "TEST.VAL_LOSS": "train.val_loss",
     "TEST.EVAL_PERIOD": "train.eval_period",
+    "TEST.KEYPOINT_OKS_SIGMAS": "dataloader.evaluator.kpt_oks_sigmas",
     "TEST.PICTURES": "train.pictures",
     "TEST.REPORT": "train.report",
     "TEST.NMS_ACROSS_CLASSES": "train.nms_across_classes",
@@ -61,6 +66,7 @@ NODES = {
     "INPUT.ON_BAD_IMAGE": "dataloader.train.mapper.on_bad_image",
 }
 CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
+KEYPOINTS = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
 TEST_WORKERS = "dataloader.test.num_workers"
 #: The node of the largest norm of all gradients together.
 CLIP_NORM = "train.clip_norm"
@@ -95,9 +101,20 @@ def to_keys(lazy: DictConfig) -> CfgNode:
         if not kind_of(key, default).accepts(value):
             raise InputError(kind_of(key, default).refusal(node, value))
         set_value(keys, key, value)
+    _read_detector(lazy, keys)
     _read_images(lazy, keys)
     _read_clipping(lazy, keys)
     return keys
+
+
+def _read_detector(lazy: DictConfig, keys: CfgNode) -> None:
+    """Which of detectron2's detectors it is, where it is one of them."""
+    target = lazy.model.get("_target_")
+    kind = getattr(target, "__name__", str(target).rpartition(".")[2])
+    if kind in META_ARCHITECTURES:
+        keys.MODEL.META_ARCHITECTURE = kind
+    if keys.MODEL.KEYPOINT_ON and OmegaConf.select(lazy, NODES[KEYPOINTS]) is None:
+        raise InputError(f"{NODES['MODEL.KEYPOINT_ON']} true: there is no {NODES[KEYPOINTS]}, so nothing learns them")
 
 
 def _read_clipping(lazy: DictConfig, keys: CfgNode) -> None:
@@ -136,6 +153,8 @@ def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
         value = get_value(after, key)
         if value == get_value(before, key) or key == "MODEL.WEIGHTS":  # as the user wrote it, not where it lies here
             continue
+        if OmegaConf.select(lazy, node.rpartition(".")[0]) is None:  # this detector has no such part
+            continue
         if isinstance(value, tuple):
             value = value[0] if len(value) == 1 else list(value)
         OmegaConf.update(lazy, node, value)
@@ -143,9 +162,9 @@ def to_nodes(lazy: DictConfig, before: CfgNode, after: CfgNode) -> None:
     if isinstance(tests, int) and tests > most:
         lowered = most < before.DATALOADER.NUM_WORKERS
         OmegaConf.update(lazy, TEST_WORKERS, most if lowered else workers_by_cores(tests, TEST_WORKERS))
-    # Every num_classes that does not take its value from another.
+    # Every num_classes of objects that does not take its value from another.
     for name, value in walk(OmegaConf.to_container(lazy.model, resolve=False)):
-        if name.rpartition(".")[2] == "num_classes" and isinstance(value, int):
+        if name.rpartition(".")[2] == "num_classes" and isinstance(value, int) and not name.startswith("sem_seg_head."):
             OmegaConf.update(lazy.model, name, after.MODEL.ROI_HEADS.NUM_CLASSES)
 
 

@@ -82,7 +82,7 @@ class HieraSemSegHead(SemSegFPNHead):
 
     @configurable
     def __init__(self, input_shape: dict[str, ShapeSpec], *, norm: str = "", **kwargs: Any) -> None:
-        super().__init__(input_shape, norm=norm_by_name(norm), **kwargs)
+        super().__init__(input_shape=input_shape, norm=norm_by_name(norm), **kwargs)  # a LazyConfig's is like a config
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss, without what lies beyond ``targets [B, H, W]``."""

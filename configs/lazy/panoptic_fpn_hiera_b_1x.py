@@ -1,0 +1,8 @@
+"""Panoptic FPN on Hiera-B, 12 epochs of COCO; the same detector and recipe as configs/panoptic_fpn_hiera_b_1x.yaml."""
+
+from .common.recipe import mask_rcnn, multi_scale_1x
+from .common.semantic import panoptic_fpn
+
+dataloader, lr_multiplier, model, optimizer, train = panoptic_fpn(
+    *multi_scale_1x(*mask_rcnn(size="base", lr=3.5e-5, drop_path_rate=0.2, global_blocks=[12, 16, 20]))
+)
