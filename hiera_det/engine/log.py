@@ -101,7 +101,7 @@ class LogFile(logging.FileHandler):
 
 @contextmanager
 def logged_to(folder: str) -> Iterator[None]:
-    """Send the main process's log to stderr and, appended, into ``log.txt`` of a folder; of the others only errors.
+    """Send the main process's log into ``log.txt`` of a folder, and what people need to stderr; of the others errors.
 
     Args:
         folder: is there.
@@ -111,7 +111,7 @@ def logged_to(folder: str) -> Iterator[None]:
     ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     # Where the caller shows logs on the terminal, as after logging.basicConfig, it shows ours too.
     shown = any(getattr(handler, "stream", None) in (sys.stderr, sys.stdout) for handler in logging.root.handlers)
-    handlers: list[logging.Handler] = [] if shown else [Terminal(sys.stderr, logging.INFO)]
+    handlers: list[logging.Handler] = [] if shown else [Terminal(sys.stderr)]
     if is_main_process():
         handlers.append(LogFile(folder))
         handlers[-1].setFormatter(PlainFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -35,7 +35,7 @@ from hiera_det.engine.settings import TrainSettings
 from hiera_det.engine.sharding import gather, like, whole, wrap
 from hiera_det.engine.step import Step
 from hiera_det.engine.stop import Stop, StopRequested
-from hiera_det.engine.talk import log_only
+from hiera_det.engine.talk import say
 from hiera_det.errors import InputError
 from hiera_det.files import require_space
 from hiera_det.modeling.hiera import HieraBase
@@ -153,7 +153,7 @@ class Loop:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:REASON]
             raise InputError(f"{path}: does not fit this training ({reason}); resume with its settings") from None
-        logger.info("resuming at iteration %d from %s", self.iteration, path)
+        say.info("resuming at iteration %d from %s", self.iteration, path)
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         """Go to where a checkpoint was written."""
@@ -237,7 +237,7 @@ class Loop:
                 self._patience.save(self.save, last=True)
                 # Wait for all: the first to leave takes the others down, one of whom may be writing.
                 sum_over_processes(torch.zeros(1, device=self.device)).item()
-                logger.info("stopped by signal %d at iteration %d; --resume goes on", sent, self.iteration)
+                say.info("stopped by signal %d at iteration %d; --resume goes on", sent, self.iteration)
                 return sent
             return 0
 
@@ -315,7 +315,7 @@ class Loop:
                 return request.number
         self._ended = self.iteration
         if self.best.exhausted:
-            logger.info("no better %s in %d evaluations: the training ends", self.best.metric, self.best.waited)
+            say.info("no better %s in %d evaluations: the training ends", self.best.metric, self.best.waited)
         if last or self.best.exhausted or self._is_period():
             self._patience.save(self.save, last=last)
         return self.stop.agreed(self.device)
@@ -325,7 +325,7 @@ class Loop:
         with whole(self.step.model):
             metrics = dict(self.task.evaluate(epoch))
         if self.ema and metrics:
-            log_only.info("the averaged weights:")
+            logger.info("the averaged weights:")
             with self.ema.in_place(), whole(self.step.model):
                 evaluate = self.task.evaluate_average or self.task.evaluate
                 metrics |= {f"ema/{name}": value for name, value in evaluate(epoch).items()}
@@ -334,7 +334,7 @@ class Loop:
         self.write_metrics(**metrics)
         is_best = self.best.improved(metrics, self.iteration)
         if is_best:
-            log_only.info("the best so far: %s", told_best(self.best.state_dict()))
+            logger.info("the best so far: %s", told_best(self.best.state_dict()))
             self._patience.save(self._save_best)
         if is_main_process():
             self.task.report(is_best)
@@ -352,7 +352,7 @@ class Loop:
         loss, self._window = sum(self._window) / len(self._window), []
         lr = self._lr()
         order, total = self.task.order, self.settings.iterations
-        log_only.info(
+        logger.info(
             "epoch %d/%d  iteration %d/%d  loss %.4f  lr %.3g  %.1f images/s  ETA %s",
             *(math.ceil(self.iteration / order.iterations), total // order.iterations, self.iteration, total),
             *(loss, lr, rate, eta((total - self.iteration) * order.batch_size, rate)),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import torch
 
-__all__ = ["Rate", "eta", "peak_memory"]
+from hiera_det.engine.processes import is_main_process
+
+__all__ = ["Rate", "eta", "evaluating", "peak_memory"]
 
 
 def peak_memory() -> float:
@@ -45,3 +49,12 @@ class Rate:
 def eta(images: int, rate: float) -> timedelta:
     """How long so many images will take."""
     return timedelta(seconds=round(images / rate)) if rate else timedelta.max
+
+
+def evaluating(batches: Iterable[Any]) -> Any:
+    """The batches of an evaluation, with a bar in the first process where stderr is a terminal."""
+    from tqdm import tqdm
+
+    # None: as the stream is
+    disable = None if is_main_process() else True
+    return tqdm(batches, unit="batch", desc="evaluating", disable=disable, leave=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,11 +22,9 @@ from hiera_det.engine.callbacks import Callback
 from hiera_det.engine.checkpoint import BEST, FINAL
 from hiera_det.engine.progress import peak_memory
 
-__all__ = ["Length", "Talk", "Terminal", "log_only", "say", "told_memory", "told_metrics", "told_place"]
+__all__ = ["Length", "Talk", "Terminal", "say", "told_memory", "told_metrics", "told_place"]
 
 say = logging.getLogger("hiera_det.say")
-#: For the file: what a terminal shows otherwise.
-log_only = logging.getLogger("hiera_det.log")
 
 #: Steps over which speed and loss are averaged.
 WINDOW = 20
@@ -35,30 +34,30 @@ EVERY, SECONDS = 20, 60.0
 KNOWN = 3
 #: Epochs by which a place may miss a whole one and be told as that: a period in steps is rounded.
 NEARLY = 0.25
+#: Files of a run that people look at, with what they are.
+PICTURES = [("report", "report.html"), ("drawn", "predictions.png"), ("drawn", "reconstructions.png")]
+PICTURES += [("curves", "curves.png")]
 _bars: WeakSet[Any] = WeakSet()  # that are drawn now
 #: Metrics of the line of an evaluation, in its order.
 TOLD = ("bbox/AP", "segm/AP", "keypoints/AP", "panoptic_seg/PQ", "sem_seg/mIoU", "top1", "top5", "val_loss")
 
 
 class Terminal(logging.Handler):
-    """Shows what is said, and warnings, above a progress bar; everything else is for the log file.
+    """Shows what is said, this project's warnings and others' errors, above a progress bar; the rest is for the file.
 
     Args:
         stream: the terminal.
-        least: the level from which on this project's records are shown; of others errors are.
     """
 
-    def __init__(self, stream: TextIO, least: int = logging.WARNING) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self.stream, self.least = stream, least
+        self.stream = stream
         self.addFilter(self._is_for_people)
 
     def _is_for_people(self, record: logging.LogRecord) -> bool:
         if record.name == say.name:
             return True
-        if record.name == log_only.name:
-            return record.levelno >= logging.WARNING
-        return record.levelno >= (self.least if record.name.startswith("hiera_det") else logging.ERROR)
+        return record.levelno >= (logging.WARNING if record.name.startswith("hiera_det") else logging.ERROR)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, above the bar where there is one."""
@@ -105,7 +104,7 @@ class Talk(Callback):
         best: the best so far.
         folder: of the run.
         stream: where the bar is drawn.
-        following: the command that comes next; "" for none.
+        following: the command that comes next, in which ``{weights}`` and ``{folder}`` are put; "" for none.
     """
 
     def __init__(self, length: Length, best: Best, folder: str, stream: TextIO, following: str = "") -> None:
@@ -196,15 +195,17 @@ class Talk(Callback):
         self.close()
         done = timedelta(seconds=round(time.perf_counter() - self._began))
         lines = [f"done in {done}: {told_place(iteration, self.length, of_total=False)}"]
+        weights = self.folder / FINAL
         if (self.folder / BEST).is_file() and self.best.value is not None:
-            plain = self.best.metric.removeprefix(EMA)
+            weights, plain = self.folder / BEST, self.best.metric.removeprefix(EMA)
             score = told_metric(plain, self.best.value) + (" of averaged weights" if self.best.averaged else "")
             at = told_place(self.best.iteration, self.length, of_total=False)
-            lines.append(f"best    {self.folder / BEST}: {score}, {at}")
+            lines.append(f"best    {weights}: {score}, {at}")
         lines.append(f"last    {self.folder / FINAL}")
-        for word, name in (("report", "report.html"), ("drawn", "predictions.png"), ("curves", "curves.png")):
+        for word, name in PICTURES:
             lines += [f"{word:8}{self.folder / name}"] if (self.folder / name).is_file() else []
-        lines += [f"next    {self.following}"] if self.following else []
+        places = {"weights": shlex.quote(str(weights)), "folder": shlex.quote(str(self.folder))}
+        lines += [f"next    {self.following.format(**places)}"] if self.following else []
         say.info("\n".join(lines))
 
     def close(self) -> None:

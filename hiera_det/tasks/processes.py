@@ -9,6 +9,7 @@ from hiera_det.engine.launch import TIMEOUT, launch
 from hiera_det.engine.stop import StopRequested
 from hiera_det.errors import InputError
 from hiera_det.tasks.settings import TaskSettings
+from hiera_det.tasks.training import is_resumed
 
 __all__ = ["train_everywhere"]
 
@@ -48,6 +49,7 @@ def train_everywhere(
         if number < 1:
             raise InputError(f"{flag} {number}: must be at least 1")
     if num_gpus > 1:
+        is_resumed(settings)
         check(settings)
     launch(
         _run,

@@ -96,6 +96,8 @@ class TaskSettings(CommonSettings):
             with ``skip`` another file, which the seed decides, takes the place of one in training, and an evaluation
             leaves it out.
         checkpoint_epochs: epochs from a checkpoint to the next; ``checkpoint_minutes`` come in between.
+        eval_batch_size: images of an evaluation at a time.
+        eval_epochs: epochs from an evaluation to the next; the last is always evaluated.
         best: metric whose best weights are kept in ``model_best.pth``; "" for none.
         resume: go on from the checkpoint in ``output``.
         auto_resume: go on where there is one, else start.
@@ -124,6 +126,8 @@ class TaskSettings(CommonSettings):
     max_pixels: int = MAX_PIXELS
     on_bad_image: str = "fail"
     checkpoint_epochs: int = 1
+    eval_batch_size: int = 64
+    eval_epochs: int = 1
     best: str = ""
     resume: bool = False
     auto_resume: bool = False
@@ -136,7 +140,9 @@ class TaskSettings(CommonSettings):
             get_variant(self.size)
         self.check_amounts(*self._given("lr", "warmup_epochs", "weight_decay"))
         self.bad_images()
-        self.check_counts(1, "checkpoint_epochs", "max_pixels", *self._given("epochs"))
+        self.check_counts(
+            1, "checkpoint_epochs", "eval_batch_size", "eval_epochs", "max_pixels", *self._given("epochs")
+        )
         self._check_share(*self._given("drop_path"))
         if self.allow_changed and not (self.resume or self.auto_resume):
             raise self.refusal("allow_changed", f"is for {self.word('resume')}, which is not given")
@@ -198,6 +204,15 @@ class TaskSettings(CommonSettings):
                 whole = recipe.warmup_epochs, recipe.epochs
                 logger.info("warm-up %g epochs: the recipe's %g are for %d", warmup, *whole)
         return Schedule(epochs, lr, warmup)
+
+    @property
+    def part(self) -> int:
+        """Images of one forward in one process."""
+        return self.batch_size // (process_count() * self.accumulate)
+
+    def told_images(self, frames: int = 0) -> str:
+        """The size of images or clips, as people say it."""
+        return f"{self.image_size}x{self.image_size} pixels" + (f", clips of {frames} frames" if frames else "")
 
     def reading(self) -> int:
         """How many processes read images; what there are not the cores for goes to the log."""
@@ -267,8 +282,6 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
         views: of a video, crops and clips, over which its evaluation is averaged.
         layer_decay: factor on the learning rate from a block to the one before.
         dropout: before the last layer.
-        eval_batch_size: images at a time.
-        eval_epochs: epochs from an evaluation to the next; the last is always evaluated.
     """
 
     train: str
@@ -281,8 +294,6 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
     views: Sequence[int] = (3, 5)
     layer_decay: float | None = None
     dropout: float = 0.0
-    eval_batch_size: int = 64
-    eval_epochs: int = 1
     best: str = "top1"
 
     compared: ClassVar[tuple[str, ...]] = (*TaskSettings.compared, *REGULARISERS, "layer_decay", "frames")
@@ -297,7 +308,7 @@ class ClassifierSettings(TaskSettings, Mixing, Augmentation):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise self.refusal(name, "must not be negative")
         self._check_share("dropout", "label_smoothing")
-        self.check_counts(1, "eval_batch_size", "eval_epochs", "repeats")
+        self.check_counts(1, "repeats")
         if self.frames is not None and (self.frames < 0 or self.frames % FRAME_STRIDE):
             raise self.refusal("frames", f"must be a multiple of {FRAME_STRIDE}; 0 for images")
         if not self.stride > 0:
@@ -320,8 +331,6 @@ class PretrainSettings(TaskSettings):
         stride: frames of 30 a second from one of a clip's to the next.
         pictures: images in ``reconstructions.png``; 0 for none.
         picture_epochs: epochs from a picture to the next.
-        eval_batch_size: images of ``val`` at a time.
-        eval_epochs: epochs from a measurement of them to the next; the last is always measured.
         decoder_embed_dim: channels of the decoder.
         decoder_depth: its blocks.
         decoder_num_heads: its attention heads.
@@ -335,8 +344,6 @@ class PretrainSettings(TaskSettings):
     stride: float = 4
     pictures: int = 8
     picture_epochs: int = 10
-    eval_batch_size: int = 64
-    eval_epochs: int = 1
     best: str = AUTO
     decoder_embed_dim: int | None = None
     decoder_depth: int | None = None
@@ -356,13 +363,18 @@ class PretrainSettings(TaskSettings):
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise self.refusal("mask_ratio", "must be above 0 and below 1")
         self.check_counts(0, "pictures")
-        self.check_counts(1, "picture_epochs", "eval_batch_size", "eval_epochs")
+        self.check_counts(1, "picture_epochs")
         self._check_best(("val_loss",))
         if not self.val and (self.patience or self.best not in (AUTO, "")):
             word = "patience" if self.patience else "best"
             raise self.refusal(word, f"nothing is measured: give {self.word('val')} DIR")
         units = max(1, self.clip_frames // FRAME_STRIDE) * (self.image_size // UNIT) ** 2
         mask_from_noise(torch.zeros(1, units), self.ratio)  # refuses a ratio that leaves nothing in
+
+    @property
+    def what(self) -> str:
+        """What is pretrained on."""
+        return "videos" if self.videos else "images"
 
     @property
     def clip_frames(self) -> int:

@@ -73,8 +73,12 @@ def straight(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("straight") / "out"
     done = run("torchvision", [*flags, *TINY, "--output", out], out.parent / "said.txt", without_detectron2)
     assert done.status == 0, done.stderr
-    assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = " in done.stderr
-    assert f"weights: {out / 'model_final.pth'}" in done.stderr.splitlines()
+    said = done.stderr.splitlines()
+    assert any(line.startswith("model       torchvision's maskrcnn on Hiera tiny, ") for line in said)
+    assert sum(line.startswith(("epoch 1/2  box AP ", "epoch 2/2  box AP ")) for line in said) == 2
+    assert said[-1] == f"next    hiera-det evaluate --run {out} --val-json JSON --val-images DIR"
+    log = (out / "log.txt").read_text()
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = " in log
     return out
 
 
@@ -82,6 +86,12 @@ def test_a_training_without_detectron2_leaves_ap_a_report_and_its_classes(straig
     opened = open_run(straight)
     assert opened.task == "torchvision"
     judged = [line for line in opened.history if "bbox/AP" in line]
+    parts = ("classifier", "box_reg", "mask", "objectness", "rpn_box_reg")
+    assert all(
+        line[f"{of}val_loss"] == pytest.approx(sum(line[f"{of}val_loss_{part}"] for part in parts))
+        for line in judged
+        for of in ("", "ema/")
+    )
     assert [line["iteration"] for line in judged] == [2, 4]
     assert all(
         0 <= line[f"{of}{task}/AP50"] <= 100 for line in judged for of in ("", "ema/") for task in ("bbox", "segm")

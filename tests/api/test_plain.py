@@ -117,7 +117,7 @@ def test_a_line_is_shown_once_also_where_the_caller_shows_logs(
             train_classifier(**classification | {"epochs": 1}, output=tmp_path / name)
         finally:
             logging.root.removeHandler(shown)
-        assert capsys.readouterr().err.count("12 images of 3 classes, 9 to evaluate") == 1
+        assert capsys.readouterr().err.count("data        train 12 images") == 1
 
 
 def test_a_training_may_run_in_another_thread(run: Run, classification: Arguments, tmp_path: Path) -> None:

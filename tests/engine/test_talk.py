@@ -11,7 +11,7 @@ import pytest
 
 from hiera_det.engine.best import Best
 from hiera_det.engine.log import LogFile, LogStream, PlainFormatter
-from hiera_det.engine.talk import Length, Talk, Terminal, log_only, say, told_place
+from hiera_det.engine.talk import Length, Talk, Terminal, say, told_place
 
 
 class Screen(io.StringIO):
@@ -60,7 +60,6 @@ def test_steps_evaluations_and_the_end_are_told(stream: io.StringIO, tmp_path: P
 
 def test_others_are_not_heard_unless_they_fail(stream: io.StringIO) -> None:
     logging.getLogger("hiera_det.any").info("for the file")
-    log_only.info("for the file too")
     logging.getLogger("hiera_det.any").warning("look")
     say.info("hear")
     assert stream.getvalue() == "warning: look\nhear\n"

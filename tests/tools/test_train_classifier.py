@@ -100,7 +100,8 @@ def test_it_learns_what_can_be_learned(data: Path, tmp_path: Path, run_here: Any
     words = (TOOL, *folders(data), "--output", tmp_path / "out", *RUN, *PLAIN, *DIMS, "--epochs", "8", "--lr", "3e-3")
     done = run_here(*words)
     assert done.returncode == 0, done.stderr
-    assert "from scratch: no layer decay" in done.stderr
+    assert "weights     random\n" in done.stderr
+    assert "rate 0.003; warm-up of 1 iterations; cosine; gradients not clipped\n" in done.stderr  # no layer decay
     assert metrics(tmp_path / "out")[-1]["top1"] == 1
 
 

@@ -46,26 +46,31 @@ class DetectionBatch(NamedTuple):
 
 
 class DetectionReader:
-    """Reads a record's image and, for training, what is on it, flipped half of the time.
+    """Reads a record's image and what is on it, for training flipped half of the time.
 
     A target has ``boxes`` ``[N, 4]`` (XYXY, pixels), ``labels`` ``[N]`` from 1 on, as 0 is the background, and
     ``masks`` ``[N, H, W]``. Crowd regions, and boxes of less than a pixel within the image, are left out.
 
     Args:
-        train: augment, and give another image in the place of one that cannot be read; else targets are empty.
+        train: flip, and give another image in the place of one that cannot be read.
         masks: give them.
         max_pixels: see `hiera_det.data.images`.
         bad_images: what becomes of files that cannot be read.
+        targets: give them; otherwise they are empty.
     """
 
     def __init__(
-        self, train: bool, masks: bool, max_pixels: int = MAX_PIXELS, bad_images: BadImages | None = None
+        self,
+        train: bool,
+        masks: bool,
+        max_pixels: int = MAX_PIXELS,
+        bad_images: BadImages | None = None,
+        targets: bool = True,
     ) -> None:
-        self.train, self.masks, self.max_pixels = train, masks, max_pixels
+        self.train, self.masks, self.max_pixels, self.targets = train, masks, max_pixels, targets
         self.bad_images = bad_images or BadImages()
-        self.augment = v2.Compose(
-            [v2.RandomHorizontalFlip(), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1)]
-        )
+        flip = [v2.RandomHorizontalFlip()] if train else []
+        self.augment = v2.Compose([*flip, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1)])
 
     def __call__(self, record: Mapping[str, Any]) -> DetectionSample | Skipped | None:
         """A record of `hiera_det.data.coco.records.CocoRecords` to a sample.
@@ -82,7 +87,7 @@ class DetectionReader:
             return None if self.train else Skipped(file)
         image: Tensor = v2.functional.to_image(picture)
         target: dict[str, Tensor] = {}
-        if self.train:
+        if self.targets:
             image, target = self.augment(image, self._target(record))
         plain = {name: value.as_subclass(Tensor) for name, value in target.items()}
         return DetectionSample(image.as_subclass(Tensor), plain, record["image_id"], file)

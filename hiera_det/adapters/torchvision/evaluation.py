@@ -24,7 +24,8 @@ from hiera_det.data.coco.records import CocoRecords, coco_of
 from hiera_det.data.coco.splits import require_masks
 from hiera_det.engine.loader import Seeded, unwrap
 from hiera_det.engine.machine import workers_by_cores
-from hiera_det.engine.processes import from_main, gathered, is_main_process, process_device
+from hiera_det.engine.processes import from_main, gathered, process_device
+from hiera_det.engine.progress import evaluating
 from hiera_det.engine.stop import Stop
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
@@ -85,7 +86,7 @@ class Evaluation:
         """Ids of this process's images, and what was found on each."""
         self.model.eval()
         found = []
-        for read in self.stop.cut(_with_bar(self.loader)):
+        for read in self.stop.cut(evaluating(self.loader)):
             if read is None:  # all of them are left out
                 continue
             batch: DetectionBatch = unwrap(read).to(self.device)
@@ -158,7 +159,7 @@ def evaluate_detector(
     if "segm" in tasks:
         require_masks(val, "the detector finds masks", "give a JSON with masks, or train a detector without,")
     place = process_device(device)
-    samples = Seeded(CocoRecords(json, images), DetectionReader(train=False, masks=False))  # type: ignore[arg-type]
+    samples = Seeded(CocoRecords(json, images), DetectionReader(False, False, targets=False))  # type: ignore[arg-type]
     reading = workers_by_cores(workers, "workers")
     return Evaluation(
         model=detector.model.to(place),
@@ -186,9 +187,3 @@ def _save(folder: Path, contents: dict[str, Any]) -> None:
 
 def _writing(text: bytes) -> Callable[[Any], object]:
     return lambda file: file.write(text)
-
-
-def _with_bar(loader: Iterable[Any]) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(loader, unit="batch", desc="evaluating", disable=not is_main_process(), leave=False)

@@ -48,8 +48,6 @@ class DetectorSettings(TaskSettings):
         weights: of the trunk, a file, URL, ``hf://`` or ``timm://``; "" for random weights.
         max_size: longest side of an image; None for 5/3 of the shorter one.
         options: more arguments of `maskrcnn_hiera` and its like, plain values, such as ``{"box_score_thresh": 0.01}``.
-        eval_batch_size: images at a time.
-        eval_epochs: epochs from an evaluation to the next; the last is always evaluated.
     """
 
     train_json: str
@@ -63,7 +61,6 @@ class DetectorSettings(TaskSettings):
     options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 2
     eval_batch_size: int = 1
-    eval_epochs: int = 1
     best: str = AUTO
 
     #: By the square root, as Adam's steps do not grow with the gradient (Malladi et al. 2022).
@@ -74,7 +71,7 @@ class DetectorSettings(TaskSettings):
         super().__post_init__()
         if self.detector not in DETECTORS:
             raise self.refusal("detector", f"choose one of {', '.join(DETECTORS)}")
-        self.check_counts(1, "eval_batch_size", "eval_epochs", *self._given("max_size"))
+        self.check_counts(1, *self._given("max_size"))
         if self.longest < self.image_size:
             raise self.refusal("max_size", f"is below {self.word('image_size')} {self.image_size}; raise it")
         self._check_best([f"{task}/{name}" for task in self.tasks for name in METRICS])

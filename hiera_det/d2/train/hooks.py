@@ -28,6 +28,7 @@ from hiera_det.engine.ema import EMA
 from hiera_det.engine.pace import Pace
 from hiera_det.engine.processes import any_process, is_main_process
 from hiera_det.engine.stop import Stop, StopRequested
+from hiera_det.engine.talk import say
 
 __all__ = [
     "BadImageCount",
@@ -142,7 +143,7 @@ class Evaluation(EvalHook):  # type: ignore[misc]
             self.best.averaged = any_process(improved and self.best.averaged, device)
             self.save_best()
         if any_process(self.best.exhausted, device) and self.done < self.trainer.max_iter:
-            logger.info("no better %s in %d evaluations: the training ends", self.best.metric, self.best.waited)
+            say.info("no better %s in %d evaluations: the training ends", self.best.metric, self.best.waited)
             self._has_ended, self.trainer.max_iter = True, self.done
         if metrics:
             self.callbacks.on_evaluation(self.done, metrics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,7 +25,7 @@ from hiera_det.d2.train.checkpoint import check_weights, decide_resume
 from hiera_det.d2.train.dry_run import dry_run
 from hiera_det.d2.train.hooks import split_callbacks
 from hiera_det.d2.train.launch import launch_tool
-from hiera_det.d2.train.overview import length_of, overview
+from hiera_det.d2.train.overview import length_of, told_overview
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.checkpoint import Checkpoints, FolderLock
 from hiera_det.engine.log import Kept, LogFile, PlainFormatter
@@ -150,14 +149,14 @@ def run_detector(
             Checkpoints(cfg.OUTPUT_DIR).sweep()
         trainer = kind(cfg, stop, callbacks)
         trainer.resume_or_load(resume, request.allow_changed, given)
-        following = f"hiera-det predict --run {shlex.quote(cfg.OUTPUT_DIR)} --input FOLDER --output predicted"
+        following = "hiera-det predict --run {folder} --input FOLDER --output predicted"
         talk = Talk(length_of(trainer.cfg), trainer.best, cfg.OUTPUT_DIR, sys.stdout, following)
         trainer.callbacks.add(talk)
         _write_config(cfg, cfg if written is None else written)
         if comm.is_main_process():
             asked = asdict(request) | {"num_gpus": comm.get_world_size() // request.num_machines}  # torchrun's too
             write_record(cfg.OUTPUT_DIR, "detect", asked, PATHS)
-            say.info(overview(trainer.cfg, trainer))
+            say.info(told_overview(trainer.cfg, trainer))
         try:
             return trainer.train()
         finally:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hiera_det.engine.loader import unwrap
-from hiera_det.engine.processes import is_main_process, sum_over_processes
+from hiera_det.engine.processes import sum_over_processes
+from hiera_det.engine.progress import evaluating
 from hiera_det.engine.stop import Stop
 from hiera_det.errors import InputError
 from hiera_det.extras import need
@@ -118,7 +119,7 @@ def evaluate(
     stop = stop or Stop()
     model.eval()
     totals = torch.zeros(4, dtype=torch.float64)
-    for batch in stop.cut(_with_bar(loader, progress)):
+    for batch in stop.cut(evaluating(loader) if progress else loader):
         if batch is not None:
             totals += _counts(model, unwrap(batch), device)
     stop.settle(device)
@@ -143,9 +144,3 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
         return model(inputs).float()
     views = [model(view).float().softmax(dim=1) for view in inputs.unbind(1)]
     return torch.stack(views).mean(dim=0).log()
-
-
-def _with_bar(loader: DataLoader[Any], progress: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(loader, unit="batch", desc="evaluating", disable=not (progress and is_main_process()), leave=False)

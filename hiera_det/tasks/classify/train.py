@@ -14,18 +14,15 @@ from hiera_det.data.classes import match_classes, told
 from hiera_det.data.image_folder import SUFFIXES, ImageFolder, find_class_folders
 from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.engine.processes import process_device
-from hiera_det.engine.randomness import derive, seed_all
-from hiera_det.engine.session import run_in
 from hiera_det.engine.stop import Stop
-from hiera_det.engine.talk import log_only
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.modeling.classifier import HieraForClassification
-from hiera_det.tasks.batches import eval_loader, order_of, samples_of
+from hiera_det.tasks.batches import eval_loader, samples_of
 from hiera_det.tasks.classify.loss import MixedLoss, evaluate
 from hiera_det.tasks.recipes import FINETUNING, Recipe
 from hiera_det.tasks.settings import CLASSES, CLIPS, REGULARISERS, ClassifierSettings
-from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
+from hiera_det.tasks.training import OF_CHECKPOINT, RANDOM, Parts, list_hash, run_task
 from hiera_det.tasks.transforms import Reader, augmented_clips_reader, augmented_reader, evaluated_reader
 from hiera_det.weights.load import fit
 from hiera_det.weights.model_file import ModelFile, read_model_file
@@ -40,14 +37,12 @@ class Inputs:
     """What a training starts from.
 
     Attributes:
-        resumed: whether a checkpoint.
         train: the images to train on.
         val: those to evaluate on.
         source: the weights' file, if there is one.
         frames: of the clips; 0 for images.
     """
 
-    resumed: bool
     train: ImageFolder
     val: ImageFolder
     source: ModelFile | None
@@ -64,13 +59,12 @@ def read_inputs(settings: ClassifierSettings) -> Inputs:
     need("torchvision", "preparing images")
     need("matplotlib", "the picture of the curves")
     need("tqdm", "the progress of the evaluation")
-    resumed = is_resumed(settings)
     source = read_model_file(settings.weights) if settings.weights else None
     frames = _frames(settings, source)
     kind = (VIDEO_SUFFIXES, "videos") if frames else (SUFFIXES, "images")
     train = find_class_folders(settings.train, (), *kind)
     val = find_class_folders(settings.val, train.classes, *kind)
-    return Inputs(resumed, train, val, source, frames)
+    return Inputs(train, val, source, frames)
 
 
 def _frames(settings: ClassifierSettings, source: ModelFile | None) -> int:
@@ -89,54 +83,38 @@ def _frames(settings: ClassifierSettings, source: ModelFile | None) -> int:
 
 
 def train(settings: ClassifierSettings, callbacks: Sequence[object] = ()) -> int:
-    """Train and evaluate, in every process of the group; the log goes to stderr and ``log.txt``.
-
-    Args:
-        settings: of the training.
-        callbacks: see `hiera_det.engine.callbacks`.
-
-    Returns:
-        0, or the number of the signal that stopped it.
-
-    Raises:
-        InputError: data, settings, weights or a checkpoint cannot be used.
-    """
-    return run_in(str(settings.output), lambda stop: _train(settings, stop, callbacks), settings.word("output"))
+    """Train and evaluate; see `run_task`."""
+    return run_task(settings, read_inputs, _parts, callbacks)
 
 
-def _train(settings: ClassifierSettings, stop: Stop, callbacks: Sequence[object]) -> int:
-    inputs = read_inputs(settings)
-    images = inputs.train
-    _log_counts(images, inputs.val, "videos" if inputs.frames else "images")
-    order = order_of(settings, len(images.files))
+def _parts(settings: ClassifierSettings, inputs: Inputs, resumed: bool, stop: Stop) -> Parts:
+    images, val, what = inputs.train, inputs.val, "videos" if inputs.frames else "images"
+    _warn(images, val, what)
     # Fine-tuning goes on with the file's size, so that it need not be repeated on the command line.
     size = settings.size or (inputs.source.size if inputs.source else "") or "base"
     recipe = _recipe(settings, size)
-    schedule = settings.schedule(recipe)
-    clips = settings.repeats if inputs.frames else 1
-    loss = MixedLoss(settings, len(images.classes), order.part * clips, settings.word)
-    seed_all(derive(settings.seed, 0))  # the same random weights in all processes
-    model, fields = _build_model(settings, size, inputs, recipe.drop_path_rate)
-    model.to(process_device(settings.device))
+    model, fields, weights = _build_model(settings, size, inputs, resumed, recipe.drop_path_rate)
     reader = _reader(settings, inputs.frames).with_limits(settings.max_pixels, settings.bad_images())
-    workers = settings.reading()
-    parts = Parts(
+    clips = settings.repeats if inputs.frames else 1
+    return Parts(
         task="classify",
         model=model,
         fields=fields,
         recipe=recipe,
-        schedule=schedule,
         samples=samples_of(images.files, reader, images.labels),
-        workers=workers,
-        order=order,
-        loss=loss,
-        evaluate=_evaluation(settings, inputs, model, workers, stop),
+        loss=MixedLoss(settings, len(images.classes), settings.part * clips, settings.word),
+        evaluate=_evaluation(settings, inputs, model, stop),
+        told={
+            "data": f"train {len(images.files)} {what}, {images.root}; val {len(val.files)} {what}, {val.root}",
+            "model": f"Hiera {size} classifier",
+            "weights": weights,
+            "images": settings.told_images(inputs.frames),
+        },
         unchanged=_unchanged(settings, recipe, inputs),
         classes=images.classes,
         following="hiera-det classify FOLDER --weights {weights}",
         evaluate_epochs=settings.eval_epochs,
     )
-    return run_training(settings, parts, inputs.resumed, stop, callbacks)
 
 
 def _reader(settings: ClassifierSettings, frames: int) -> Reader:
@@ -147,9 +125,8 @@ def _reader(settings: ClassifierSettings, frames: int) -> Reader:
     return augmented_clips_reader(settings.image_size, frames, settings.stride, settings.repeats, settings)
 
 
-def _log_counts(train: ImageFolder, val: ImageFolder, what: str) -> None:
-    """What there is to train on; classes that no file is evaluated of."""
-    logger.info("%d %s of %d classes, %d to evaluate", len(train.files), what, len(train.classes), len(val.files))
+def _warn(train: ImageFolder, val: ImageFolder, what: str) -> None:
+    """Of classes that no file is evaluated of, and of files that are in both folders."""
     there = set(val.labels)
     absent = [name for index, name in enumerate(train.classes) if index not in there]
     if absent:
@@ -170,14 +147,13 @@ def _recipe(settings: ClassifierSettings, size: str) -> Recipe:
     decay = settings.layer_decay
     if decay is None:
         decay = recipe.layer_decay if settings.weights else 1.0
-        logger.info("layer decay %g%s", decay, "" if settings.weights else ": from scratch: no layer decay")
     return replace(recipe, layer_decay=decay)
 
 
 def _build_model(
-    settings: ClassifierSettings, size: str, inputs: Inputs, drop_path_rate: float
-) -> tuple[HieraForClassification, dict[str, Any]]:
-    """The classifier, with a file's weights where no checkpoint follows, and the fields that build it again.
+    settings: ClassifierSettings, size: str, inputs: Inputs, resumed: bool, drop_path_rate: float
+) -> tuple[HieraForClassification, dict[str, Any], str]:
+    """The classifier, with a file's weights where no checkpoint follows, the fields that build it again, and whose.
 
     Raises:
         InputError: the weights do not fit.
@@ -194,31 +170,32 @@ def _build_model(
         use_checkpoint=settings.use_checkpoint,
         **fields,
     )
-    if source and not inputs.resumed:  # a checkpoint has all weights
-        _load(model, source, inputs.train.classes, settings.keep_head)
-    return model, fields
+    if resumed:  # a checkpoint has all weights
+        return model, fields, OF_CHECKPOINT
+    return model, fields, _load(model, source, inputs.train.classes, settings.keep_head) if source else RANDOM
 
 
-def _load(model: HieraForClassification, source: ModelFile, classes: Sequence[str], keep_head: bool) -> None:
-    """Take up a file's weights, of the last layer the rows of the classes of the same names."""
+def _load(model: HieraForClassification, source: ModelFile, classes: Sequence[str], keep_head: bool) -> str:
+    """Take up a file's weights, of the last layer the rows of the classes of the same names; says what became of it."""
     contents, has_head = source.contents, "head.projection.weight" in source.contents.heads
+    said = []
     # A file that does not name its classes has, for all we know, others of the same number.
     same = keep_head and not source.classes
     if has_head and source.classes:
         match = match_classes(source.classes, classes)
         same = any(row is not None for row in match.rows)
         if not match.is_same_order:
-            logger.info("%s: %s", contents.source, told(match))
+            said.append(told(match))
             fresh = {name: tensor for name, tensor in model.state_dict().items() if name in contents.heads}
             moved = move_class_rows(contents.heads, fresh, match, len(source.classes))
             contents = replace(contents, heads=contents.heads | moved)
     tensors, report = fit(contents, model, new_head=has_head and not same)
     model.load_state_dict(tensors, strict=not report.initialised)  # without the head, names are missing by intent
-    logger.info("%s", report)
+    return "; ".join([str(report), *said])
 
 
 def _evaluation(
-    settings: ClassifierSettings, inputs: Inputs, model: HieraForClassification, workers: int, stop: Stop
+    settings: ClassifierSettings, inputs: Inputs, model: HieraForClassification, stop: Stop
 ) -> Callable[[int], Mapping[str, float]]:
     """What measures the accuracy after so many epochs."""
     device = process_device(settings.device)
@@ -227,11 +204,11 @@ def _evaluation(
     reader.with_limits(settings.max_pixels, settings.bad_images())
     samples = samples_of(inputs.val.files, reader, inputs.val.labels, replace=False)
     at_once = max(1, settings.eval_batch_size // math.prod(views)) if inputs.frames else settings.eval_batch_size
-    loader = eval_loader(samples, at_once, workers, device.type == "cuda")
+    loader = eval_loader(samples, at_once, settings.reading(), device.type == "cuda")
 
     def measure(epoch: int) -> dict[str, float]:
         accuracy = evaluate(model, loader, device, stop=stop)
-        log_only.info("epoch %d: %s", epoch, accuracy)
+        logger.info("epoch %d: %s", epoch, accuracy)
         return {"top1": accuracy.top1, "top5": accuracy.top5, "val_loss": accuracy.loss}
 
     return measure

@@ -15,17 +15,15 @@ from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.engine.loader import unwrap
 from hiera_det.engine.processes import is_main_process, process_device, process_rank, sum_over_processes
 from hiera_det.engine.randomness import derive, generators_kept, seed_all
-from hiera_det.engine.session import run_in
 from hiera_det.engine.stop import Stop
-from hiera_det.engine.talk import log_only
 from hiera_det.errors import InputError
 from hiera_det.extras import need
 from hiera_det.files import WriteError
 from hiera_det.modeling.mae import HieraMAE
-from hiera_det.tasks.batches import Batch, collate, eval_loader, order_of, samples_of
+from hiera_det.tasks.batches import Batch, collate, eval_loader, samples_of
 from hiera_det.tasks.recipes import PRETRAINING
 from hiera_det.tasks.settings import PretrainSettings
-from hiera_det.tasks.training import Parts, is_resumed, list_hash, run_training
+from hiera_det.tasks.training import OF_CHECKPOINT, RANDOM, Parts, list_hash, run_task
 from hiera_det.tasks.transforms import Reader, clip_reader, cropped_reader, eval_reader
 
 __all__ = ["pretrain", "read_inputs"]
@@ -35,11 +33,11 @@ logger = logging.getLogger("hiera_det.training")
 PICTURE = "reconstructions.png"
 
 
-def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str], list[str]]:
+def read_inputs(settings: PretrainSettings) -> tuple[list[str], list[str]]:
     """Find what the settings name.
 
     Returns:
-        whether a checkpoint is gone on from, the files to train on, and those to measure the loss on.
+        the files to train on, and those to measure the loss on.
 
     Raises:
         InputError: it cannot be used, or a package is missing.
@@ -47,60 +45,47 @@ def read_inputs(settings: PretrainSettings) -> tuple[bool, list[str], list[str]]
     need("PIL", "reading images", "Pillow")
     need("matplotlib", "the picture of the curves")
     need("tqdm", "the progress")
-    resumed = is_resumed(settings)
-    kind = (VIDEO_SUFFIXES, "videos") if settings.videos else (SUFFIXES, "images")
+    kind = (VIDEO_SUFFIXES if settings.videos else SUFFIXES, settings.what)
     train = find_files_below(settings.videos or settings.images, *kind)
-    return resumed, train, find_files_below(settings.val, *kind) if settings.val else []
+    return train, find_files_below(settings.val, *kind) if settings.val else []
 
 
 def pretrain(settings: PretrainSettings, callbacks: Sequence[object] = ()) -> int:
-    """Pretrain, in every process of the group; the log goes to stderr and ``log.txt``.
-
-    Args:
-        settings: of the training.
-        callbacks: see `hiera_det.engine.callbacks`.
-
-    Returns:
-        0, or the number of the signal that stopped it.
-
-    Raises:
-        InputError: data, settings or a checkpoint cannot be used.
-    """
-    return run_in(str(settings.output), lambda stop: _pretrain(settings, stop, callbacks), settings.word("output"))
+    """Pretrain; see `run_task`."""
+    return run_task(settings, read_inputs, _parts, callbacks)
 
 
-def _pretrain(settings: PretrainSettings, stop: Stop, callbacks: Sequence[object]) -> int:
-    resumed, files, held_out = read_inputs(settings)
-    logger.info("%d %s", len(files), "videos" if settings.videos else "images")
-    order = order_of(settings, len(files))
-    size = settings.size or "base"
+def _parts(settings: PretrainSettings, inputs: tuple[list[str], list[str]], resumed: bool, stop: Stop) -> Parts:
+    files, held_out = inputs
+    size, folder, what = settings.size or "base", settings.videos or settings.images, settings.what
     recipe = settings.recipe(size, PRETRAINING)
     if settings.videos:
         logger.info("the recipe is that for images; for clips, only the mask ratio and the stride are the paper's")
     fields = settings.model_fields(size)
-    seed_all(derive(settings.seed, 0))  # the same random weights in all processes
     model = HieraMAE(**fields, drop_path_rate=recipe.drop_path_rate, use_checkpoint=settings.use_checkpoint)
-    model.to(process_device(settings.device))
-    schedule = settings.schedule(recipe)
-    parts = Parts(
+    return Parts(
         task="pretrain",
         model=model,
         fields=fields,
         recipe=recipe,
-        schedule=schedule,
         samples=samples_of(files, _reader(settings)),
-        workers=settings.reading(),
-        order=order,
         loss=_loss(settings.ratio),
-        following="hiera-det train-classifier --train DIR --val DIR --output DIR --weights {weights}",
-        evaluate=_evaluation(settings, files, held_out, model, schedule.epochs, stop),
+        evaluate=_evaluation(settings, files, held_out, model, settings.epochs or recipe.epochs, stop),
+        told={
+            "data": f"train {len(files)} {what}, {folder}"
+            + (f"; val {len(held_out)} {what}, {settings.val}" if held_out else ""),
+            "model": f"MAE of Hiera {size}",
+            "weights": OF_CHECKPOINT if resumed else RANDOM,
+            "images": f"{settings.told_images(settings.clip_frames)}; {settings.ratio:.0%} of each are masked",
+            "evaluation": "" if held_out else f"none: {settings.word('val')} DIR names others to measure the loss on",
+        },
         unchanged={
             settings.word("mask_ratio"): settings.ratio,
             "the number of files": len(files),
-            "the files": list_hash(settings.videos or settings.images, files),
+            "the files": list_hash(folder, files),
         },
+        following="hiera-det train-classifier --train DIR --val DIR --output DIR --weights {weights}",
     )
-    return run_training(settings, parts, resumed, stop, callbacks)
 
 
 def _reader(settings: PretrainSettings, crop: Callable[[int], Reader] = cropped_reader) -> Reader:
@@ -182,7 +167,7 @@ def _measuring(
 
     def measure() -> dict[str, float]:
         loss = held_out_loss(model, loader, settings.ratio, device, stop)
-        log_only.info("val_loss %.4f", loss)
+        logger.info("val_loss %.4f", loss)
         return {"val_loss": loss}
 
     return measure
