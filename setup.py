@@ -17,6 +17,8 @@ REPORT = ["jinja2", "matplotlib", "Pillow", "pycocotools"]
 TORCHVISION = ["torchvision", "tqdm", *REPORT]
 ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
+SUPERVISION = ["supervision>=0.25"]
+APP = ["gradio>=5.20"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"]
 TEST_TOOLS = [
     "pytest>=8",
@@ -49,7 +51,19 @@ setup(
     extras_require={
         "hub": HUB,
         "fast-eval": FAST_EVAL,
-        "test": [*TEST_TOOLS, *DOCS, *HUB, *FAST_EVAL, *PEERS, *CLASSIFY, *VIDEO, *REPORT, *ADAPTERS, *ONNX],
+        "test": [
+            *TEST_TOOLS,
+            *DOCS,
+            *HUB,
+            *FAST_EVAL,
+            *PEERS,
+            *CLASSIFY,
+            *VIDEO,
+            *REPORT,
+            *ADAPTERS,
+            *ONNX,
+            *SUPERVISION,
+        ],
         "peers": PEERS,
         "classify": CLASSIFY,
         "video": VIDEO,
@@ -57,5 +71,6 @@ setup(
         "report": REPORT,
         "torchvision": TORCHVISION,
         "onnx": ONNX,
+        "supervision": SUPERVISION,
     },
 )

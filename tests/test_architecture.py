@@ -22,6 +22,7 @@ FLOORS = (
     {"zoo"},
     {"engine"},
     {"report"},
+    {"predict"},
     {"tasks"},
     {"d2", "adapters"},
     {"export", "benchmark"},

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +17,12 @@ from hiera_det.files import StrPath, path_of
 from hiera_det.report.threshold import read_threshold
 
 if TYPE_CHECKING:
-    from hiera_det.d2.predict.predictor import Predictor
+    from hiera_det.predict.predictor import FilePredictor
     from hiera_det.tasks.classify.predict import Classifier
 
 __all__ = ["Run", "Weights", "open_run"]
 
 CONFIG = "config.yaml"
-#: Of a run of torchvision's, where detectron2's predictor is asked for.
-NOT_DETECTRON2 = (
-    "is a detector of torchvision's, which predicts from Python: "
-    "hiera_det.adapters.torchvision.load_detector reads its weights"
-)
 
 
 def open_run(output: StrPath) -> Run:
@@ -177,7 +171,7 @@ class Weights(os.PathLike[str]):
 
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self.run = path, run
-        self.predictor = lru_cache(maxsize=1)(self._predictor)
+        self._built: tuple[str, Any] = ("", None)
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -185,45 +179,48 @@ class Weights(os.PathLike[str]):
     def __repr__(self) -> str:
         return f"Weights({os.fspath(self.path)!r})"
 
-    def predict(self, files: StrPath | Sequence[StrPath], **options: Any) -> Any:
+    def predict(self, images: Any, **options: Any) -> Any:
         """What is on images.
 
         Args:
-            files: an image file, or several.
+            images: an image or several; a classifier's are files, a detector's also PIL images, arrays (RGB, RGBA or
+                grey, of any number type) and tensors ``[3, H, W]``, see `hiera_det.data.memory`.
             options: of `predictor`.
 
         Returns:
-            of one file its `hiera_det.d2.predict.predictor.Prediction`, or from a classifier its
-            `hiera_det.tasks.classify.predict.Classified`; of several a list in their order.
+            of one image its `hiera_det.predict.prediction.Prediction`, from detectron2's detectors with ``instances``,
+            or from a classifier its `hiera_det.tasks.classify.predict.Classified`; of several a list in their order.
 
         Raises:
-            InputError: a file cannot be read, or the weights are no detector's or classifier's.
+            InputError: an image cannot be read or used, or the weights are no detector's or classifier's.
         """
-        names = [path_of(file, "files") for file in ([files] if isinstance(files, str | os.PathLike) else files)]
         predictor = self.predictor(**options)
-        if self.run.task == "classify":
-            found = list(predictor.classify(names))
-        else:
-            by_name = {prediction.file: prediction for prediction in predictor.predict_files(names)}
-            found = [by_name[name] for name in names]
-        return found[0] if isinstance(files, str | os.PathLike) else found
+        if self.run.task != "classify":
+            return predictor.predict(images)
+        is_one = isinstance(images, str | os.PathLike)
+        found = list(predictor.classify([path_of(file, "images") for file in ([images] if is_one else images)]))
+        return found[0] if is_one else found
 
-    def _predictor(self, **options: Any) -> Any:
+    def predictor(self, **options: Any) -> Any:
         """The model, ready for images; the last that was built is kept.
 
         Args:
             options: ``threshold``, the least score of a detector's objects (by default that of the best F1 at their
-                evaluation, where there was one), and ``device``.
+                evaluation, where there was one), ``class_thresholds``, other ones by class, and ``device``.
 
         Raises:
             InputError: the weights are no detector's or classifier's.
         """
+        asked = repr(sorted(options.items()))
+        if self._built[0] != asked:
+            self._built = asked, self._build(**options)
+        return self._built[1]
+
+    def _build(self, **options: Any) -> Any:
         if self.run.task == "pretrain":
             raise InputError(f"{self.path}: a masked autoencoder predicts nothing; train from it, weights=run.last")
         if self.run.task == "classify":
             return self._classifier(**options)
-        if self.run.task == "torchvision":
-            raise InputError(f"{self.path}: {NOT_DETECTRON2}")
         return self._detector(**options)
 
     def _classifier(self, device: str | None = None) -> Classifier:
@@ -232,11 +229,21 @@ class Weights(os.PathLike[str]):
 
         return Classifier(self, device or default_device())
 
-    def _detector(self, threshold: float | None = None, device: str | None = None) -> Predictor:
+    def _detector(
+        self,
+        threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+        device: str | None = None,
+    ) -> FilePredictor:
+        score = read_threshold(self.run.output, self).score if threshold is None else threshold
+        if self.run.task == "torchvision":
+            from hiera_det.adapters.torchvision.predict import TorchvisionPredictor
+
+            return TorchvisionPredictor(self, score, class_thresholds, device)
         need_detectron2()
         from hiera_det.d2.config.load import load_config
         from hiera_det.d2.predict.predictor import Predictor
 
         opts = ["MODEL.DEVICE", device] if device else []
         cfg = load_config(os.fspath(self.run.output / CONFIG), opts)
-        return Predictor(cfg, self, read_threshold(self.run.output, self).score if threshold is None else threshold)
+        return Predictor(cfg, self, score, class_thresholds)

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder
 
-__all__ = ["SUFFIXES", "ImageFolder", "find_class_folders", "find_files_below", "find_images", "output_paths"]
+__all__ = [
+    "SUFFIXES",
+    "ImageFolder",
+    "distinct_stems",
+    "find_class_folders",
+    "find_files_below",
+    "find_images",
+    "output_paths",
+]
 
 #: What counts as an image in a folder or pattern; a file that is named itself may end in anything.
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -242,14 +250,14 @@ def output_paths(files: Sequence[str], folder: str, *, overwrite: bool = False) 
     if own is not None:
         raise InputError(f"{folder}: the image {own} is in this folder and could be overwritten; name another folder")
     make_folder(folder)
-    paths = [os.path.join(folder, f"{name}.jpg") for name in _distinct_stems(files)]
+    paths = [os.path.join(folder, f"{name}.jpg") for name in distinct_stems(files)]
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not overwrite:
         raise InputError(f"{taken[0]}: is there already; name another folder, or use --overwrite")
     return paths
 
 
-def _distinct_stems(files: Sequence[str]) -> list[str]:
+def distinct_stems(files: Sequence[str]) -> list[str]:
     """The files' names without their endings, numbered where an earlier one is the same in all but letter case."""
     stems: dict[str, str] = {}
     numbers: Counter[str] = Counter()

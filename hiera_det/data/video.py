@@ -25,6 +25,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "clip_frames",
     "even_places",
+    "frame_rate",
     "normalise_clip",
     "read_clip",
     "read_clips",
@@ -129,6 +130,16 @@ def read_frames(path: str, every: int = 1) -> Iterator[tuple[int, npt.NDArray[np
                 raise _unreadable(path, error) from None
             if pixels is not None:
                 yield number, pixels
+
+
+def frame_rate(path: str) -> float:
+    """Frames a second, 30 where the file does not say.
+
+    Raises:
+        InputError: no video; or PyAV is not installed.
+    """
+    with _open(path) as container:
+        return float(container.streams.video[0].average_rate or STRIDE_FPS)
 
 
 def read_views(

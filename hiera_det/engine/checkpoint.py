@@ -351,3 +351,20 @@ def _plain(word: str) -> str:
     """The one name of a setting, whichever door it was given at."""
     typed = _typed(word)
     return SAME.get(typed, typed)
+
+
+def weights_in(folder: str) -> str:
+    """The weights that a detector's training left: the best, else those of its end, else its last checkpoint.
+
+    Raises:
+        InputError: there are none.
+    """
+    for name in (BEST, FINAL):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
+    if found := Checkpoints(folder).candidates():
+        return str(found[0])
+    raise InputError(
+        f"{folder}: there is neither {BEST} nor {FINAL} nor another checkpoint; name a file by MODEL.WEIGHTS"
+    )

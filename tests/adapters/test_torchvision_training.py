@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
@@ -211,13 +212,38 @@ def test_from_python_it_trains_goes_on_and_is_measured(tmp_path: Path, monkeypat
     measured = evaluate(run.last, num_workers=0, device="cpu")
     assert measured["bbox/AP"] == pytest.approx(run.metrics["bbox/AP"])
     assert measured["segm/AP50"] == pytest.approx(run.metrics["segm/AP50"])
-    with pytest.raises(InputError, match=r"load_detector reads its weights"):
-        run.last.predict(tmp_path / "0.png")
+    found = run.last.predict(tmp_path / "0.png", threshold=0.0, device="cpu")
+    assert len(found) > 0
+    assert set(found.names) == {"box"}
+    assert found.masks.shape == (len(found), *found.image.shape[:2])
     with pytest.raises(InputError, match=r"train .*: give two paths, train=\(COCO JSON, folder of its images\)"):
         train_torchvision(train=tmp_path, output=tmp_path / "other")
-    words = ["hiera-det predict", "--run", str(run.output), "--input", str(tmp_path / "0.png"), "--json", "a.json"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(InputError, match=r"--run .* is a detector of torchvision's, .*load_detector"):
+
+
+def test_predict_draws_and_lists_what_a_run_finds(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_boxes(tmp_path)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    words = ["hiera-det predict", "--run", straight, "--input", tmp_path / "0.png", tmp_path / "broken.png"]
+    words += ["--output", tmp_path / "drawn", "--json", tmp_path / "found.json", "--csv", tmp_path / "found.csv"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--confidence-threshold", "0"])
+    with pytest.raises(SystemExit, match="1 of 2 files could not be read"):
+        predict.main()
+    assert Image.open(tmp_path / "drawn" / "0.jpg").size == Image.open(tmp_path / "0.png").size
+    rows = json.loads((tmp_path / "found.json").read_text())
+    with open(tmp_path / "found.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(rows) == len(table) > 0
+    assert {(row["category_id"], row["category_name"]) for row in rows} == {(1, "box")}
+    assert [float(row["score"]) for row in table] == pytest.approx([row["score"] for row in rows], abs=1e-5)
+    assert all("segmentation" in row for row in rows)
+    assert "1 images, " in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--overwrite", "--class-threshold", "bux", "0.5"])
+    with pytest.raises(InputError, match="threshold of class 'bux': there is no such class; did you mean 'box'"):
+        predict.main()
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--overwrite", "--opts", "TEST.AUTOCAST", "bfloat16"])
+    with pytest.raises(InputError, match=r"--opts TEST\.AUTOCAST: is for detectron2's detectors"):
         predict.main()
 
 

@@ -91,7 +91,7 @@ def test_files_and_frames_are_seen_in_the_order_of_colours_that_is_set(
 ) -> None:
     model = predictor(run_folder, "INPUT.FORMAT", order)
     frame = np.asarray(Image.open(files[0]))
-    monkeypatch.setattr("hiera_det.d2.predict.predictor.read_frames", lambda path, every: [(0, frame)])
+    monkeypatch.setattr("hiera_det.predict.predictor.read_frames", lambda path, every: [(0, frame)])
     (prediction,) = model.predict_files([files[0]])
     (same,) = model.predict_video("a.mp4")
     assert_same(prediction.instances, same.instances)
@@ -274,6 +274,25 @@ def test_images_in_memory_give_what_the_file_gives(run_folder: Path, files: list
         assert_same(found, expected.instances)
     assert_same(loaded(np.stack([pixels, pixels]))[1], expected.instances)
     assert loaded([]) == []
+
+
+def test_one_image_or_several_of_every_kind_are_predicted(run_folder: Path, files: list[str]) -> None:
+    weights = hiera_det.open_run(run_folder).weights
+    (expected,) = predictor(run_folder).predict_files(files[0])
+    pixels = expected.image
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for one in (files[0], Path(files[0]), pixels, Image.fromarray(pixels), tensor, tensor / 255):
+        found = weights.predict(one, threshold=0.0)
+        assert_same(found.instances, expected.instances)
+        np.testing.assert_array_equal(found.image, pixels)
+        np.testing.assert_array_equal(found.boxes, expected.instances.pred_boxes.tensor.numpy())
+    several = weights.predict([pixels, files[0], Image.fromarray(pixels), Path(files[0])], threshold=0.0)
+    assert [one.file for one in several] == ["", files[0], "", files[0]]
+    for found in [*several, *weights.predict(np.stack([pixels, pixels]), threshold=0.0)]:
+        assert_same(found.instances, expected.instances)
+    assert weights.predict([], threshold=0.0) == []
+    with pytest.raises(InputError, match="images: int; give a path, a PIL image, an array or several"):
+        weights.predict(5, threshold=0.0)
 
 
 def test_grey_images_in_memory_are_those_of_three_equal_channels(run_folder: Path, files: list[str]) -> None:

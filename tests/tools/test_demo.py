@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.util
 import io
 import json
@@ -11,10 +12,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from media import write_video
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 TOOL = Path(__file__).parents[2] / "tools" / "demo.py"
@@ -120,7 +123,7 @@ def test_a_second_run_replaces_pictures_only_if_told_to(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--run", "RUN", "--input", "PHOTOS"], "give --output DIR for pictures, --json FILE, or both"),
+        (["--run", "RUN", "--input", "PHOTOS"], "give --output DIR for pictures, --json FILE, --csv FILE or another"),
         (["--run", "RUN", "--input", "PHOTOS", "--output", "PHOTOS"], "a.jpg is in this folder and could be"),
         (["--run", "RUN", "--input", "PHOTOS", "--json", "PHOTOS/a.jpg", "--overwrite"], "is read, or is a folder"),
         (["--run", "RUN", "--input", "PHOTOS/none", "--output", "OUT"], "there are no images in this folder"),
@@ -259,6 +262,105 @@ def test_frames_of_a_video_are_predicted(tmp_path: Path, run_folder: Path, run_h
     again = run_here(*words, "--output", tmp_path / "out")
     assert again.returncode == 2
     assert "clip: is there already" in again.stderr
+
+
+def test_a_video_becomes_a_video(tmp_path: Path, run_folder: Path, run_here: Any) -> None:
+    def odd(number: int) -> Any:
+        return np.full((46, 64, 3), 10 * number, dtype=np.uint8)
+
+    clip = write_video(tmp_path / "clip.mp4", 9, odd, fps=25)
+    words = (TOOL, "--run", run_folder, "--input", clip, *EVERY, "--every", "2", "--frames", "3", "--save-video")
+    done = run_here(*words, "--output", tmp_path / "out", "--csv", tmp_path / "found.csv")
+    assert done.returncode == 0, done.stderr
+    assert "3 images" in done.stdout
+    with av.open(str(tmp_path / "out" / "clip.mp4")) as video:
+        frames = list(video.decode(video=0))
+    assert [round(float(frame.time), 3) for frame in frames] == [0, 0.08, 0.16]
+    assert (frames[0].width, frames[0].height) == (64, 46)
+    with open(tmp_path / "found.csv", newline="") as file:
+        assert {row["frame"] for row in csv.DictReader(file)} == {"0", "2", "4"}
+    again = run_here(*words, "--output", tmp_path / "out")
+    assert again.returncode == 2
+    assert "clip.mp4: is there already" in again.stderr
+    none = run_here(*words[:3], "--input", tmp_path / "out", "--csv", tmp_path / "b.csv", "--save-video")
+    assert none.returncode == 2
+    assert "--save-video: give a video as --input, and --output DIR for it" in none.stderr
+
+
+def test_a_camera_is_predicted_until_its_frames_are_enough_or_a_signal_comes(
+    tmp_path: Path, run_folder: Path, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_video(tmp_path / "clip.mp4", 5)
+    # OpenCV opens files as it opens cameras.
+    monkeypatch.setattr("hiera_det.data.camera.camera_number", lambda name: str(clip) if name == "webcam:0" else None)
+    words = (TOOL, "--run", run_folder, "--input", "webcam:0", *EVERY, "--output", tmp_path / "out")
+    done = run_here(*words, "--frames", "2", "--crops", tmp_path / "crops")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "webcam_0").iterdir()) == ["000000.jpg", "000001.jpg"]
+    assert next((tmp_path / "crops").rglob("webcam_0_000001_*.jpg"))
+    done = run_here(*words, "--overwrite", "--save-video", "--json", tmp_path / "found.json")
+    assert done.returncode == 1
+    assert "webcam:0: gives no more pictures; give another number, left out" in done.stderr
+    with av.open(str(tmp_path / "out" / "webcam_0.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 5
+
+
+def test_no_camera_is_one_line(tmp_path: Path, run_folder: Path, run_here: Any) -> None:
+    done = run_here(TOOL, "--run", run_folder, "--input", "webcam:99", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "webcam:99: no such camera here; give another number" in done.stderr
+
+
+def test_table_crops_and_masks_hold_what_the_results_hold(
+    photos: Path, tmp_path: Path, run_folder: Path, run_here: Any
+) -> None:
+    Image.effect_noise((96, 64), 80).convert("RGB").save(photos / "a.jpg")
+    found, crops, masks = tmp_path / "found.json", tmp_path / "crops", tmp_path / "masks"
+    words = (TOOL, "--run", run_folder, "--input", photos / "a.jpg", photos / "b.png", *EVERY)
+    places = ("--json", found, "--csv", tmp_path / "found.csv", "--crops", crops, "--save-masks", masks)
+    done = run_here(*words, *places)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(found.read_text())
+    with open(tmp_path / "found.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["class_name"] for row in table] == [row["category_name"] for row in rows]
+    assert [int(row["class_id"]) for row in table] == [row["category_id"] for row in rows]
+    boxes = [[float(row[key]) for key in ("x", "y", "width", "height")] for row in table]
+    np.testing.assert_allclose(boxes, [row["bbox"] for row in rows], atol=0.01)
+    of_a = [row for row in rows if row["file_name"].endswith("a.jpg")]
+    for number, row in enumerate(of_a):
+        mask = np.asarray(Image.open(masks / row["category_name"] / f"a_{number}.png"))
+        np.testing.assert_array_equal(mask > 0, coco_mask.decode(row["segmentation"]) > 0)
+        assert float(table[number]["area"]) == (mask > 0).sum()
+        width, height = row["bbox"][2:]
+        crop = Image.open(crops / row["category_name"] / f"a_{number}.jpg")
+        assert abs(crop.width - width) <= 2
+        assert abs(crop.height - height) <= 2
+    again = run_here(*words, "--crops", crops)
+    assert again.returncode == 2
+    assert f"--crops {crops}: holds something; name another folder, or use --overwrite" in again.stderr
+    inside = run_here(*words, "--crops", photos, "--overwrite")
+    assert inside.returncode == 2
+    assert "a.jpg lies in it; name another folder" in inside.stderr
+
+
+def test_a_class_has_a_threshold_of_its_own(photos: Path, tmp_path: Path, run_folder: Path, run_here: Any) -> None:
+    found = tmp_path / "found.json"
+    words = (TOOL, "--run", run_folder, "--input", photos / "a.jpg", "--json", found, "--overwrite", *EVERY)
+    assert run_here(*words).returncode == 0
+    every = {(row["category_name"], row["score"]) for row in json.loads(found.read_text())}
+    least = sorted(score for name, score in every if name == "fig")[-2] - 1e-6
+    done = run_here(*words, "--class-threshold", "fig", least)
+    assert done.returncode == 0, done.stderr
+    assert "other scores for fig" in done.stdout
+    kept = {(row["category_name"], row["score"]) for row in json.loads(found.read_text())}
+    assert kept == {(name, score) for name, score in every if name != "fig" or score >= least} != every
+    (tmp_path / "by_class.json").write_text(json.dumps({"by_class": {"fig": 1, "date": 1}}))
+    assert run_here(*words, "--thresholds-json", tmp_path / "by_class.json").returncode == 0
+    assert json.loads(found.read_text()) == []
+    wrong = run_here(*words, "--class-threshold", "dat", "0.5")
+    assert wrong.returncode == 2
+    assert "threshold of class 'dat': there is no such class; did you mean 'date'?" in wrong.stderr
 
 
 def test_without_pyav_a_video_is_one_true_line(

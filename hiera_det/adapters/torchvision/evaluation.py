@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
 from hiera_det.adapters.torchvision.data import DetectionBatch, DetectionReader, collate_detection
+from hiera_det.adapters.torchvision.predict import masks_of
 from hiera_det.adapters.torchvision.saved import load_detector
 from hiera_det.data.classes import same_classes_order
 from hiera_det.data.coco.check import check_coco_json
@@ -29,6 +28,7 @@ from hiera_det.engine.progress import evaluating
 from hiera_det.engine.stop import Stop
 from hiera_det.errors import InputError, printable
 from hiera_det.files import make_folder, write_atomically
+from hiera_det.predict.rows import coco_rows
 from hiera_det.report.average_precision import average_precision
 from hiera_det.report.detection import DETAILS, RESULTS
 from hiera_det.report.explain import why_zero
@@ -38,8 +38,6 @@ __all__ = ["Evaluation", "evaluate_detector"]
 
 logger = logging.getLogger("hiera_det.training")
 
-#: Least probability of a pixel that is a mask's.
-MASK = 0.5
 #: Digits of a result after the point, as detectron2's own tools read them.
 DIGITS = 4
 
@@ -97,18 +95,9 @@ class Evaluation:
 
     def _results(self, image_id: Any, output: dict[str, Tensor]) -> list[dict[str, Any]]:
         """An image's objects as COCO's results."""
-        boxes = output["boxes"].double().cpu()
-        boxes[:, 2:] -= boxes[:, :2]
-        columns = (boxes.tolist(), output["labels"].tolist(), output["scores"].tolist())
-        found: list[dict[str, Any]] = [
-            {"image_id": image_id, "category_id": self.category_ids[label - 1], "bbox": box, "score": score}
-            for box, label, score in zip(*columns, strict=True)
-        ]
-        if "segm" in self.tasks:
-            for one, mask in zip(found, output["masks"], strict=True):  # [1, H, W] each, at the image's own size
-                rle = coco_mask.encode(np.asfortranarray((mask[0] > MASK).cpu().numpy()))
-                one["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
-        return found
+        ids = [self.category_ids[label - 1] for label in output["labels"].tolist()]
+        masks = masks_of(output) if "segm" in self.tasks else None
+        return coco_rows(image_id, output["boxes"].cpu().numpy(), output["scores"].tolist(), ids, masks)
 
     def _score(self, epoch: int, found: Sequence[tuple[Any, list[dict[str, Any]]]]) -> dict[str, float]:
         """AP, with what a report needs left in the folder."""

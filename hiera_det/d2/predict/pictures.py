@@ -34,20 +34,20 @@ from hiera_det.d2.model.across_classes import as_tested
 from hiera_det.data.images import BadImageError
 from hiera_det.engine.sharding import whole
 from hiera_det.files import write_atomically
+from hiera_det.predict.prediction import found_objects
 from hiera_det.report.curves import draw_curves
-from hiera_det.report.drawing import Mask, Objects, class_name, draw_objects
-from hiera_det.report.panels import objects_of, panel_size, placed
+from hiera_det.report.drawing import Objects, draw_objects
+from hiera_det.report.panels import objects_of, panel_size
 from hiera_det.report.sheet import captioned, justified, lay_out
 from hiera_det.report.threshold import read_threshold
 
-__all__ = ["PictureHook", "draw_predictions", "predicted_objects"]
+__all__ = ["PictureHook", "arrays_of", "draw_predictions", "predicted_objects"]
 
 logger = logging.getLogger("hiera_det.pictures")
 
 CAPTION_HEIGHT = 30
 CAPTION_WIDTH = 340
 GAP = 8  # between pictures
-KEYPOINT_SCORE = 0.05  # least score of a keypoint that is drawn, detectron2's
 SHEET_COLUMNS = 2
 SHEET_WIDTH = 1608  # pixels
 
@@ -221,14 +221,16 @@ def _predict(model: nn.Module, image: npt.NDArray[Any], size: tuple[int, int], c
 
 def predicted_objects(instances: Instances, threshold: float, names: Sequence[str] | None) -> tuple[Objects, int]:
     """The predictions of at least that score, and how many there are of any score."""
-    kept = instances[instances.scores >= threshold]
-    labels = [
-        f"{class_name(category, names)} {score:.2f}"
-        for category, score in zip(kept.pred_classes.tolist(), kept.scores.tolist(), strict=True)
-    ]
-    masks: list[Mask] | None = list(kept.pred_masks.numpy()) if kept.has("pred_masks") else None
-    points = None
-    if kept.has("pred_keypoints"):
-        points = [placed(one, KEYPOINT_SCORE) for one in kept.pred_keypoints.double().numpy()]
-    boxes = kept.pred_boxes.tensor.double().numpy()
-    return Objects(boxes, labels, kept.pred_classes.tolist(), masks, points), len(instances)
+    return found_objects(arrays_of(instances[instances.scores >= threshold]), names or ()), len(instances)
+
+
+def arrays_of(instances: Instances) -> dict[str, Any]:
+    """The arrays of `hiera_det.predict.prediction.Prediction` from detectron2's; under autocast some are narrower."""
+    points = instances.pred_keypoints.float().numpy() if instances.has("pred_keypoints") else None
+    return {
+        "boxes": instances.pred_boxes.tensor.float().numpy(),
+        "scores": instances.scores.float().numpy(),
+        "classes": instances.pred_classes.numpy(),
+        "masks": instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+        "keypoints": points,
+    }

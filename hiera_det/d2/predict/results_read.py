@@ -13,11 +13,11 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from hiera_det.d2.predict.image_ids import ImageIds
 from hiera_det.data.classes import match_classes
 from hiera_det.data.coco.read import read_coco, read_json
 from hiera_det.data.coco.rle import run_lengths
 from hiera_det.errors import InputError
+from hiera_det.predict.image_ids import ImageIds
 
 __all__ = ["read_results"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hiera_det.d2.predict import results_file
-from hiera_det.d2.predict.results_file import ResultsFile
+from hiera_det.predict import results_file
+from hiera_det.predict.results_file import ResultsFile
 
 
 def test_what_was_found_so_far_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

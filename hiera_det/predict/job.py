@@ -1,53 +1,60 @@
-"""Prediction of many files: a picture of each and a JSON of all that was found, whatever happens on the way."""
+"""Prediction of many files: pictures, tables and cut-outs of all that was found, whatever happens on the way."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-from hiera_det.d2.predict.image_ids import read_images_json
-from hiera_det.d2.predict.predictor import Prediction, Predictor
-from hiera_det.d2.predict.results_file import ResultsFile
+from hiera_det.data.camera import camera_number
 from hiera_det.data.classes import same_classes_order
-from hiera_det.data.image_folder import output_paths
-from hiera_det.data.video import VIDEO_SUFFIXES
 from hiera_det.errors import InputError, printable
 from hiera_det.extras import need
-from hiera_det.files import make_folder, write_atomically
+from hiera_det.files import make_folder
+from hiera_det.predict.cutouts import CutOuts, SavedMasks
+from hiera_det.predict.image_ids import read_images_json
+from hiera_det.predict.pictures import Pictures, distinct_stems, is_stream
+from hiera_det.predict.prediction import Prediction
+from hiera_det.predict.predictor import FilePredictor
+from hiera_det.predict.results_file import ResultsFile
 
-__all__ = ["JobSettings", "PredictionJob", "is_video"]
+__all__ = ["JobSettings", "PredictionJob"]
 
 logger = logging.getLogger("hiera_det.predict")
 
 
-def is_video(file: str) -> bool:
-    """Whether a file's name ends like a video's."""
-    return file.lower().endswith(VIDEO_SUFFIXES)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobSettings:
     """What a prediction writes.
 
     Attributes:
         pictures: folder for the pictures; "" for none. A video's frames go into a folder of its name in it.
         results: the JSON, see `ResultsFile`; "" for none.
+        table: the CSV, see there; "" for none.
+        crops: folder for the objects, see `CutOuts`; "" for none.
+        masks: folder for their masks; "" for none.
         images_json: COCO JSON that image and category ids are taken from; "" to count the files from 1.
         overwrite: replace what an earlier run has written.
-        every: of a video, take each ``every``-th frame.
+        every: of a video or camera, take each ``every``-th frame.
+        frames: most that are taken of one; 0 for all.
+        save_video: of a video, write a video in the place of a picture of each frame.
         skip: leave out files that cannot be read, with a line each; otherwise the first ends the job.
     """
 
     pictures: str = ""
     results: str = ""
+    table: str = ""
+    crops: str = ""
+    masks: str = ""
     images_json: str = ""
     overwrite: bool = False
     every: int = 1
+    frames: int = 0
+    save_video: bool = False
     skip: bool = True
 
 
@@ -55,11 +62,12 @@ class PredictionJob:
     """Files to predict, checked before a model is built.
 
     Args:
-        files: images and videos.
+        files: images, videos and cameras.
         settings: what is written.
 
     Attributes:
         failed: files that could not be read or predicted, or whose picture could not be drawn, and why.
+        images: how many were predicted, frames among them.
         objects: how many were found.
 
     Raises:
@@ -69,37 +77,41 @@ class PredictionJob:
     def __init__(self, files: Sequence[str], settings: JobSettings) -> None:
         self.files, self.settings = files, settings
         self.failed: dict[str, str] = {}
-        self.objects = 0
+        self.images = self.objects = 0
         self._check_videos()
         self._ids, self._categories = _image_ids(files, settings.images_json)
         self._frames = len(files)  # frames are counted on from the files
-        self._places: dict[str, str] = {}
-        if settings.pictures:
-            places = output_paths(files, settings.pictures, overwrite=settings.overwrite)
-            self._places = dict(zip(files, places, strict=True))
-            self._check_frames()
-        if settings.results:
-            for path in (settings.results, str(ResultsFile.beside(settings.results))):
-                _check_place(path, (*files, settings.images_json), settings.overwrite)
+        self._pictures = self._build_pictures()
+        self._stems = dict(zip(files, distinct_stems(files), strict=True))
+        cut = {CutOuts: settings.crops, SavedMasks: settings.masks}
+        self._cut = [kind(folder, files, settings.overwrite) for kind, folder in cut.items() if folder]
+        beside = str(ResultsFile.beside(settings.results)) if settings.results else ""
+        for flag, path in (("--json", settings.results), ("--json", beside), ("--csv", settings.table)):
+            if path:
+                _check_place(flag, path, (*files, settings.images_json), settings.overwrite)
 
     def _check_videos(self) -> None:
         """Refuse videos that cannot be read, numbered or drawn."""
-        videos = [file for file in self.files if is_video(file)]
-        if not videos:
+        streams = [file for file in self.files if is_stream(file)]
+        if self.settings.save_video and not (streams and self.settings.pictures):
+            raise InputError("--save-video: give a video as --input, and --output DIR for it")
+        if not streams:
             return
-        need("av", "reading videos")
+        for file in streams:
+            if camera_number(file) is None:
+                need("av", "reading videos")
         if self.settings.every < 1:
             raise InputError(f"--every {self.settings.every}: give 1 for each frame of a video, or more")
+        if self.settings.frames < 0:
+            raise InputError(f"--frames {self.settings.frames}: give 1 or more; leave it out for all")
         if self.settings.images_json:
-            raise InputError(f"{videos[0]}: frames of a video have no ids in --images-json; leave one of them out")
+            raise InputError(f"{streams[0]}: frames of a video have no ids in --images-json; leave one of them out")
 
-    def _check_frames(self) -> None:
-        """Refuse folders of a video's frames that hold something."""
-        for folder in (Path(place).with_suffix("") for file, place in self._places.items() if is_video(file)):
-            if folder.exists() and not self.settings.overwrite and not (folder.is_dir() and not any(folder.iterdir())):
-                raise InputError(f"{folder}: is there already; name another folder, or use --overwrite")
+    def _build_pictures(self) -> Pictures | None:
+        given = self.settings
+        return Pictures(self.files, given.pictures, given.overwrite, given.save_video) if given.pictures else None
 
-    def run(self, predictor: Predictor, done: Callable[[], object] = lambda: None) -> None:
+    def run(self, predictor: FilePredictor, done: Callable[[], object] = lambda: None) -> None:
         """Predict all files; what was found is written even where this ends early.
 
         Args:
@@ -111,33 +123,40 @@ class PredictionJob:
         """
         if self._categories:
             predictor.categories = _renumbered(predictor.categories, self._categories, self.settings.images_json)
-        results = ResultsFile(self.settings.results, predictor.categories) if self.settings.results else None
+        results = None
+        if self.settings.results or self.settings.table:
+            results = ResultsFile(self.settings.results, predictor.categories, self.settings.table)
         try:
-            for prediction in self._predictions(predictor, results, done):
+            images = [file for file in self.files if not is_stream(file)]
+            leave_out = partial(self._leave_out, results, done)
+            for prediction in predictor.predict_files(images, leave_out if self.settings.skip else None):
                 self._take(predictor, prediction, results)
-                if results:
-                    results.save()
+                done()
+            for file in filter(is_stream, self.files):
+                self._run_stream(predictor, file, results, done)
         finally:
             if results:
                 results.write()
 
-    def _predictions(
-        self, predictor: Predictor, results: ResultsFile | None, done: Callable[[], object]
-    ) -> Iterator[Prediction]:
-        """Of the images first, then of the videos."""
-        images = [file for file in self.files if not is_video(file)]
-        leave_out = partial(self._leave_out, results, done) if self.settings.skip else None
-        for prediction in predictor.predict_files(images, leave_out):
-            yield prediction
+    def _run_stream(
+        self, predictor: FilePredictor, file: str, results: ResultsFile | None, done: Callable[[], object]
+    ) -> None:
+        """Predict the frames of a video or camera; Ctrl-C ends a camera's, which have no end of their own."""
+        try:
+            for prediction in islice(predictor.predict_video(file, self.settings.every), self.settings.frames or None):
+                self._take(predictor, prediction, results)
             done()
-        for file in filter(is_video, self.files):
-            try:
-                yield from predictor.predict_video(file, self.settings.every)
-                done()
-            except InputError as error:
-                if leave_out is None:
-                    raise
-                leave_out(file, str(error).removeprefix(f"{printable(file)}: "))
+        except InputError as error:
+            if not self.settings.skip:
+                raise
+            self._leave_out(results, done, file, str(error).removeprefix(f"{printable(file)}: "))
+        except KeyboardInterrupt:
+            if camera_number(file) is None:
+                raise
+            logger.info("%s: stopped", file)
+        finally:
+            if self._pictures:
+                self._pictures.finish()
 
     def _leave_out(self, results: ResultsFile | None, done: Callable[[], object], file: str, reason: str) -> None:
         """Note a file that cannot be read."""
@@ -147,28 +166,31 @@ class PredictionJob:
             results.add({"id": self._ids[file], "file_name": file, "error": reason}, [])
         done()
 
-    def _take(self, predictor: Predictor, prediction: Prediction, results: ResultsFile | None) -> None:
-        """Draw and note what was found in one image."""
-        self.objects += len(prediction.instances)
+    def _take(self, predictor: FilePredictor, prediction: Prediction, results: ResultsFile | None) -> None:
+        """Draw, cut out and note what was found in one image."""
+        self.images += 1
+        self.objects += len(prediction)
         image: dict[str, Any] = {"id": self._ids[prediction.file], "file_name": prediction.file}
-        place = Path(self._places[prediction.file]) if self._places else None
+        stem = self._stems[prediction.file]
         if prediction.frame is not None:
             self._frames += 1
             image |= {"id": self._frames, "frame": prediction.frame}
-            place = place and place.with_suffix("") / f"{prediction.frame:06d}.jpg"
-        if place:
-            self._draw(predictor, prediction, place)
+            stem = f"{stem}_{prediction.frame:06d}"
+        self._draw(predictor, prediction)
+        for cut in self._cut:
+            cut.write(prediction, stem)
         if results:
             height, width = prediction.image.shape[:2]
             found = predictor.coco_results(prediction, image["id"])
             results.add(image | {"width": width, "height": height, "objects": len(found)}, found)
+            results.save()
 
-    def _draw(self, predictor: Predictor, prediction: Prediction, place: Path) -> None:
+    def _draw(self, predictor: FilePredictor, prediction: Prediction) -> None:
         """Write a picture; one that cannot be drawn costs a line."""
+        if self._pictures is None:
+            return
         try:
-            picture = predictor.draw(prediction)
-            place.parent.mkdir(exist_ok=True)
-            write_atomically(place, partial(picture.save, format="JPEG", quality=90), durable=False)
+            self._pictures.add(prediction, predictor.draw(prediction))
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             self.failed.setdefault(prediction.file, f"no picture: {error}")
             logger.warning("warning: %s: its picture cannot be drawn (%s)", printable(prediction.file), error)
@@ -196,10 +218,10 @@ def _renumbered(own: Sequence[dict[str, Any]], theirs: list[dict[str, Any]], pat
     return [theirs[index] for index in order]
 
 
-def _check_place(path: str, files: Sequence[str], overwrite: bool) -> None:
+def _check_place(flag: str, path: str, files: Sequence[str], overwrite: bool) -> None:
     """Refuse a file for the results that is an image, a folder, or there already."""
     if os.path.realpath(path) in {os.path.realpath(file) for file in files} or os.path.isdir(path):
-        raise InputError(f"--json {path}: is read, or is a folder; name another file")
+        raise InputError(f"{flag} {path}: is read, or is a folder; name another file")
     if os.path.exists(path) and not overwrite:
-        raise InputError(f"--json {path}: is there already; name another file, or use --overwrite")
+        raise InputError(f"{flag} {path}: is there already; name another file, or use --overwrite")
     make_folder(os.path.dirname(path) or ".")
