@@ -18,7 +18,7 @@ TORCHVISION = ["torchvision", "tqdm", *REPORT]
 ADAPTERS = ["peft>=0.15", "torchao>=0.13"]
 ONNX = ["onnxruntime>=1.20", "onnxscript>=0.5"]
 SUPERVISION = ["supervision>=0.25"]
-APP = ["gradio>=5.20"]
+APP = ["gradio>=6"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"]
 TEST_TOOLS = [
     "pytest>=8",
@@ -72,5 +72,6 @@ setup(
         "torchvision": TORCHVISION,
         "onnx": ONNX,
         "supervision": SUPERVISION,
+        "app": APP,
     },
 )

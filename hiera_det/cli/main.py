@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train_detector", "train a detector that a YAML config describes"),
     "train-lazy": ("train_lazy", "the same for a LazyConfig, a Python file"),
     "predict": ("predict", "find objects in images: pictures and a JSON"),
+    "app": ("app", "open a page on this machine that an image can be dropped on"),
     "report": ("report", "write a run's report.html"),
     "evaluate": ("evaluate", "score a results file, ours or another tool's"),
     "train-classifier": ("train_classifier", "train a classifier on a folder per class"),

@@ -84,6 +84,14 @@ class Prediction(ABC):
         known = len(self.categories)
         return [self.categories[i]["name"] if i < known else f"class {i}" for i in self.classes.tolist()]
 
+    def above(self, threshold: float) -> ArrayPrediction:
+        """The objects of at least that score."""
+        kept = self.scores >= threshold
+        found = {name: None if array is None else array[kept] for name, array in self.arrays().items()}
+        return ArrayPrediction(
+            file=self.file, image=self.image, categories=self.categories, frame=self.frame, found=found
+        )
+
     def draw(self) -> Image.Image:
         """The image with masks, boxes, class names and scores."""
         return draw_objects(

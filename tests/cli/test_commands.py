@@ -137,6 +137,7 @@ NEEDS = [
     ("predict", DETECTOR_COMMANDS["predict"], "pycocotools"),
     ("predict", DETECTOR_COMMANDS["predict"], "tqdm"),
     ("benchmark", [], "torch"),
+    ("app", ["--run", "nothing"], "gradio"),
 ]
 
 
