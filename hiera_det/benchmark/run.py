@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import platform
-import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ from hiera_det.benchmark.measure import largest_differences, matrix_rates, media
 from hiera_det.benchmark.memory import cpu_peak, cuda_peak
 from hiera_det.benchmark.report import Report, Row, check_writable, write_report
 from hiera_det.benchmark.subjects import Setting, Step, Subject, TrunkSubject, build_subject
+from hiera_det.engine.environment import machine_name
 
 __all__ = ["Bench", "Protocol", "trunks_to_run"]
 
@@ -182,17 +181,3 @@ def measure_peaks(steps: Mapping[str, Step], task: str, dtype: str, setting: Set
         elif not name.endswith(COMPILED):
             peaks[name] = cpu_peak(name, task, dtype, setting)
     return peaks
-
-
-def machine_name(device: str) -> str:
-    """The processor's or GPU's name; for the latter also whether float32 is computed in TF32."""
-    if device == "cuda":
-        products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        state = {True: "on", False: "off"}
-        return (
-            f"{torch.cuda.get_device_name()}, TF32 {state[products]} for products, {state[convolutions]} "
-            "for convolutions"
-        )
-    cpuinfo = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return match.group(1) if match else platform.machine()

@@ -27,6 +27,7 @@ COMMANDS = {
     "pretrain": ("pretrain_mae", "pretrain as a masked autoencoder, without labels"),
     "export": ("export", "write a model as ONNX, torch.export or TorchScript"),
     "convert-weights": ("convert_weights", "rewrite a weight file in another package's layout, or say what it is"),
+    "compare": ("compare", "train trunks or settings for equal seconds, and compare them"),
     "benchmark": ("benchmark", "time trunks and detectors beside their peers"),
     "draw-augmented": ("draw_augmented", "draw training images as the model will see them"),
     "draw-positions": ("draw_positions", "draw a position embedding at two sizes"),

@@ -1,4 +1,4 @@
-"""Make the built-in synthetic data set: circles, triangles, rectangles, stars and crosses, in COCO format.
+"""Make a built-in synthetic data set: circles, triangles, rectangles, stars and crosses, or cells, in COCO format.
 
 Nothing is downloaded. The same settings give the same files, and a larger set begins with the smaller one. A folder
 that already holds the data set with these settings is left as it is.
@@ -6,6 +6,7 @@ that already holds the data set with these settings is left as it is.
 Examples:
     hiera-det make-shapes
     hiera-det make-shapes datasets/shapes_large --train 2000 --val 200 --size 384x512
+    hiera-det make-shapes datasets/cells --kind cells
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=60, help="validation images (default: %(default)s)")
     parser.add_argument("--size", default="256", help="side, or height x width, in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--kind",
+        choices=("shapes", "cells"),
+        default="shapes",
+        help="one to six shapes of five classes, or dozens of small cells of two (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a shapes data set made with other settings")
     return parser
@@ -85,6 +92,7 @@ def main() -> None:
         args.val,
         parse_size(args.size),
         args.seed,
+        kind=args.kind,
         overwrite=args.overwrite,
         progress=progress_bar(),
     )

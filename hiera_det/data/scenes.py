@@ -19,7 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["CLASS_NAMES", "Shape", "coverage", "draw_scene", "trace_polygons"]
+__all__ = [
+    "CLASS_NAMES",
+    "Shape",
+    "add_in_front",
+    "blend",
+    "coverage",
+    "draw_scene",
+    "polar",
+    "put",
+    "smooth_noise",
+    "trace_polygons",
+]
 
 Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -70,7 +81,7 @@ def coverage(outline: Array, height: int, width: int) -> Array:
 def unit_outline(name: str, rng: np.random.Generator) -> Array:
     """Outline ``[N, 2]`` of a class, around 0 with circumradius 1; the proportions vary."""
     if name == "circle":
-        return _polar(np.ones(72))
+        return polar(np.ones(72))
     if name == "triangle":
         half = rng.uniform(0.8, 1.1) * math.pi * 2 / 3  # a base corner's angle from the tip, around the centre
         return _corners([0, half, -half])
@@ -78,7 +89,7 @@ def unit_outline(name: str, rng: np.random.Generator) -> Array:
         half = math.atan(rng.uniform(0.4, 1.0))
         return _corners([half, math.pi - half, math.pi + half, -half])
     if name == "star":
-        return _polar(np.tile([1.0, rng.uniform(0.36, 0.46)], 5))
+        return polar(np.tile([1.0, rng.uniform(0.36, 0.46)], 5))
     arm = rng.uniform(0.24, 0.34)
     quarter = np.array([[1.0, -arm], [1.0, arm], [arm, arm]])
     turns = [np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) for a in np.arange(4) * math.pi / 2]
@@ -91,13 +102,13 @@ def _corners(angles: list[float]) -> Array:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _polar(radii: Array) -> Array:
+def polar(radii: Array) -> Array:
     """Points ``[N, 2]`` at these radii, evenly spaced in angle."""
     angles = np.arange(len(radii)) * 2 * math.pi / len(radii)
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _put(outline: Array, centre: Array, radius: float, angle: float) -> Array:
+def put(outline: Array, centre: Array, radius: float, angle: float) -> Array:
     """Scale, turn and shift a unit outline."""
     cos, sin = math.cos(angle), math.sin(angle)
     return centre + radius * outline @ np.array([[cos, sin], [-sin, cos]])
@@ -120,12 +131,17 @@ def place_shapes(rng: np.random.Generator, height: int, width: int) -> list[Shap
 
 
 def _place(shapes: list[Shape], rng: np.random.Generator, height: int, width: int) -> None:
-    """Put one random shape in front of the others, unless too little of any of them would be seen."""
+    """Try to put one random shape in front of the others."""
     side = min(height, width)
     category = int(rng.integers(len(CLASS_NAMES))) + 1
     diameter = max(side * math.exp(rng.uniform(*np.log(SCALE))), MIN_DIAMETER)
     centre = rng.uniform(0.1, 0.9, 2) * (width, height)
-    outline = _put(unit_outline(CLASS_NAMES[category - 1], rng), centre, diameter / 2, rng.uniform(0, 2 * math.pi))
+    outline = put(unit_outline(CLASS_NAMES[category - 1], rng), centre, diameter / 2, rng.uniform(0, 2 * math.pi))
+    add_in_front(shapes, category, outline, height, width)
+
+
+def add_in_front(shapes: list[Shape], category: int, outline: Array, height: int, width: int) -> None:
+    """Put a shape in front of the others, unless too little of any of them would be seen."""
     covered = coverage(outline, height, width)
     front = Shape(category, outline, covered, covered >= 0.5)
     remains = [shape.visible & ~front.visible for shape in shapes]
@@ -148,7 +164,7 @@ def _stripes(rng: np.random.Generator, height: int, width: int) -> Array:
     return np.sin(2 * math.pi * (rng.uniform(3, 20) * _ramp(rng, height, width) + rng.uniform()))
 
 
-def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Array:
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Array:
     """Normal noise ``[H, W]`` with about so many bumps along each side."""
     coarse = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
@@ -163,11 +179,11 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> Array:
     elif kind == "checks":
         texture += rng.uniform(8, 22) * np.sign(_stripes(rng, height, width) * _stripes(rng, height, width))
     elif kind == "mottled":
-        texture += rng.uniform(6, 18) * _smooth_noise(rng, height, width, int(rng.integers(12, 40)))
+        texture += rng.uniform(6, 18) * smooth_noise(rng, height, width, int(rng.integers(12, 40)))
     return texture
 
 
-def _blend(canvas: Array, colour: Array, cover: Array, texture: Array | float = 0.0) -> None:
+def blend(canvas: Array, colour: Array, cover: Array, texture: Array | float = 0.0) -> None:
     """Paint a colour ``[3]`` with a texture ``[H, W]`` over the canvas ``[H, W, 3]`` where it is covered."""
     paint = colour + np.broadcast_to(texture, cover.shape)[..., None]
     canvas += cover[..., None] * (paint - canvas)
@@ -182,14 +198,14 @@ def _blurred(values: Array, radius: float) -> Array:
 def _background(rng: np.random.Generator, height: int, width: int) -> Array:
     """Canvas ``[H, W, 3]``: soft colour noise, a texture, and distractors that are none of the classes."""
     side = min(height, width)
-    noise = [_smooth_noise(rng, height, width, int(rng.integers(2, 8))) for _ in range(3)]
+    noise = [smooth_noise(rng, height, width, int(rng.integers(2, 8))) for _ in range(3)]
     canvas = rng.uniform(40, 215, 3) + rng.uniform(8, 30) * np.stack(noise, axis=-1)
     canvas += _texture(rng, height, width)[..., None]
     for _ in range(rng.integers(0, 5)):
         cover = coverage(_blob(rng, height, width), height, width)
         if rng.uniform() < 0.5:
             cover = _blurred(cover, rng.uniform(0.01, 0.04) * side)
-        _blend(canvas, rng.uniform(20, 235, 3), rng.uniform(0.4, 1.0) * cover, _texture(rng, height, width))
+        blend(canvas, rng.uniform(20, 235, 3), rng.uniform(0.4, 1.0) * cover, _texture(rng, height, width))
     picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     _scribble(ImageDraw.Draw(picture), rng, height, width)
     return np.asarray(picture, dtype=np.float64)
@@ -200,9 +216,9 @@ def _blob(rng: np.random.Generator, height: int, width: int) -> Array:
     angles = np.arange(48) * 2 * math.pi / 48
     phase = rng.uniform(0, 2 * math.pi, 3)
     radii = 1 + 0.3 * np.sin(2 * angles + phase[0]) + 0.2 * np.sin(3 * angles + phase[1])
-    stretched = _polar(radii + 0.08 * np.sin(5 * angles + phase[2])) * (1.0, rng.uniform(0.3, 0.6))
+    stretched = polar(radii + 0.08 * np.sin(5 * angles + phase[2])) * (1.0, rng.uniform(0.3, 0.6))
     radius = min(height, width) * rng.uniform(0.05, 0.22)
-    return _put(stretched, rng.uniform(0, 1, 2) * (width, height), radius, rng.uniform(0, 2 * math.pi))
+    return put(stretched, rng.uniform(0, 1, 2) * (width, height), radius, rng.uniform(0, 2 * math.pi))
 
 
 def _scribble(draw: ImageDraw.ImageDraw, rng: np.random.Generator, height: int, width: int) -> None:
@@ -242,8 +258,8 @@ def render(rng: np.random.Generator, shapes: list[Shape], height: int, width: in
     for shape in shapes:
         colour = _distinct_colour(rng, canvas[shape.coverage >= 0.5])
         shadow = _blurred(coverage(shape.outline + light, height, width), 0.015 * side)
-        _blend(canvas, np.zeros(3), rng.uniform(0.0, 0.5) * shadow)
-        _blend(canvas, colour, shape.coverage, _texture(rng, height, width))
+        blend(canvas, np.zeros(3), rng.uniform(0.0, 0.5) * shadow)
+        blend(canvas, colour, shape.coverage, _texture(rng, height, width))
     picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     seen = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8))), dtype=np.float64)
     return (seen + rng.normal(scale=rng.uniform(1, 6), size=seen.shape)).clip(0, 255).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""The built-in synthetic data set: five kinds of shapes on cluttered backgrounds, with exact masks, in COCO format.
+"""The built-in synthetic data sets, with exact masks, in COCO format: shapes on clutter, or many small cells.
 
 It is there to try the whole chain (train, evaluate, draw) without a download: `write_shapes_dataset` makes a training
 and a validation split whose images depend only on seed, split and number, so a larger set begins with the smaller one.
-How an image is drawn is in `scenes`. Boxes are COCO's XYWH in pixels. NumPy and Pillow only.
+How an image is drawn is in `scenes` and `cells`. Boxes are COCO's XYWH in pixels. NumPy and Pillow only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hiera_det.data.scenes import CLASS_NAMES, Shape, draw_scene, trace_polygons
+from hiera_det.data import cells, scenes
+from hiera_det.data.scenes import Shape, trace_polygons
 from hiera_det.errors import InputError
 from hiera_det.files import put_folder
 
@@ -30,6 +31,8 @@ SPLITS = ("train", "val")
 #: Stored in the JSONs; to be raised when the same settings draw other images than before.
 VERSION = 1
 DESCRIPTION = "hiera_det synthetic shapes"
+#: What draws the images of a kind, and names its classes.
+KINDS = {"shapes": scenes, "cells": cells}
 MIN_SIZE, MAX_SIZE = 32, 4096
 JPEG_QUALITY = 92
 PREVIEW_IMAGES, PREVIEW_COLUMNS, PREVIEW_SIDE = 12, 4, 256
@@ -68,6 +71,7 @@ def write_shapes_dataset(
     size: int | tuple[int, int] = 256,
     seed: int = 0,
     *,
+    kind: str = "shapes",
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ShapesPaths:
@@ -79,6 +83,7 @@ def write_shapes_dataset(
         val: validation images.
         size: side of the images in pixels, or (height, width).
         seed: 0 or more; another seed, other images.
+        kind: ``shapes``, one to six large ones of five classes, or ``cells``, dozens of small ones of two.
         overwrite: replace a shapes data set with other settings; any other folder is left alone.
         progress: called after each image with the images done and to do.
 
@@ -88,6 +93,7 @@ def write_shapes_dataset(
     out = Path(out)
     height, width = (size, size) if isinstance(size, int) else size
     settings = {"version": VERSION, "train": train, "val": val, "size": [height, width], "seed": seed}
+    settings |= {"kind": kind} if kind != "shapes" else {}
     _check_settings(settings)
     target = out.resolve()  # through a link, so that a data set behind it is replaced, not the link
     try:
@@ -109,6 +115,8 @@ def write_shapes_dataset(
 
 def _check_settings(settings: dict[str, Any]) -> None:
     """Refuse what cannot be drawn."""
+    if settings.get("kind", "shapes") not in KINDS:
+        raise InputError(f"kind {settings['kind']}: choose from {', '.join(KINDS)}")
     for key, least in (("train", 1), ("val", 1), ("seed", 0)):
         if settings[key] < least:
             raise InputError(f"{key} {settings[key]}: must be at least {least}")
@@ -189,9 +197,14 @@ def _build(folder: Path, settings: dict[str, Any], progress: Callable[[int, int]
             _preview(coco, images).save(folder / "preview.png")
 
 
+def _drawing(settings: dict[str, Any]) -> Any:
+    """The module that draws the images."""
+    return KINDS[settings.get("kind", "shapes")]
+
+
 def _empty_coco(settings: dict[str, Any], split: str) -> dict[str, Any]:
     """A COCO JSON without images; no date, so that the same settings give the same bytes."""
-    names = enumerate(CLASS_NAMES, start=1)
+    names = enumerate(_drawing(settings).CLASS_NAMES, start=1)
     return {
         "info": {"description": DESCRIPTION, "split": split, "settings": settings},
         "licenses": [],
@@ -204,7 +217,7 @@ def _empty_coco(settings: dict[str, Any], split: str) -> dict[str, Any]:
 def _add_image(coco: dict[str, Any], images: Path, split: int, index: int, settings: dict[str, Any]) -> None:
     """Draw one image, save it and append it and its annotations to the JSON; ids start at 1."""
     height, width = settings["size"]
-    pixels, shapes = draw_scene(settings["seed"], split, index, height, width)
+    pixels, shapes = _drawing(settings).draw_scene(settings["seed"], split, index, height, width)
     name = f"{index:06d}.jpg"
     Image.fromarray(pixels).save(images / name, quality=JPEG_QUALITY)
     coco["images"].append({"id": index + 1, "file_name": name, "width": width, "height": height})
@@ -226,16 +239,16 @@ def _preview(coco: dict[str, Any], images: Path) -> Image.Image:
         draw = ImageDraw.Draw(tile)
         for annotation in coco["annotations"]:
             if annotation["image_id"] == image["id"]:
-                _outline(draw, annotation, scale)
+                _outline(draw, annotation, scale, coco["categories"][annotation["category_id"] - 1]["name"])
         grid.paste(tile, (place % columns * width, place // columns * height))
     return grid
 
 
-def _outline(draw: ImageDraw.ImageDraw, annotation: dict[str, Any], scale: float) -> None:
+def _outline(draw: ImageDraw.ImageDraw, annotation: dict[str, Any], scale: float, name: str) -> None:
     """Draw an annotation's polygons and its class name at the left upper corner of its box."""
     number = annotation["category_id"] - 1
     for polygon in annotation["segmentation"]:
         points = [scale * value for value in polygon]
         draw.line(points + points[:2], fill=PREVIEW_COLOURS[number])
     x, y = (scale * value for value in annotation["bbox"][:2])
-    draw.text((x + 2, y + 1), CLASS_NAMES[number], fill=PREVIEW_COLOURS[number], stroke_width=1, stroke_fill="black")
+    draw.text((x + 2, y + 1), name, fill=PREVIEW_COLOURS[number], stroke_width=1, stroke_fill="black")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
+from pathlib import Path
 
 import torch
 
 import hiera_det
 
-__all__ = ["environment"]
+__all__ = ["environment", "machine_name"]
 
 PACKAGES = ("torch", "torchvision", "detectron2", "pycocotools", "timm", "numpy", "pillow")
 
@@ -29,3 +31,17 @@ def environment() -> dict[str, str]:
     found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     found["system"] = platform.platform()
     return found
+
+
+def machine_name(device: str) -> str:
+    """The processor's or GPU's name; for the latter also whether float32 is computed in TF32."""
+    if device == "cuda":
+        products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        state = {True: "on", False: "off"}
+        return (
+            f"{torch.cuda.get_device_name()}, TF32 {state[products]} for products, {state[convolutions]} "
+            "for convolutions"
+        )
+    cpuinfo = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return match.group(1) if match else platform.machine()

@@ -26,6 +26,7 @@ SCRIPTS = {
     "pretrain_mae": "pretrain",
     "convert_weights": "convert-weights",
     "benchmark": "benchmark",
+    "compare": "compare",
     "draw_augmented": "draw-augmented",
     "draw_positions": "draw-positions",
     "print_schedules": "print-schedules",
@@ -112,6 +113,7 @@ DETECTOR_COMMANDS = {
     "predict": ["--run", "any", "--input", "any.jpg", "--json", "any.json"],
     "draw-augmented": ["--config-file", "any.yaml", "--output", "any.png"],
     "print-schedules": [],
+    "compare": ["--made", "shapes"],
     "benchmark": ["--task", "detector-train"],
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hiera_det.data import cells
 from hiera_det.data.coco.check import check_coco_json
 from hiera_det.data.scenes import CLASS_NAMES, coverage, draw_scene, trace_polygons, unit_outline
 from hiera_det.data.shapes import ShapesPaths, write_shapes_dataset
@@ -125,6 +126,23 @@ def test_every_shape_keeps_a_fair_part_visible() -> None:
         counts.append(len(shapes))
         assert all(shape.visible.sum() >= shape.least_visible for shape in shapes)
     assert (min(counts), max(counts)) == (1, 6)
+
+
+def test_cells_are_many_small_and_exact(tmp_path: Path) -> None:
+    pixels, found = cells.draw_scene(0, 0, 0, 128, 160)
+    assert pixels.shape == (128, 160, 3)
+    assert len(found) > 10
+    assert {cell.category for cell in found} == {1, 2}
+    for cell in found:
+        assert cell.visible.sum() >= cell.least_visible
+        assert max(np.ptp(np.nonzero(cell.visible), axis=1)) < 0.15 * 128
+        np.testing.assert_array_equal(rasterise(trace_polygons(cell.visible), 128, 160), cell.visible)
+    paths = write_shapes_dataset(tmp_path / "cells", 1, 1, 64, kind="cells")
+    coco = json.loads(paths.train_json.read_text())
+    assert [category["name"] for category in coco["categories"]] == ["round", "rod"]
+    assert write_shapes_dataset(tmp_path / "cells", 1, 1, 64, kind="cells").reused
+    with pytest.raises(InputError, match=r"other settings .*kind cells"):
+        write_shapes_dataset(tmp_path / "cells", 1, 1, 64)
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)

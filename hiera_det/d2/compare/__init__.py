@@ -1,0 +1,1 @@
+"""Detectors that differ in one thing, trained under equal seconds of computing."""
