@@ -175,6 +175,9 @@ def add_training_flags(parser: argparse.ArgumentParser, batch_size: int = 64, sc
 def _add_progress_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("log, checkpoints, and going on")
     group.add_argument("--log-period", type=int, metavar="STEPS", help="from a line of the log to the next")
+    group.add_argument(
+        "--loggers", nargs="+", metavar="NAME", help="metrics go there too, besides TensorBoard: csv, wandb, mlflow"
+    )
     group.add_argument("--checkpoint-epochs", type=int, help="from a checkpoint to the next (default: 1)")
     group.add_argument(
         "--checkpoint-minutes", type=float, help="most that pass without a checkpoint (default: 10; 0: any)"

@@ -24,6 +24,7 @@ from hiera_det.engine.ema import EMA
 from hiera_det.engine.events import MetricsFile, TensorBoard
 from hiera_det.engine.loader import end_workers
 from hiera_det.engine.loader import unwrap as read_batch
+from hiera_det.engine.loggers import open_loggers
 from hiera_det.engine.optimizer import load_optimizer, set_lr
 from hiera_det.engine.order import EpochOrder
 from hiera_det.engine.pace import Pace
@@ -224,6 +225,7 @@ class Loop:
                 output = self.settings.output
                 require_space(output, self._required_space())
                 self._writers = [MetricsFile(output, self.iteration), TensorBoard(output, self.iteration)]
+                self._writers += open_loggers(self.settings.loggers, output, self.iteration)
             sent = 0
             self._pace.begin()
             try:

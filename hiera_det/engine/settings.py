@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from hiera_det.engine.loggers import check_loggers
 from hiera_det.engine.precision import check_precision
 from hiera_det.engine.sharding import HAS_FSDP
 from hiera_det.errors import InputError
@@ -38,6 +39,7 @@ class CommonSettings:
         log_period: steps from one line of the log to the next.
         skip_nonfinite: steps in a row that may be left out because a loss or gradient is not finite.
         checkpoint_minutes: most that pass without a checkpoint; 0 leaves it to the period.
+        loggers: where lines of ``metrics.json`` go besides, see `hiera_det.engine.loggers`.
         patience: evaluations in a row without a better ``best`` that end the training; 0 for any number.
         words: the flag or key by which the user knows a field, for messages; empty for a user of Python.
     """
@@ -52,6 +54,7 @@ class CommonSettings:
     skip_nonfinite: int = 0
     checkpoint_minutes: float = 10.0
     patience: int = 0
+    loggers: Sequence[str] = ()
     words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def word(self, name: str) -> str:
@@ -122,6 +125,7 @@ class TrainSettings(CommonSettings):
         self.check_amounts("clip_norm", "checkpoint_minutes")
         if not 0 <= self.ema_decay < 1:
             raise self.refusal("ema_decay", "give a decay below 1, such as 0.9998, or 0 for no average")
+        check_loggers(self.loggers, self.word("loggers"))
         self._check_machine()
 
     def _check_machine(self) -> None:

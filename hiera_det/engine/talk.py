@@ -21,10 +21,10 @@ from hiera_det.engine.best import EMA, Best, told_metric
 from hiera_det.engine.callbacks import Callback
 from hiera_det.engine.checkpoint import BEST, FINAL
 from hiera_det.engine.progress import peak_memory
+from hiera_det.engine.say import say
 
 __all__ = ["Length", "Talk", "Terminal", "say", "told_memory", "told_metrics", "told_place"]
 
-say = logging.getLogger("hiera_det.say")
 
 #: Steps over which speed and loss are averaged.
 WINDOW = 20

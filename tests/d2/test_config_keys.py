@@ -156,6 +156,7 @@ def others(value: Any) -> Iterator[Any]:
         for entry in value[:1]:
             yield from ([other, *value[1:]] for other in others(entry))
         yield from ([*value, 1], [*value, 0.5], [*value, "stage1"], [1] * 4, [1, 1], ["x"], [0.5], [["a", "b", 1, 1]])
+        yield ["csv"]
     else:
         yield 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -57,9 +58,13 @@ def test_patience_ends_a_training_whose_best_weights_checkpoints_and_losses_are_
 ) -> None:
     keys = ["SOLVER.MAX_ITER", "9", "SOLVER.STEPS", "()", "SOLVER.MILESTONES", "[]", "SOLVER.BASE_LR", "1e-12"]
     keys += ["TEST.EVAL_PERIOD", "1", "TEST.BEST", "val_loss", "TEST.PATIENCE", "1", "SEED", "1"]
+    keys += ["LOGGERS", "['csv']"]
     start(training_arguments(tmp_path, shapes, *keys))
     lines = [line for line in read_metrics(tmp_path / "metrics.json") if "val_loss" in line]
     ended = len(lines)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val_loss"]]
+    assert [float(row["val_loss"]) for row in rows] == [line["val_loss"] for line in lines]
     assert 2 <= ended < 9
     assert read_weight_file(tmp_path / "model_final.pth")["iteration"] == ended - 1
     best = read_weight_file(tmp_path / "model_best.pth")["best"]

@@ -48,7 +48,8 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training from those weights with the recipe's augmentation, in its own process."""
     out = tmp_path_factory.mktemp("trained") / "out"
     words = [sys.executable, str(TOOL), *map(str, folders(data)), "--output", str(out), *RUN]
-    done = subprocess.run([*words, "--weights", str(data / "mae.pth")], capture_output=True, text=True, check=False)
+    words += ["--weights", str(data / "mae.pth"), "--loggers", "csv"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1].endswith(f"hiera-det classify FOLDER --weights {out / 'model_best.pth'}")
     assert "4 newly initialised (norm 2, head 2)" in done.stderr
@@ -71,6 +72,7 @@ def test_what_a_training_leaves(trained: Path) -> None:
             "curves.png",
             "last_checkpoint",
             "log.txt",
+            "metrics.csv",
             "metrics.json",
             "run.json",
         ),

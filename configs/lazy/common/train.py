@@ -16,6 +16,7 @@ train = {
     "best": "auto",  # metric whose best weights are kept in model_best.pth, such as "bbox/AP"; "" for none
     "patience": 0,  # evaluations without a better one that end the training; 0 for any number
     "val_loss": True,  # measure the losses on the images of an evaluation too
+    "loggers": [],  # where metrics go besides TensorBoard: "csv", "wandb", "mlflow"
     "eval_period": 5000,
     "pictures": 8,  # held-out images drawn at the end
     "report": True,  # write report.html after each evaluation and at the end

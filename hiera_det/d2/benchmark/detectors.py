@@ -28,6 +28,7 @@ from torch import Tensor
 from hiera_det.d2.benchmark.vitdet import VITDET_B, VITDET_SETTINGS, build_vitdet, check_vitdet
 from hiera_det.d2.config.load import load_config
 from hiera_det.d2.config.model_keys import is_hiera
+from hiera_det.d2.model.recompute import recompute_parts
 from hiera_det.d2.train.solver import build_optimizer
 from hiera_det.d2.train.step import Step
 from hiera_det.errors import InputError
@@ -75,6 +76,7 @@ def build_detector(cfg: CfgNode, image: tuple[int, int]) -> tuple[Any, torch.opt
     """The model of a `load_detector_config` for images of that height and width, and its optimizer."""
     torch.manual_seed(0)
     module = build_model(cfg) if cfg.MODEL.BACKBONE.NAME != VITDET_B else build_vitdet(cfg, max(image))
+    recompute_parts(module, cfg)
     _set_predictions(module)
     return module, build_optimizer(cfg, module)
 

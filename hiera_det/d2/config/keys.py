@@ -48,7 +48,8 @@ def add_hiera_config(cfg: CfgNode) -> None:
     hiera.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
     # Stage that the simple feature pyramid starts from
     hiera.PYRAMID_FEATURE = "stage3"
-    # Recompute each block in the backward pass: less memory, about a third more time; in all stages or in those named
+    # Recompute in the backward pass what would be kept: less memory, a third more time. Everything, block by block
+    # in the trunk; or the stages that are named, "neck" and "heads"
     hiera.USE_CHECKPOINT = False
     hiera.CHECKPOINT_STAGES = []
     # Stages whose blocks recompute the GELU of their MLP: a quarter less memory in them, a few percent more time
@@ -105,6 +106,8 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.INPUT.LSJ.ENABLED = False
     cfg.INPUT.LSJ.SIZE = 1024
     cfg.INPUT.LSJ.SCALE = [0.1, 2.0]
+    # Where the lines of metrics.json go besides TensorBoard: "csv" for metrics.csv, "wandb", "mlflow"
+    cfg.LOGGERS = []
     # Largest image in pixels, by its header; larger ones are refused before they fill the memory
     cfg.INPUT.MAX_PIXELS = 100_000_000
     # An image that cannot be read ends the run ("fail") or is replaced in training and left out of evaluation ("skip")

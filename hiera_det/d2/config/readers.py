@@ -62,7 +62,8 @@ ABOVE_0, BELOW_1, BETWEEN = (
 )
 AMOUNT = number()
 NAMES, SOME_NAMES, SIZES = several(TEXT), several(TEXT, 1), several(SIDE, 1)
-STAGE = choice("stage1", "stage2", "stage3", "stage4")
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+STAGE = choice(*STAGES)
 
 
 def nested(kind: Kind) -> Kind:

@@ -25,6 +25,7 @@ from hiera_det.d2.config.readers import (
     on,
     one_of,
 )
+from hiera_det.engine.loggers import LOGGERS
 
 __all__ = ["RUN_KEYS"]
 
@@ -55,6 +56,7 @@ RUN_KEYS: tuple[Reader, ...] = (
             TEXT: "OUTPUT_DIR",
             whole(-1, 2**31): "SEED",
             SWITCH: "CUDNN_BENCHMARK",
+            several(choice(*LOGGERS)): "LOGGERS",
             choice("highest", "high", "medium", ""): "FLOAT32_PRECISION",
         },
     ),

@@ -32,6 +32,7 @@ WORDS = {
     "patience": "TEST.PATIENCE",
     "checkpoint_minutes": "SOLVER.CHECKPOINT_MINUTES",
     "skip_nonfinite": "SOLVER.SKIP_NONFINITE",
+    "loggers": "LOGGERS",
 }
 
 
@@ -80,5 +81,6 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
         patience=cfg.TEST.PATIENCE,
         checkpoint_minutes=solver.CHECKPOINT_MINUTES,
         skip_nonfinite=solver.SKIP_NONFINITE,
+        loggers=tuple(cfg.LOGGERS),
         words=WORDS,
     )

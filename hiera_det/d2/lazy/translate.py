@@ -26,6 +26,7 @@ __all__ = ["CLIP_NORM", "NODES", "given_keys", "naming_nodes", "to_keys", "to_no
 NODES = {
     "OUTPUT_DIR": "train.output_dir",
     "SEED": "train.seed",
+    "LOGGERS": "train.loggers",
     "MODEL.WEIGHTS": "train.init_checkpoint",
     "MODEL.DEVICE": "train.device",
     "MODEL.MASK_ON": "dataloader.train.mapper.use_instance_mask",
@@ -95,7 +96,7 @@ def to_keys(lazy: DictConfig) -> CfgNode:
         value, default = OmegaConf.select(lazy, node), get_value(keys, key)
         if value is None:
             continue
-        if key.startswith("DATASETS."):
+        if key == "LOGGERS" or key.startswith("DATASETS."):
             value = (value,) if isinstance(value, str) else tuple(value)
         value = as_given(default, value)
         if not kind_of(key, default).accepts(value):

@@ -13,6 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from hiera_det.d2.config.words import renamed
+from hiera_det.d2.model.recompute import PARTS
 from hiera_det.engine.compilation import compile_in_place
 from hiera_det.errors import InputError
 from hiera_det.modeling.fast.sizes import is_size
@@ -152,7 +153,8 @@ def trunk_from_config(cfg: CfgNode, input_shape: ShapeSpec, out_features: list[s
     fields |= {name: hiera[name.upper()] for name in ("embed_dim", "num_heads") if hiera[name.upper()]}
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     fields |= {"depths": depths, "global_blocks": global_blocks, "out_features": tuple(out_features)}
-    recomputed = tuple(hiera.CHECKPOINT_STAGES) or hiera.USE_CHECKPOINT
+    named = hiera.CHECKPOINT_STAGES  # neck and heads are `recompute_parts`'s
+    recomputed = tuple(name for name in named if name not in PARTS) if named else hiera.USE_CHECKPOINT
     with renamed({name: f"MODEL.HIERA.{name.upper()}" for name in (*fields, "embed_dim", "num_heads")}):
         trunk = build_hiera(hiera.SIZE, in_channels=input_shape.channels, use_checkpoint=recomputed, **fields)
     freeze_at(trunk, cfg.MODEL.BACKBONE.FREEZE_AT)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiera_det.d2.config.setup import load_config
+from hiera_det.d2.model.recompute import recompute_parts
 
 __all__ = ["build_shell", "count_detector", "detector_parts", "flops_table"]
 
@@ -47,7 +48,9 @@ def build_shell(cfg: CfgNode) -> Any:
     cfg.defrost()
     cfg.MODEL.DEVICE, cfg.MODEL.HIERA.COMPILE = "meta", False
     with torch.device("meta"):
-        return build_model(cfg).eval()
+        model = build_model(cfg).eval()
+    recompute_parts(model, cfg)
+    return model
 
 
 def detector_parts(model: Any, images: Tensor, proposals: int, masks: int) -> dict[str, tuple[nn.Module, Any]]:
@@ -78,8 +81,19 @@ def detector_parts(model: Any, images: Tensor, proposals: int, masks: int) -> di
     return parts | {
         "rpn": (rpn.rpn_head, [levels[name] for name in rpn.in_features]),
         "box head": (_Stages(_box_stages(heads)), boxes),
-        "mask head": (nn.Sequential(*heads.mask_head.children()), regions),  # its forward wants instances too
+        "mask head": (_Layers(heads.mask_head), regions),
     }
+
+
+class _Layers(nn.Module):
+    """A mask head without its losses, for which its forward wants instances."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, regions: Tensor) -> Any:
+        return self.head.layers(regions)
 
 
 class _Stages(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from detectron2.utils.events import (
 from fvcore.common.history_buffer import HistoryBuffer
 
 from hiera_det.engine.events import MetricsFile
+from hiera_det.engine.loggers import open_loggers
 from hiera_det.engine.progress import peak_memory
 
 logger = logging.getLogger("hiera_det.training")
@@ -69,15 +70,16 @@ class Throughput(HookBase):  # type: ignore[misc]
 
 
 class MetricsWriter(EventWriter):  # type: ignore[misc]
-    """``metrics.json`` as detectron2 writes it, each iteration once, and JSON where a value is not finite.
+    """``metrics.json`` as detectron2 writes it, each iteration once, and JSON where a value is not finite; loggers too.
 
     Args:
         folder: where the file is.
+        loggers: of `hiera_det.engine.loggers`.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._file: MetricsFile | None = None
+    def __init__(self, folder: str, loggers: Sequence[str] = ()) -> None:
+        self.folder, self.loggers = folder, loggers
+        self._files: list[Any] = []
         self._last_write = -1  # also detectron2's name for it, in its own writer for TensorBoard
 
     def open(self, steps: int) -> int:
@@ -86,26 +88,32 @@ class MetricsWriter(EventWriter):  # type: ignore[misc]
         Returns:
             the last iteration of which there is a line; -1 for none.
         """
-        self._file = MetricsFile(self.folder, steps - 1)
-        self._last_write = self._file.last
+        metrics = MetricsFile(self.folder, steps - 1)
+        self._files = [metrics, *open_loggers(self.loggers, self.folder, steps)]
+        self._last_write = metrics.last
         return self._last_write
 
     def write(self) -> None:
         """Add what is new in the current event storage."""
-        if self._file is None:
+        if not self._files:
             self.open(0)
-        assert self._file
         lines: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if iteration > self._last_write:
                 lines[iteration][name] = value
         for iteration, values in sorted(lines.items()):
-            self._file.add(**dict(sorted({**values, "iteration": iteration}.items())))
+            for file in self._files:
+                file.add(**dict(sorted({**values, "iteration": iteration}.items())))
             self._last_write = iteration
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        for file in self._files:
+            file.close()
 
 
 def build_writers(
-    output_dir: str, max_iter: int, images_per_step: int = 0, images_per_epoch: int = 0
+    output_dir: str, max_iter: int, images_per_step: int = 0, images_per_epoch: int = 0, loggers: Sequence[str] = ()
 ) -> list[EventWriter]:
     """detectron2's writers, the printer with this project's figures at the end of its line.
 
@@ -114,11 +122,12 @@ def build_writers(
         max_iter: steps of the whole training.
         images_per_step: as given to `Throughput`.
         images_per_epoch: as given to `Throughput`.
+        loggers: as given to `MetricsWriter`.
     """
     os.makedirs(output_dir, exist_ok=True)
     printer = CommonMetricPrinter(max_iter)
     printer.logger = _Line(printer.logger, max_iter * images_per_step / (images_per_epoch or 1))
-    return [printer, MetricsWriter(output_dir), _TensorBoard(output_dir)]
+    return [printer, MetricsWriter(output_dir, loggers), _TensorBoard(output_dir)]
 
 
 class _TensorBoard(TensorboardXWriter):  # type: ignore[misc]

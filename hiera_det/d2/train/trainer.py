@@ -28,6 +28,7 @@ from hiera_det.d2.data.mapper import build_loss_mapper, build_train_mapper
 from hiera_det.d2.data.records import content_digest
 from hiera_det.d2.data.train_loader import train_loader_from_config
 from hiera_det.d2.model.across_classes import as_tested
+from hiera_det.d2.model.recompute import recompute_parts
 from hiera_det.d2.predict.evaluation import Evaluator, check_test_classes
 from hiera_det.d2.predict.pictures import PictureHook
 from hiera_det.d2.predict.precision import autocast
@@ -184,6 +185,13 @@ class Trainer(DefaultTrainer):
         self.finished_steps = self.iter + 1
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The detector, with ``MODEL.HIERA.USE_CHECKPOINT`` in neck and heads too."""
+        model: nn.Module = super().build_model(cfg)
+        recompute_parts(model, cfg)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW, or what ``SOLVER.OPTIMIZER`` says; the norm of all gradients is clipped by the step, not by it."""
         if norm_of_all(cfg):
@@ -315,9 +323,9 @@ class Trainer(DefaultTrainer):
         ]
 
     def build_writers(self) -> list[EventWriter]:
-        """The log line, ``metrics.json`` and TensorBoard."""
-        solver = self.cfg.SOLVER
-        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH)
+        """The log line, ``metrics.json``, TensorBoard, and ``LOGGERS``."""
+        folder, solver, loggers = self.cfg.OUTPUT_DIR, self.cfg.SOLVER, self.settings.loggers
+        return build_writers(folder, self.max_iter, solver.IMS_PER_BATCH, solver.IMAGES_PER_EPOCH, loggers)
 
     def _save_best(self, best: Best) -> None:
         """A disk that is full is tried again later, as for other checkpoints."""
