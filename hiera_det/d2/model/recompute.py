@@ -28,8 +28,9 @@ def recompute_parts(model: nn.Module, cfg: CfgNode) -> None:
     for part, names in PARTS.items():
         if part in stages or (everything and not stages):
             for module in _named(model, names):
+                kind: Any = type(module)
                 # a class, not a forward of its own: copies of the model keep to their own parameters
-                module.__class__ = _recomputing(type(module))
+                module.__class__ = _recomputing(kind)
 
 
 def _named(model: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
@@ -40,10 +41,10 @@ def _named(model: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
 
 
 @cache
-def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+def _recomputing(kind: Any) -> Any:
     """A class of modules that are recomputed: of heads with losses in their forward, their ``layers``."""
     name = "layers" if callable(getattr(kind, "layers", None)) else "forward"
-    original: Any = getattr(kind, name)
+    original = getattr(kind, name)
 
     def recomputed(self: nn.Module, *inputs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
