@@ -85,7 +85,8 @@ def test_every_config_trains_a_step_and_infers(path: Path) -> None:
     assert torch.isfinite(loss)
     learning = [p for p in model.backbone.trunk.parameters() if p.requires_grad]
     assert any(p.grad.abs().max() > 0 for p in learning)
-    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []  # DDP waits for all
+    # DDP waits for all that learn
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     with torch.inference_mode():
         (result,) = model.eval()([labelled()])
     if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor"):
