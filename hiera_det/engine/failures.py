@@ -10,7 +10,7 @@ import torch
 from hiera_det.engine.processes import process_count
 from hiera_det.errors import InputError
 
-__all__ = ["explained"]
+__all__ = ["explained", "is_out_of_memory"]
 
 #: What PyTorch says in a plain RuntimeError where memory is short.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "CUDA OOM")
@@ -42,12 +42,16 @@ def explained(doing: str, save_memory: str, resumable: bool = True) -> Iterator[
         raise InputError(line) from None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in str(error) for said in NO_MEMORY)
+
+
 def _line(error: BaseException, doing: str, save_memory: str) -> str | None:
     """What to say of an error; None for one that is not the machine's."""
     text = str(error).strip()
     first = text.splitlines()[0].partition(". ")[0] if text else type(error).__name__  # gloo goes on at length
-    oom = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in text for said in NO_MEMORY)
-    if oom:
+    if is_out_of_memory(error):
         return f"out of memory in {doing} ({first}); {save_memory}"
     if "DataLoader worker" in text or (isinstance(error, ConnectionError | EOFError) and process_count() == 1):
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 
@@ -47,11 +48,17 @@ def test_a_run_without_evaluation_has_no_time_for_it() -> None:
     assert dataclasses.replace(FORECAST, evaluation_time=0.0).evaluation_hours == 0
 
 
-def test_a_dry_run_measures_and_keeps_nothing(tmp_path: Path, training_arguments: object) -> None:
+def test_a_dry_run_measures_says_what_it_does_and_keeps_nothing(
+    tmp_path: Path, training_arguments: object, caplog: pytest.LogCaptureFixture
+) -> None:
     data = write_shapes_dataset(tmp_path / "data", train=6, val=3, size=64)
     args = training_arguments(tmp_path / "out", data, "SOLVER.EPOCHS", "10", "SOLVER.MILESTONES", "[0.5]", dry_run=True)
     before = set(tmp_path.rglob("*"))
-    forecast = dry_run(setup_config(args))
+    with caplog.at_level(logging.INFO, "hiera_det.say"):
+        forecast = dry_run(setup_config(args))
+    said = [message for message in caplog.messages if message.startswith("dry run: ")]
+    assert said[0] == "dry run: building the model, and 3 steps of 2 images"
+    assert "dry run: a step of the largest images, for the memory" in said
     assert set(tmp_path.rglob("*")) == before
     assert (forecast.steps, forecast.images_per_step, forecast.test_images) == (30, 2, 3)
     assert (forecast.evaluations, forecast.checkpoints, forecast.processes) == (1, 1, 1)

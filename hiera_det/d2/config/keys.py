@@ -89,6 +89,8 @@ def add_hiera_config(cfg: CfgNode) -> None:
     cfg.SOLVER.SCALING = "linear"
     # Forward and backward passes per step of the optimizer, each over that part of SOLVER.IMS_PER_BATCH
     cfg.SOLVER.ACCUMULATE = 1
+    # Before a training on a GPU, find how many of the largest images fit at a time, and set SOLVER.ACCUMULATE by it
+    cfg.SOLVER.AUTO_BATCH = False
     # Number format of SOLVER.AMP: "float16", on GPUs only, or "bfloat16"
     cfg.SOLVER.AMP.PRECISION = "float16"
     # Decay per step of an average of the weights, evaluated and saved beside them; 0 for none

@@ -139,7 +139,7 @@ RUN_KEYS: tuple[Reader, ...] = (
             FRACTION: "WARMUP_FACTOR",
             whole(): "WARMUP_ITERS IMAGES_PER_EPOCH KEEP_CHECKPOINTS SKIP_NONFINITE",
             choice("linear", "constant"): "WARMUP_METHOD",
-            SWITCH: "RESCALE_INTERVAL CLIP_GRADIENTS.ENABLED AMP.ENABLED",
+            SWITCH: "RESCALE_INTERVAL CLIP_GRADIENTS.ENABLED AMP.ENABLED AUTO_BATCH",
             whole(1, 10**6): "IMS_PER_BATCH ACCUMULATE",
             whole(0, 10**6): "REFERENCE_WORLD_SIZE",
             choice("ADAMW", "SGD"): "OPTIMIZER",

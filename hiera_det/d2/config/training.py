@@ -60,6 +60,8 @@ def train_settings(cfg: CfgNode, processes: int = 1) -> TrainSettings:
             "SOLVER.AMP.ENABLED True with SOLVER.AMP.PRECISION float16 needs a GPU: on the CPU choose "
             f"{narrow}SOLVER.AMP.ENABLED False"
         )
+    if solver.AUTO_BATCH and solver.PARALLEL == "fsdp":
+        raise InputError("SOLVER.AUTO_BATCH True: tries one process at a time; set SOLVER.PARALLEL ddp, or it to False")
     return TrainSettings(
         output=cfg.OUTPUT_DIR,
         iterations=solver.MAX_ITER,

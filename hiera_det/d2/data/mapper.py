@@ -14,9 +14,11 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import annotations_to_instances, transform_proposals
 
 from hiera_det.d2.data.augmentation import ResizeShortestEdge, build_augmentation, check_lsj
+from hiera_det.d2.data.fused import Plan, can_fuse, instances_of_masks, is_fused
 from hiera_det.d2.data.pixels import check_size, read_pixels
 from hiera_det.data.bad_images import BadImages
 from hiera_det.data.images import MAX_PIXELS, BadImageError
+from hiera_det.data.memory import Pixels
 
 __all__ = ["ImageMapper", "TrainMapper", "build_loss_mapper", "build_test_mapper", "build_train_mapper"]
 
@@ -96,18 +98,18 @@ class ImageMapper(DatasetMapper):
         """
         sample = copy.deepcopy(dataset_dict)
         try:
-            inputs = T.AugInput(read_pixels(sample["file_name"], self.image_format, self.max_pixels))
-            check_size(sample, inputs.image)
+            image, semantic = read_pixels(sample["file_name"], self.image_format, self.max_pixels), None
+            check_size(sample, image)
             if "sem_seg_file_name" in sample:
-                inputs.sem_seg = read_pixels(sample.pop("sem_seg_file_name"), "L", self.max_pixels).squeeze(2)
+                semantic = read_pixels(sample.pop("sem_seg_file_name"), "L", self.max_pixels).squeeze(2)
         except BadImageError as error:
             self.bad_images.add(error)
             return None
-        transforms = self.augmentations(inputs)
-        image_shape = inputs.image.shape[:2]
-        sample["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        if inputs.sem_seg is not None:
-            sample["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
+        image, semantic, transforms = self._augmented(image, semantic)
+        image_shape = image.shape[:2]
+        sample["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if semantic is not None:
+            sample["sem_seg"] = torch.as_tensor(semantic.astype("long"))
         if self.proposal_topk is not None:
             transform_proposals(sample, image_shape, transforms, proposal_topk=self.proposal_topk)
         if not self.is_train:
@@ -115,6 +117,19 @@ class ImageMapper(DatasetMapper):
         elif "annotations" in sample:
             self._transform_annotations(sample, transforms, image_shape)
         return sample
+
+    def _augmented(self, image: Pixels, semantic: Pixels | None) -> tuple[Pixels, Pixels | None, T.TransformList]:
+        """An image and a semantic map after the augmentations, and what was done to them."""
+        if not can_fuse(self.augmentations.augs):
+            inputs = T.AugInput(image, sem_seg=semantic)
+            transforms = self.augmentations(inputs)
+            return inputs.image, inputs.sem_seg, transforms
+        transforms = Plan(*image.shape[:2]).take(self.augmentations.augs)
+        return (
+            transforms.apply_image(image),
+            semantic if semantic is None else transforms.apply_segmentation(semantic),
+            transforms,
+        )
 
 
 class TrainMapper(ImageMapper):
@@ -129,7 +144,18 @@ class TrainMapper(ImageMapper):
             del dataset_dict["annotations"]
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
             return
+        if self._takes_masks():
+            objects = [one for one in dataset_dict["annotations"] if not one.get("iscrowd", 0)]
+            if is_fused(transforms, objects):
+                del dataset_dict["annotations"]
+                dataset_dict["instances"] = instances_of_masks(objects, transforms)
+                return
         if self.keypoint_hflip_indices is not None:  # an object without keypoints has none that are labelled
             for annotation in dataset_dict["annotations"]:
                 annotation.setdefault("keypoints", [0.0] * 3 * len(self.keypoint_hflip_indices))
         super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+    def _takes_masks(self) -> bool:
+        """Whether objects are masks with boxes around them, and nothing else."""
+        masks = self.use_instance_mask and self.instance_mask_format == "bitmask"
+        return bool(masks and self.recompute_boxes and not self.use_keypoint)

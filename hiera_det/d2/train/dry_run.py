@@ -16,9 +16,11 @@ from torch import nn
 
 from hiera_det.d2.config.schedule import count_images
 from hiera_det.d2.predict.precision import autocast
+from hiera_det.d2.train.largest import largest_batch
 from hiera_det.d2.train.memory import memory_told
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.engine.progress import peak_memory
+from hiera_det.engine.say import say
 
 __all__ = ["Forecast", "dry_run"]
 
@@ -87,7 +89,7 @@ class Forecast:
             f"first step        {self.first_step:.2f} s",
             f"later steps       {self.step:.2f} s of {self.images_per_step} images: "
             f"{self.images_per_step / self.step:.3g} images/s, {self.data_share:.0%} of it data loading",
-            f"peak memory       {self.memory:.0f} MiB per {'GPU' if self.on_gpu else 'process'}",
+            f"peak memory       {self.memory:.0f} MiB per {'GPU' if self.on_gpu else 'process'}, largest images too",
             f"training          {self.steps} steps: {_duration(self.training_hours)}",
             f"evaluation        {self.evaluations} of {self.test_images} images: {_duration(self.evaluation_hours)}",
             f"checkpoints       {self.checkpoints} of about {self.checkpoint_size / 2**20:.0f} MiB: "
@@ -104,7 +106,7 @@ def _duration(hours: float) -> str:
 
 
 def dry_run(cfg: CfgNode) -> Forecast:
-    """Build all that a training builds, take three steps and evaluate one batch; nothing is kept.
+    """Build all that a training builds, take three steps and one of the largest images, evaluate a batch; keep nothing.
 
     Called in every process of a run.
 
@@ -119,10 +121,15 @@ def dry_run(cfg: CfgNode) -> Forecast:
         cfg.defrost()
         cfg.OUTPUT_DIR = folder
         cfg.freeze()
+        _tell(f"building the model, and {STEPS} steps of {cfg.SOLVER.IMS_PER_BATCH} images")
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         with memory_told(cfg, trainer.settings.part, resumable=False):
             times, data_share = _take_steps(trainer)
+            _tell("a step of the largest images, for the memory")
+            with EventStorage(STEPS) as trainer.storage:
+                trainer._trainer.step([largest_batch(cfg, trainer.settings.part)], STEPS + 1)
+            _tell("an evaluation's first batch")
             batch, evaluation = _evaluate_batch(trainer)
     return Forecast(
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
@@ -142,6 +149,12 @@ def dry_run(cfg: CfgNode) -> Forecast:
     )
 
 
+def _tell(what: str) -> None:
+    """Say what is done now."""
+    if comm.is_main_process():
+        say.info("dry run: %s", what)
+
+
 def _times(steps: int, period: int) -> int:
     """How often something is done that is done every so many steps (0: never) and at the end."""
     return 1 + (steps - 1) // period if period > 0 else 1
@@ -155,6 +168,7 @@ def _take_steps(trainer: Trainer) -> tuple[list[float], float]:
             trainer.storage.iter = trainer.iter
             _finish(trainer.model)
             start = time.perf_counter()
+            _tell(f"step {trainer.iter + 1} of {STEPS}")
             trainer.run_step()
             _finish(trainer.model)
             times.append(time.perf_counter() - start)

@@ -24,6 +24,7 @@ from hiera_det.d2.config.setup import setup_config, training_device
 from hiera_det.d2.train.checkpoint import check_weights, decide_resume
 from hiera_det.d2.train.dry_run import dry_run
 from hiera_det.d2.train.hooks import split_callbacks
+from hiera_det.d2.train.largest import with_largest_part
 from hiera_det.d2.train.launch import launch_tool
 from hiera_det.d2.train.overview import length_of, told_overview
 from hiera_det.d2.train.trainer import Trainer
@@ -101,7 +102,7 @@ def train_by_yaml(
         cfg = setup_config(request, check_files=check_files)
         if not request.dry_run:
             return run_detector(cfg, request, stop, given=request.opts[0::2], callbacks=callbacks)
-        forecast = dry_run(cfg)
+        forecast = dry_run(with_largest_part(cfg))
         if comm.is_main_process():
             print(forecast.report(gpu_price))
         return None
@@ -147,6 +148,7 @@ def run_detector(
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         if comm.is_main_process():
             Checkpoints(cfg.OUTPUT_DIR).sweep()
+        cfg = with_largest_part(cfg, resume)
         trainer = kind(cfg, stop, callbacks)
         trainer.resume_or_load(resume, request.allow_changed, given)
         following = "hiera-det predict --run {folder} --input FOLDER --output predicted"
