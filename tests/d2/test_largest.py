@@ -45,6 +45,9 @@ def test_the_largest_images_come_at_the_largest_size_and_of_one_orientation(
     shapes = [tuple(sample["image"].shape[1:]) for sample in largest_batch(cfg, 3)]
     assert shapes == [(100, 64), (64, 64), (100, 64)]
     assert "instances" in largest_batch(cfg, 1)[0]
+    jitter = ["INPUT.LSJ.ENABLED", "True", "INPUT.LSJ.SIZE", "96"]
+    cfg = setup_config(training_arguments(tmp_path, data, *jitter))
+    assert largest_batch(cfg, 1)[0]["image"].shape[1:] == (96, 96)
 
 
 def test_as_many_images_go_together_as_the_memory_allows(

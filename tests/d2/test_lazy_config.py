@@ -32,6 +32,7 @@ LEAF = str(Path(__file__).parents[2] / "configs" / "lazy" / "cascade_mask_rcnn_h
         ),
         ("dataloader.test.dataset.names=mine", "dataloader.evaluator.dataset_name", "mine"),
         ("train.output_dir=a/b-c_d", "dataloader.evaluator.output_dir", "a/b-c_d/inference"),
+        ("train.loggers=[csv]", "train.loggers", ["csv"]),
         ("train.init_checkpoint=", "train.init_checkpoint", ""),
         ("train.init_checkpoint=https://x.org/a_b-c.pth", "train.init_checkpoint", "https://x.org/a_b-c.pth"),
         ("model.roi_heads.mask_in_features=null", "model.roi_heads.mask_in_features", None),

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ __all__ = ["largest_batch", "largest_part", "with_largest_part"]
 
 logger = logging.getLogger("hiera_det.setup")
 
+Sides: TypeAlias = npt.NDArray[np.float64]
+
 #: Part of the GPU's free memory that a trial may take: what libraries want of it differs from image to image.
 ROOM = 0.9
 
@@ -38,7 +40,7 @@ def largest_batch(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
     """So many images of the training data, the largest as the network sees them, as samples.
 
     Args:
-        cfg: a checked config; of its sizes of training images the largest is taken.
+        cfg: a checked config; of its sizes or scales of training images the largest is taken.
         count: may be more than there are.
 
     Raises:
@@ -47,12 +49,11 @@ def largest_batch(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TRAIN = (max(cfg.INPUT.MIN_SIZE_TRAIN),)
+    cfg.INPUT.LSJ.SCALE = [max(cfg.INPUT.LSJ.SCALE)] * 2
     cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.ACCUMULATE = 0, 1
     data: Any = Trainer.build_train_loader(cfg).dataset
     sizes = _sizes(data.records)
-    short, long = sizes.min(axis=1), sizes.max(axis=1)
-    scale = np.minimum(cfg.INPUT.MIN_SIZE_TRAIN[0] / short, cfg.INPUT.MAX_SIZE_TRAIN / long)
-    order = np.argsort(-short * long * scale**2, kind="stable")
+    order = np.argsort(-_areas(cfg, sizes.min(axis=1), sizes.max(axis=1)), kind="stable")
     # of one orientation, as the loader's batches are: together, wide and high ones would be padded to squares
     is_wide = sizes[:, 1] > sizes[:, 0]
     alike = order[is_wide[order] == is_wide[order[0]]]
@@ -60,11 +61,21 @@ def largest_batch(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
     return unwrap([data[place, number] for number, place in enumerate(places)])  # type: ignore[no-any-return]
 
 
-def _sizes(records: Any) -> npt.NDArray[np.float64]:
+def _sizes(records: Any) -> Sides:
     """Heights and widths; of records that do not tell them all are alike."""
     if isinstance(records, CocoRecords):
         return records.sizes.astype(float)
     return np.array([(one.get("height", 1), one.get("width", 1)) for one in records], dtype=float)
+
+
+def _areas(cfg: CfgNode, short: Sides, long: Sides) -> Sides:
+    """Pixels of images of these sides, as the network sees them."""
+    if cfg.INPUT.LSJ.ENABLED:
+        side = cfg.INPUT.LSJ.SIZE
+        scale = cfg.INPUT.LSJ.SCALE[1] * side / long
+        return np.minimum(short * scale, side) * np.minimum(long * scale, side)
+    scale = np.minimum(cfg.INPUT.MIN_SIZE_TRAIN[0] / short, cfg.INPUT.MAX_SIZE_TRAIN / long)
+    return short * long * scale**2
 
 
 def with_largest_part(cfg: CfgNode, resumed: bool = False) -> CfgNode:
