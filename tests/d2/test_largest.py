@@ -45,8 +45,9 @@ def test_the_largest_images_come_at_the_largest_size_and_of_one_orientation(
     shapes = [tuple(sample["image"].shape[1:]) for sample in largest_batch(cfg, 3)]
     assert shapes == [(100, 64), (64, 64), (100, 64)]
     assert "instances" in largest_batch(cfg, 1)[0]
-    jitter = ["INPUT.LSJ.ENABLED", "True", "INPUT.LSJ.SIZE", "96"]
-    cfg = setup_config(training_arguments(tmp_path, data, *jitter))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.LSJ.ENABLED, cfg.INPUT.LSJ.SIZE = True, 96
     assert largest_batch(cfg, 1)[0]["image"].shape[1:] == (96, 96)
 
 

@@ -28,6 +28,7 @@ def memory_told(cfg: CfgNode, part: int, resumable: bool = True) -> AbstractCont
         resumable: there are checkpoints to go on from.
     """
     size = "INPUT.LSJ.SIZE" if cfg.INPUT.LSJ.ENABLED else "INPUT.MIN_SIZE_TRAIN"
-    keys = f"raise SOLVER.ACCUMULATE, lower {size}, or set MODEL.HIERA.USE_CHECKPOINT True"
+    kept = "raise MODEL.BACKBONE.FREEZE_AT" if cfg.MODEL.HIERA.USE_CHECKPOINT else "set MODEL.HIERA.USE_CHECKPOINT True"
+    keys = f"raise SOLVER.ACCUMULATE, lower {size}, or {kept}"
     doing = f"a step of {part} images per process and forward, {told_images(cfg)}"
     return explained(doing, keys, resumable)
