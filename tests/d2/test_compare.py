@@ -106,7 +106,7 @@ def test_every_trunk_goes_under_the_heads_of_a_config(trunk: str) -> None:
     ("words", "message"),
     [
         (["a"], "--variant a: differs in nothing"),
-        (["a", "resnet19_fpn"], "--trunks resnet19_fpn: neither resnet18_fpn"),
+        (["a", "resnet19_fpn"], "resnet19_fpn: no trunk: neither resnet18_fpn"),
         (["a/b", "SEED", "1"], "--variant a/b: its name is a folder's"),
         (["Quick_Start", "SEED", "1"], "Quick_Start: is there twice"),
         (["a", "SECONDS", "nan"], "--variant a SECONDS nan: give a number of seconds"),
@@ -117,7 +117,9 @@ def test_variants_that_cannot_be_are_refused(words: list[str], message: str) -> 
         read_variants("quick_start", ["quick_start"], [words])
 
 
-def test_refusals_are_one_line_and_come_before_a_folder_is_made(shapes: ShapesPaths, tmp_path: Path) -> None:
+def test_refusals_are_one_line_and_a_wrong_key_comes_before_a_folder_is_made(
+    shapes: ShapesPaths, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     for settings, message in [
         ({"seconds": -1}, "--seconds -1: give a number above 0"),
@@ -128,9 +130,13 @@ def test_refusals_are_one_line_and_come_before_a_folder_is_made(shapes: ShapesPa
             comparison(shapes, out, **settings)
     with pytest.raises(InputError, match=r"SOLVER\.BASE_LRR 1: unknown config key"):
         compare(comparison(shapes, out, ["a", "SOLVER.BASE_LRR", "1"]), str)
+    assert not out.exists()
     with pytest.raises(InputError, match=r"^--seconds 0\.01: are 0 steps of quick_start; give at least \d"):
         compare(comparison(shapes, out, seconds=0.01), str)
-    assert not out.exists()
+    with pytest.raises(
+        InputError, match=r"^SOLVER\.MAX_ITER: the comparison sets it itself, by its flags; leave it out"
+    ):
+        comparison(shapes, out, ["a", "SOLVER.MAX_ITER", "9"])
 
 
 def test_a_folder_with_other_settings_is_left_alone(shapes: ShapesPaths, tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ LEAST_STEPS = 10
 MANY_STEPS = 10**6
 #: Part of a run that a config's own warm-up takes at most.
 WARM_UP = 0.1
+#: What a comparison sets itself.
+OWN_KEYS = {
+    *("SOLVER.MAX_ITER", "SOLVER.EPOCHS", "TEST.EVAL_PERIOD", "TEST.EVAL_EPOCHS", "SEED", "OUTPUT_DIR"),
+    *("DATALOADER.NUM_WORKERS", "DATASETS.TRAIN", "DATASETS.TEST"),
+}
 #: Left out, for it takes time and shows nothing here; images are read in the process whose seconds count.
 PLAIN = {"DATALOADER.NUM_WORKERS": 0, "TEST.REPORT": False, "TEST.PICTURES": 0, "TEST.VAL_LOSS": False, "TEST.BEST": ""}
 
@@ -69,6 +74,9 @@ class Comparison:
     keep_weights: bool = False
 
     def __post_init__(self) -> None:
+        given = {key for opts in (self.opts, *(variant.opts for variant in self.variants)) for key in opts}
+        for key in sorted(OWN_KEYS & given):
+            raise InputError(f"{key}: the comparison sets it itself, by its flags; leave it out")
         if not 0 < self.seconds < math.inf:
             raise InputError(f"--seconds {self.seconds}: give a number above 0")
         for name, least in (("evaluations", 1), ("threads", 0)):
@@ -152,18 +160,26 @@ class Plan:
         """Of a run of a variant."""
         return int(self.content["variants"][name]["steps"])
 
-    def measure(self, tell: Callable[[str], object]) -> None:
-        """Check all variants, and time the steps of those that are new, beside the first one's.
+    def checked(self) -> dict[str, CfgNode]:
+        """The config of each variant, with its data and weights.
+
+        Raises:
+            InputError: a variant cannot be trained.
+        """
+        with process_kept(*LOGGERS), silent():
+            return {variant.name: self._config(variant) for variant in self.comparison.variants}
+
+    def measure(self, configs: Mapping[str, CfgNode], tell: Callable[[str], object]) -> None:
+        """Time the steps of the variants that are new, beside those of the first.
 
         Args:
+            configs: of `checked`.
             tell: is told that it takes a while.
 
         Raises:
-            InputError: a variant cannot be trained, or not for long enough.
+            InputError: a variant's seconds are too few.
         """
-        known, variants = self.content["variants"], self.comparison.variants
-        with process_kept(*LOGGERS), silent():
-            configs = {variant.name: self._config(variant) for variant in variants}
+        known = self.content["variants"]
         new = [name for name in configs if name not in known]
         if not new:
             return
@@ -177,7 +193,7 @@ class Plan:
             self._add(self.comparison.named(name), scale * found[name])
 
     def _config(self, variant: Variant) -> CfgNode:
-        """A variant's config, checked with its data and weights; its folder is not made."""
+        """A variant's config; its folder is not made."""
         folder = os.path.join(self.comparison.output, variant.name)
         return setup_config(self.comparison.request(variant, MANY_STEPS, 0, folder, dry_run=True))
 

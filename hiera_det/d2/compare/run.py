@@ -19,6 +19,7 @@ from hiera_det.d2.train.run import start
 from hiera_det.engine.checkpoint import FolderLock
 from hiera_det.engine.events import read_metrics
 from hiera_det.engine.step import NonFiniteError
+from hiera_det.engine.stop import StopRequested
 from hiera_det.files import make_folder, write_atomically
 from hiera_det.report.comparison import draw_comparison, format_comparison, told_run
 
@@ -49,11 +50,13 @@ def compare(comparison: Comparison, tell: Callable[[str], object] = print, dry_r
     """
     with _threads(comparison.threads):
         plan = Plan(comparison)
-        plan.measure(tell)
+        configs = plan.checked()
+        if not dry_run:
+            make_folder(comparison.output, "--output")
+        plan.measure(configs, tell)
         _tell_plan(comparison, plan, tell)
         if dry_run:
             return plan.content
-        make_folder(comparison.output, "--output")
         with FolderLock(comparison.output, "--output"):
             plan.save()
             _run_all(comparison, plan, tell)
@@ -95,6 +98,8 @@ def _run_all(comparison: Comparison, plan: Plan, tell: Callable[[str], object]) 
         found = _run(comparison, plan, name, seed, tell)
         plan.content["variants"][name]["runs"][str(seed)] = found
         plan.save()
+        for path in () if comparison.keep_weights else (Path(comparison.output) / name / f"seed{seed}").rglob("*.pth"):
+            path.unlink()
         _report(Path(comparison.output), plan.content)
         per_run = (time.monotonic() - began) / done
         left = timedelta(seconds=round(per_run * (len(open_runs) - done)))
@@ -113,11 +118,11 @@ def _run(comparison: Comparison, plan: Plan, name: str, seed: int, tell: Callabl
     try:
         with silent():
             start(request, callbacks=[Clock()])
+    except StopRequested:
+        tell(f"{name} seed {seed}: stopped; the same command goes on")
+        raise
     except NonFiniteError as error:
         return {"steps": steps, "failed": str(error), "points": []}
-    if not comparison.keep_weights:
-        for path in folder.rglob("*.pth"):
-            path.unlink()
     return {"steps": steps, "points": _points(folder, steps)}
 
 

@@ -90,7 +90,7 @@ def trunk_keys(config: str, trunk: str) -> dict[str, Any]:
     try:
         cfg = load_config(trunk)
     except InputError as error:
-        raise InputError(f"--trunks {trunk}: neither {', '.join(RESNETS)} nor a config ({error})") from None
+        raise InputError(f"{trunk}: no trunk: neither {', '.join(RESNETS)} nor a config ({error})") from None
     keys = {f"MODEL.HIERA.{name}": value for name, value in _flat(cfg.MODEL.HIERA) if name not in NOT_THE_TRUNKS}
     return {"MODEL.BACKBONE.NAME": cfg.MODEL.BACKBONE.NAME, "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, **keys}
 
