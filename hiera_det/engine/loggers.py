@@ -72,7 +72,7 @@ class Csv:
             self._write_all()
             return
         with open(self.path, "a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(values)
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(_numbers(values))
 
     def close(self) -> None:
         """Nothing is in memory."""

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.config import LazyConfig
 from detectron2.utils.events import EventStorage
 
 from hiera_det.d2.config.setup import setup_config
+from hiera_det.d2.lazy.trainer import trainer_class
+from hiera_det.d2.lazy.translate import to_keys
 from hiera_det.d2.train.trainer import Trainer
 from hiera_det.data.shapes import ShapesPaths, write_shapes_dataset
+from hiera_det.errors import InputError
 
+LEAF = str(Path(__file__).parents[2] / "configs" / "lazy" / "mask_rcnn_hiera_t_100ep.py")
 SAVING = ["MODEL.HIERA.USE_CHECKPOINT", "True"]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
 
@@ -62,3 +67,13 @@ def test_named_parts_alone_are_recomputed(
     assert type(model.backbone.neck).__mro__[1].__name__ == "_Pyramid"
     assert type(model.roi_heads.box_head).__mro__[1].__name__ == "HieraBoxHead"
     assert type(model.proposal_generator.rpn_head).__mro__[1].__name__ == "HieraRPNHead"
+
+
+def test_a_lazyconfigs_parts_are_recomputed_and_its_trunk_has_a_node_of_its_own() -> None:
+    lazy = LazyConfig.load(LEAF)
+    lazy.train.device, lazy.train.recompute = "cpu", ["heads"]
+    model: Any = trainer_class(lazy).build_model(to_keys(lazy))
+    assert type(model.roi_heads.mask_head).layers is not type(model.roi_heads.mask_head).__bases__[0].layers
+    lazy.train.recompute = ["stage1"]
+    with pytest.raises(InputError, match=r"train\.recompute stage1: model\.backbone\.trunk\.use_checkpoint has"):
+        to_keys(lazy)

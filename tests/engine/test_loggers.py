@@ -26,6 +26,7 @@ def test_a_csv_has_a_row_for_each_line_and_a_column_for_each_metric_also_of_a_tr
         *(("1", ""), ("2", "20.0"), ("3", ""), ("4", "40.0"), ("5", ""), ("6", "60.0"))
     ]
     assert float(rows[2]["loss"]) == 1 / 3
+    assert {row["bbox/AP-dog, (big)"] for row in rows} == {""}  # no number, as null in metrics.json
 
 
 def test_a_logger_that_fails_warns_once_and_the_training_goes_on(

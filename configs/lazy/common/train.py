@@ -7,6 +7,7 @@ train = {
     "max_iter": 184824,
     "amp": {"enabled": True, "precision": "float16"},  # or "bfloat16"
     "accumulate": 1,  # forward and backward passes per iteration, each over that part of total_batch_size
+    "recompute": [],  # "neck", "heads": computed anew in the backward pass; the trunk has use_checkpoint
     "clip_norm": 1.0,  # largest norm of all gradients together; 0 for any
     "parallel": "ddp",  # several processes: "ddp" keeps the model in each, "fsdp" shares it out among them
     "ema_decay": 0.0,  # decay per iteration of an average of the weights, evaluated and saved beside them; 0 for none

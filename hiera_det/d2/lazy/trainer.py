@@ -18,6 +18,7 @@ from torch import nn
 from hiera_det.d2.data.batches import build_eval_loader
 from hiera_det.d2.data.mapper import TrainMapper
 from hiera_det.d2.lazy.files import walk
+from hiera_det.d2.model.recompute import recompute_parts
 from hiera_det.d2.predict.evaluation import COCO_MAX_DETS
 from hiera_det.d2.predict.semantic import evaluator_of
 from hiera_det.d2.train.trainer import Trainer
@@ -43,7 +44,9 @@ def trainer_class(lazy: DictConfig) -> type[Trainer]:
     class LazyTrainer(Trainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
-            return _build(lazy, "model").to(torch.device(cfg.MODEL.DEVICE))  # type: ignore[no-any-return]
+            model: nn.Module = _build(lazy, "model").to(torch.device(cfg.MODEL.DEVICE))
+            recompute_parts(model, cfg)
+            return model
 
         @classmethod
         def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

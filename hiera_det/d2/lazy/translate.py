@@ -17,6 +17,7 @@ from hiera_det.d2.config.unread import kind_of
 from hiera_det.d2.config.words import renamed
 from hiera_det.d2.data.augmentation import FixedSizeCrop, ResizeScale
 from hiera_det.d2.lazy.files import walk
+from hiera_det.d2.model.recompute import PARTS
 from hiera_det.engine.machine import workers_by_cores
 from hiera_det.errors import InputError
 
@@ -31,6 +32,7 @@ NODES = {
     "MODEL.DEVICE": "train.device",
     "MODEL.MASK_ON": "dataloader.train.mapper.use_instance_mask",
     "MODEL.KEYPOINT_ON": "dataloader.train.mapper.use_keypoint",
+    "MODEL.HIERA.CHECKPOINT_STAGES": "train.recompute",
     "MODEL.HIERA.SQUARE_PAD": "model.backbone.square_pad",
     "MODEL.ROI_HEADS.NUM_CLASSES": "model.roi_heads.num_classes",
     "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": "model.roi_heads.keypoint_head.num_keypoints",
@@ -66,6 +68,7 @@ NODES = {
     "INPUT.MAX_PIXELS": "dataloader.train.mapper.max_pixels",
     "INPUT.ON_BAD_IMAGE": "dataloader.train.mapper.on_bad_image",
 }
+LISTS = ("LOGGERS", "MODEL.HIERA.CHECKPOINT_STAGES")
 CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
 KEYPOINTS = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
 TEST_WORKERS = "dataloader.test.num_workers"
@@ -96,12 +99,14 @@ def to_keys(lazy: DictConfig) -> CfgNode:
         value, default = OmegaConf.select(lazy, node), get_value(keys, key)
         if value is None:
             continue
-        if key == "LOGGERS" or key.startswith("DATASETS."):
+        if key in LISTS or key.startswith("DATASETS."):
             value = (value,) if isinstance(value, str) else tuple(value)
         value = as_given(default, value)
         if not kind_of(key, default).accepts(value):
             raise InputError(kind_of(key, default).refusal(node, value))
         set_value(keys, key, value)
+    if stages := [name for name in keys.MODEL.HIERA.CHECKPOINT_STAGES if name not in PARTS]:
+        raise InputError(f"train.recompute {stages[0]}: model.backbone.trunk.use_checkpoint has the trunk's stages")
     _read_detector(lazy, keys)
     _read_images(lazy, keys)
     _read_clipping(lazy, keys)
