@@ -195,7 +195,7 @@ def open_loggers(names: Iterable[str], folder: str, iteration: int) -> list[Writ
     path = Path(folder) / NAMES
     known = _known(path) if iteration > 0 else {}
     opened: dict[str, Any] = {}
-    for name in names:
+    for name in dict.fromkeys(names):  # each once
         _, kind, way_out = LOGGERS[name]
         try:
             opened[name] = kind(Path(folder), known.get(name, ""))
