@@ -89,7 +89,7 @@ def draw_comparison(content: Mapping[str, Any], path: Path) -> None:
         for index, (label, one) in enumerate(content["variants"].items()):
             _draw_curve(axes, _curves(one, name), label, index)
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+    panels[0].set_ylim(bottom=0)  # of all: once set, the axis no longer grows
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize="small", ncols=3, frameon=False)
     write_atomically(path, lambda file: figure.savefig(file, format="png"))

@@ -169,8 +169,9 @@ def test_the_table_has_means_spans_failures_and_averaged_weights(tmp_path: Path)
         "| b, averaged | 1, 1 failed | 10 | 2 | 2.0 |",
         "| c | 0, 1 failed | 10 |  |  |",
     ]
+    variants["a"]["runs"]["0"]["points"][1]["segm/AP"] = 90.0  # beyond the other panel's
     draw_comparison({"variants": variants}, tmp_path / "curves.png")
-    assert Image.open(tmp_path / "curves.png").size == (660, 550)
+    assert Image.open(tmp_path / "curves.png").size == (1320, 550)
 
 
 def test_the_command_asks_for_one_kind_of_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
