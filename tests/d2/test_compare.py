@@ -43,19 +43,19 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> ShapesPaths:
 
 def comparison(shapes: ShapesPaths, out: Path, *words: list[str], **settings: Any) -> Comparison:
     trunks = settings.pop("trunks", ["quick_start"])
-    settings = {"seconds": 1.0, "seeds": (0,), "evaluations": 2} | settings
+    settings = {"seconds": 2.5, "seeds": (0,), "evaluations": 2} | settings
     data = {name: str(getattr(shapes, name)) for name in NAMES}
     opts = {key: value for key, value in SMALL.items() if "HIERA" not in key or "resnet18_fpn" not in trunks}
     return Comparison("quick_start", read_variants("quick_start", trunks, words), data, str(out), opts=opts, **settings)
 
 
 def test_two_variants_end_in_a_table_and_are_not_run_again(shapes: ShapesPaths, tmp_path: Path) -> None:
-    asked = comparison(shapes, tmp_path / "out", ["fast", "SOLVER.BASE_LR", "1e-3", "SECONDS", "0.8"])
+    asked = comparison(shapes, tmp_path / "out", ["fast", "SOLVER.BASE_LR", "1e-3", "SECONDS", "2"])
     lines: list[str] = []
     content = compare(asked, lines.append)
     plain, fast = content["variants"]["quick_start"], content["variants"]["fast"]
-    assert (plain["budget"], fast["budget"]) == (1.0, 0.8)
-    assert plain["steps"] == round(1.0 / plain["step_seconds"])
+    assert (plain["budget"], fast["budget"]) == (2.5, 2.0)
+    assert plain["steps"] == round(2.5 / plain["step_seconds"])
     points = plain["runs"]["0"]["points"]
     assert [point["iteration"] for point in points] == [-(-plain["steps"] // 2), plain["steps"]]
     assert 0 < points[0]["seconds"] < points[1]["seconds"]
@@ -64,7 +64,7 @@ def test_two_variants_end_in_a_table_and_are_not_run_again(shapes: ShapesPaths, 
     assert (tmp_path / "out" / "results.md").read_text().splitlines()[-1].startswith("| fast | 1 |")
     assert Image.open(tmp_path / "out" / "curves.png").size[0] > 1000
     assert not list(tmp_path.rglob("*.pth"))
-    assert any("quick_start: 1 s are" in line and "the schedule ends with them" in line for line in lines)
+    assert any("quick_start: 2.5 s are" in line and "the schedule ends with them" in line for line in lines)
 
     lines.clear()
     again = comparison(shapes, tmp_path / "out", seeds=(0,))
@@ -83,9 +83,10 @@ def test_a_run_takes_its_steps_and_its_warm_up_is_a_tenth_of_them(shapes: Shapes
 
 def test_a_dry_run_says_what_it_takes_and_keeps_nothing(shapes: ShapesPaths, tmp_path: Path) -> None:
     lines: list[str] = []
-    compare(comparison(shapes, tmp_path / "out", trunks=["quick_start", "resnet18_fpn"]), lines.append, dry_run=True)
+    asked = comparison(shapes, tmp_path / "out", trunks=["quick_start", "resnet18_fpn"], seconds=300)
+    compare(asked, lines.append, dry_run=True)
     assert lines[0] == "timing the steps of quick_start, resnet18_fpn"
-    assert lines[-1].startswith("2 runs, 0:00:02 of training")
+    assert lines[-1].startswith("2 runs, 0:10:00 of training")
     assert not list(tmp_path.iterdir())
 
 
@@ -143,7 +144,7 @@ def test_a_folder_with_other_settings_is_left_alone(shapes: ShapesPaths, tmp_pat
     path = tmp_path / "results.json"
     asked = comparison(shapes, tmp_path)
     path.write_text(json.dumps({"settings": asked.settings() | {"seconds": 9.0}, "variants": {}}))
-    with pytest.raises(InputError, match=r"was made with seconds 9\.0, not 1\.0; choose another --output"):
+    with pytest.raises(InputError, match=r"was made with seconds 9\.0, not 2\.5; choose another --output"):
         compare(asked, str)
     path.write_text("[]")
     with pytest.raises(InputError, match="is no comparison's; choose another --output"):
