@@ -40,6 +40,9 @@ ALPHA = 0.35
 #: Longest side in pixels up to which letters and lines have their plain size.
 PLAIN_SIDE = 640
 
+#: Letters of a class's name: longer ones would hide the picture.
+LONGEST = 28
+
 #: One mask: polygons [x0, y0, x1, y1, ...], whose union it is (none: no mask), or a binary map [H, W].
 Mask: TypeAlias = list[npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
 
@@ -64,8 +67,9 @@ class Objects:
 
 
 def class_name(category: int, names: Sequence[str] | None) -> str:
-    """The name of a class by its index, or a stand-in where it has none."""
-    return printable(names[category]) if names and category < len(names) else f"class {category}"
+    """The name of a class by its index, cut where it is long, or a stand-in where it has none."""
+    name = printable(names[category]) if names and category < len(names) else f"class {category}"
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def draw_objects(image: npt.NDArray[np.uint8], objects: Objects) -> Image.Image:
@@ -76,12 +80,11 @@ def draw_objects(image: npt.NDArray[np.uint8], objects: Objects) -> Image.Image:
         objects: the large ones are drawn first, so that none hides another; the first ones' labels lie best.
     """
     colors = [PALETTE[index % len(PALETTE)] for index in objects.classes]
-    canvas = np.array(image)
+    picture = Image.fromarray(image).copy()
     order = np.argsort(-_areas(objects.boxes), kind="stable")
     for index in order if objects.masks is not None else ():
         assert objects.masks is not None
-        _draw_mask(canvas, objects.masks[index], colors[index])
-    picture = Image.fromarray(canvas)
+        _draw_mask(picture, objects.masks[index], colors[index])
     draw = ImageDraw.Draw(picture)
     line = max(1, round(1.5 * _scale(picture.size)))
     for index in order:
@@ -116,25 +119,26 @@ def _corners(box: npt.NDArray[np.float64], size: tuple[int, int]) -> tuple[int, 
     return x0, y0, max(x0, x1), max(y0, y1)
 
 
-def _draw_mask(canvas: npt.NDArray[np.uint8], mask: Mask, color: Color) -> None:
+def _draw_mask(picture: Image.Image, mask: Mask, color: Color) -> None:
     """Tint a mask's pixels and draw its edge, that of its holes too; in place."""
-    inside = _binary(mask, canvas.shape[:2])
+    inside = _binary(mask, picture.size[::-1])
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):
         return
-    window: tuple[slice, slice] = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    inside, pixels = inside[window], canvas[window]
-    around = np.pad(inside, 1)
-    edge = inside & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
-    rgb = np.array(_rgb(color), dtype=np.float32)
-    pixels[inside] = ((1 - ALPHA) * pixels[inside] + ALPHA * rgb + 0.5).astype(np.uint8)
-    pixels[edge] = rgb.astype(np.uint8)
+    around = np.zeros((rows[-1] - rows[0] + 3, columns[-1] - columns[0] + 3), bool)
+    around[1:-1, 1:-1] = inside = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    core = around[:-2, 1:-1] & around[2:, 1:-1]
+    core &= around[1:-1, :-2]
+    core &= around[1:-1, 2:]
+    # The colour's share of each pixel: Pillow lays it on in one pass, which NumPy does in five.
+    share = np.where(core, np.uint8(round(255 * ALPHA)), np.uint8(255)) * inside
+    picture.paste(_rgb(color), (int(columns[0]), int(rows[0])), Image.fromarray(share))
 
 
 def _binary(mask: Mask, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """A mask as a map ``[H, W]``."""
     if not isinstance(mask, list):
-        return mask.astype(bool)
+        return mask.astype(bool, copy=False)
     picture = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(picture)
     for polygon in mask:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
+from hiera_det.predict.prediction import found_objects
 from hiera_det.report import fonts
 from hiera_det.report.drawing import PALETTE, Mask, Objects, class_name, draw_objects
 from hiera_det.report.labels import Labels
@@ -162,3 +163,11 @@ def test_labels_that_have_no_room_are_left_out_and_none_covers_another() -> None
         assert y1 <= 120
         for a0, b0, a1, b1 in labels.taken[:index]:
             assert not (x0 < a1 and a0 < x1 and y0 < b1 and b0 < y1)
+
+
+def test_a_long_name_is_cut_and_its_score_stays() -> None:
+    names = ["fig", "a class that was called by a whole sentence"]
+    assert class_name(0, names) == "fig"
+    assert class_name(1, names) == "a class that was called by …"
+    found = {"boxes": np.zeros((1, 4)), "scores": np.array([0.5]), "classes": np.array([1])}
+    assert found_objects(found, names).labels == ["a class that was called by … 0.50"]
