@@ -86,9 +86,11 @@ class PredictionJob:
         cut = {CutOuts: settings.crops, SavedMasks: settings.masks}
         self._cut = [kind(folder, files, settings.overwrite) for kind, folder in cut.items() if folder]
         beside = str(ResultsFile.beside(settings.results)) if settings.results else ""
+        read = [*files, settings.images_json]
         for flag, path in (("--json", settings.results), ("--json", beside), ("--csv", settings.table)):
             if path:
-                _check_place(flag, path, (*files, settings.images_json), settings.overwrite)
+                _check_place(flag, path, read, settings.overwrite)
+                read.append(path)
 
     def _check_videos(self) -> None:
         """Refuse videos that cannot be read, numbered or drawn."""
@@ -221,7 +223,7 @@ def _renumbered(own: Sequence[dict[str, Any]], theirs: list[dict[str, Any]], pat
 def _check_place(flag: str, path: str, files: Sequence[str], overwrite: bool) -> None:
     """Refuse a file for the results that is an image, a folder, or there already."""
     if os.path.realpath(path) in {os.path.realpath(file) for file in files} or os.path.isdir(path):
-        raise InputError(f"{flag} {path}: is read, or is a folder; name another file")
+        raise InputError(f"{flag} {path}: is read or written otherwise, or is a folder; name another file")
     if os.path.exists(path) and not overwrite:
         raise InputError(f"{flag} {path}: is there already; name another file, or use --overwrite")
     make_folder(os.path.dirname(path) or ".")

@@ -14,7 +14,7 @@ from hiera_det.data.classes import listed
 from hiera_det.data.coco.read import read_json
 from hiera_det.errors import InputError
 
-__all__ = ["check_score", "least_scores", "read_thresholds"]
+__all__ = ["least_score", "least_scores", "read_thresholds"]
 
 
 def check_score(value: Any, name: str) -> float:
@@ -28,6 +28,18 @@ def check_score(value: Any, name: str) -> float:
     return float(value)
 
 
+def least_score(threshold: Any, by_class: Mapping[str, float] | None) -> float:
+    """The least of all scores that are asked for.
+
+    Raises:
+        InputError: one is none from 0 to 1, or ``by_class`` is no mapping.
+    """
+    if by_class is not None and not isinstance(by_class, Mapping):
+        raise InputError(f'class_thresholds {by_class!r}: give classes and scores, {{"cat": 0.4}}')
+    scores = [check_score(score, f"threshold of class {name!r}:") for name, score in (by_class or {}).items()]
+    return min([check_score(threshold, "threshold"), *scores])
+
+
 def least_scores(
     names: Sequence[str], threshold: float, by_class: Mapping[str, float] | None
 ) -> npt.NDArray[np.float64] | None:
@@ -39,7 +51,7 @@ def least_scores(
         by_class: by name.
 
     Raises:
-        InputError: a class is none of these, or a score none from 0 to 1.
+        InputError: a class is none of these.
     """
     if not by_class:
         return None
@@ -49,7 +61,7 @@ def least_scores(
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"the detector has {listed(names)}"
             raise InputError(f"threshold of class {name!r}: there is no such class; {hint}")
-        found[name] = check_score(score, f"threshold of class {name!r}:")
+        found[name] = score
     return np.array([found[name] for name in names])
 
 

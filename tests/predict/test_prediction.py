@@ -13,7 +13,7 @@ from hiera_det.data.camera import camera_number, read_camera
 from hiera_det.errors import InputError
 from hiera_det.predict.cutouts import folder_names
 from hiera_det.predict.rows import area_of
-from hiera_det.predict.thresholds import least_scores, read_thresholds
+from hiera_det.predict.thresholds import least_score, least_scores, read_thresholds
 
 
 def test_without_the_package_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,11 +35,12 @@ def test_an_area_is_the_masks_and_else_the_boxs() -> None:
         ({"fig": 5}, "threshold of class 'fig': 5: scores are from 0 to 1"),
         ({"fig": float("nan")}, "threshold of class 'fig': nan: scores are from 0 to 1"),
         ({"fig": "high"}, "threshold of class 'fig': high: scores are from 0 to 1"),
+        (["fig"], r"class_thresholds \['fig'\]: give classes and scores"),
     ],
 )
 def test_a_threshold_of_no_class_or_no_score_is_refused(by_class: dict[str, float], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        least_scores(["fig", "date"], 0.5, by_class)
+        least_scores(["fig", "date"], least_score(0.5, by_class), by_class)
 
 
 def test_other_classes_keep_the_threshold_of_all(tmp_path: Path) -> None:

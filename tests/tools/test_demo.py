@@ -125,7 +125,14 @@ def test_a_second_run_replaces_pictures_only_if_told_to(
     [
         (["--run", "RUN", "--input", "PHOTOS"], "give --output DIR for pictures, --json FILE, --csv FILE or another"),
         (["--run", "RUN", "--input", "PHOTOS", "--output", "PHOTOS"], "a.jpg is in this folder and could be"),
-        (["--run", "RUN", "--input", "PHOTOS", "--json", "PHOTOS/a.jpg", "--overwrite"], "is read, or is a folder"),
+        (
+            ["--run", "RUN", "--input", "PHOTOS", "--json", "PHOTOS/a.jpg", "--overwrite"],
+            "is read or written otherwise, or is a folder",
+        ),
+        (
+            ["--run", "RUN", "--input", "PHOTOS", "--json", "OUT.json", "--csv", "OUT.json"],
+            "OUT.json: is read or written",
+        ),
         (["--run", "RUN", "--input", "PHOTOS/none", "--output", "OUT"], "there are no images in this folder"),
         (["--run", "RUN", "--input", "PHOTOS/*.tif", "--output", "OUT"], "*.tif: no image matches this pattern"),
         (

@@ -18,7 +18,7 @@ from hiera_det.files import StrPath, path_of
 from hiera_det.predict.failures import Failures
 from hiera_det.predict.prediction import ArrayPrediction, Prediction
 from hiera_det.predict.predictor import FilePredictor, paths_of
-from hiera_det.predict.thresholds import check_score, least_scores
+from hiera_det.predict.thresholds import least_score, least_scores
 from hiera_det.report.threshold import read_threshold
 
 __all__ = ["TorchvisionPredictor", "masks_of"]
@@ -52,7 +52,7 @@ class TorchvisionPredictor(FilePredictor):
         device: str | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_score(threshold, "threshold")
+        least = least_score(threshold, class_thresholds)
         saved = load_detector(path_of(weights, "weights"))
         rows = zip(saved.category_ids, saved.classes[1:], strict=True)
         self.categories = [{"id": id_, "name": name} for id_, name in rows]
@@ -61,7 +61,7 @@ class TorchvisionPredictor(FilePredictor):
         self.model = saved.model.to(self.device)
         # What scores less would not change the rest, and is not given a mask this way.
         head = getattr(self.model, "roi_heads", self.model)
-        head.score_thresh = threshold if self._least is None else float(self._least.min())
+        head.score_thresh = least
 
     @classmethod
     def from_folder(

@@ -38,7 +38,7 @@ from hiera_det.files import StrPath, path_of
 from hiera_det.predict import prediction as plain
 from hiera_det.predict.failures import Failures
 from hiera_det.predict.predictor import FilePredictor, paths_of
-from hiera_det.predict.thresholds import check_score, least_scores
+from hiera_det.predict.thresholds import least_score, least_scores
 from hiera_det.report.threshold import read_threshold
 
 __all__ = ["Prediction", "Predictor"]
@@ -98,7 +98,8 @@ class Predictor(FilePredictor):
         threshold: float = 0.5,
         class_thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        _check_arguments(cfg, weights, threshold)
+        _check_arguments(cfg, weights)
+        least = least_score(threshold, class_thresholds)
         self.cfg = cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = local_weights(os.fspath(weights) or cfg.MODEL.WEIGHTS)
@@ -110,7 +111,6 @@ class Predictor(FilePredictor):
         check_test_batch(cfg)
         check_autocast(cfg)
         # What scores less would not change the rest, and is not given a mask this way.
-        least = min([threshold, *(class_thresholds or {}).values()])
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = least
         self.model = build_model(cfg).eval()
         self._detect = as_tested(cfg, self.model).eval()
@@ -246,12 +246,11 @@ class Predictor(FilePredictor):
         return [one[one.scores >= least[one.pred_classes]] for one in found]
 
 
-def _check_arguments(cfg: Any, weights: Any, threshold: Any) -> None:
+def _check_arguments(cfg: Any, weights: Any) -> None:
     """Refuse arguments of other types than `Predictor` takes."""
     if not isinstance(cfg, CfgNode):
         raise InputError(f"cfg: {type(cfg).__name__}; give a config, as of load_config, or use Predictor.from_folder")
     path_of(weights, "weights")
-    check_score(threshold, "threshold")
 
 
 @contextmanager
