@@ -51,7 +51,12 @@ SMALL += [
     "0",
 ]
 SMALL += ["INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST", f"{SIDE}", "INPUT.RANDOM_FLIP", "none"]
+SMALL += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
 SMALL += ["DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "0", "TEST.REPORT", "False"]
+
+#: The same of torchvision's detectors of two stages.
+FEW = {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_test": 100}
+OPTIONS = {"maskrcnn": FEW, "fasterrcnn": FEW}
 
 
 class Losses:
@@ -187,7 +192,7 @@ def of_torchvision(detector: str) -> Callable[[Photographs], tuple[list[float], 
         run = train_torchvision(
             detector, train=data, val=data, output=photographs.folder / detector, size="tiny", image_size=SIDE,
             epochs=STEPS, eval_epochs=STEPS, batch_size=count, learning_rate=1e-4, device="cpu", num_workers=0, seed=0,
-            callbacks=[losses], settings={"warmup_epochs": 0},
+            callbacks=[losses], settings={"warmup_epochs": 0}, options=OPTIONS.get(detector),
         )  # fmt: skip
         return losses.values, named(run.metrics, "AP")
 
@@ -198,7 +203,9 @@ def of_torchvision_keypoints(photographs: Photographs) -> tuple[list[float], str
     """Keypoint R-CNN of torchvision's in a plain loop, measured by pycocotools."""
     from hiera_det.adapters.torchvision import keypointrcnn_hiera
 
-    model = keypointrcnn_hiera("tiny", num_classes=2, num_keypoints=4, min_size=SIDE, max_size=2 * SIDE)
+    model = keypointrcnn_hiera(
+        "tiny", num_classes=2, num_keypoints=4, min_size=SIDE, max_size=2 * SIDE, **OPTIONS["maskrcnn"]
+    )
     images, targets = [], []
     by_image: dict[int, list[Any]] = {}
     for annotation in photographs.content["annotations"]:
