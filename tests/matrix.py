@@ -102,7 +102,7 @@ def row(cell: str, folder: Path, main: Path | None) -> str:
     said = run(runs, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, PYTHONPATH=path)
     (folder / f"{cell}.log").write_text(said)
     result = re.findall(r"(?:\d+ (?:passed|failed|skipped|errors?)(?:, )?)+", said) or ["did not run"]
-    return f"| {versions} | {detectron2} | {result[-1]} | {time.monotonic() - start:.0f} s |"
+    return f"| {versions} | {detectron2} | {result[-1].rstrip(', ')} | {time.monotonic() - start:.0f} s |"
 
 
 def main() -> None:
