@@ -51,10 +51,10 @@ SMALL += [
     "0",
 ]
 SMALL += ["INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST", f"{SIDE}", "INPUT.RANDOM_FLIP", "none"]
-SMALL += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
 SMALL += ["DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "0", "TEST.REPORT", "False"]
 
-#: The same of torchvision's detectors of two stages.
+#: Fewer boxes in the detectors of two stages: detectron2's, and torchvision's.
+BOXES = ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
 FEW = {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_test": 100}
 OPTIONS = {"maskrcnn": FEW, "fasterrcnn": FEW}
 
@@ -172,9 +172,9 @@ def of_detectron2_maps(config: str) -> Callable[[Photographs], tuple[list[float]
         opts = [*SMALL, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "2", "SEED", "0", "OUTPUT_DIR", str(output)]
         opts += ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)"]
         if config.startswith("panoptic"):
-            opts += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(things))]
+            opts += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(things)), *BOXES]
         losses = Losses()
-        train_by_yaml(RunRequest(config_file=config, opts=tuple(opts), callbacks=(losses,)), True)
+        train_by_yaml(RunRequest(config_file=config, opts=tuple(opts)), True, callbacks=[losses])
         metrics = {key: value for line in read_metrics(output / "metrics.json") for key, value in line.items()}
         return losses.values, named(metrics, "AP", "mIoU")
 
@@ -340,12 +340,12 @@ def named(metrics: Mapping[str, float], *ends: str) -> str:
 NO_LSJ = ["MODEL.HIERA.SQUARE_PAD", "0", "INPUT.LSJ.ENABLED", "False", "SOLVER.AMP.ENABLED", "False"]
 SIGMAS = ["TEST.KEYPOINT_OKS_SIGMAS", "[0.1, 0.1, 0.1, 0.1]"]
 ROWS: dict[str, Callable[[Photographs], tuple[list[float], str]]] = {
-    "detectron2 Mask R-CNN": of_detectron2("mask_rcnn_hiera_t_1x"),
-    "detectron2 Cascade R-CNN": of_detectron2("cascade_mask_rcnn_hiera_b", *NO_LSJ),
-    "detectron2 Faster R-CNN": of_detectron2("faster_rcnn_hiera_b_1x"),
+    "detectron2 Mask R-CNN": of_detectron2("mask_rcnn_hiera_t_1x", *BOXES),
+    "detectron2 Cascade R-CNN": of_detectron2("cascade_mask_rcnn_hiera_b", *NO_LSJ, *BOXES),
+    "detectron2 Faster R-CNN": of_detectron2("faster_rcnn_hiera_b_1x", *BOXES),
     "detectron2 RetinaNet": of_detectron2("retinanet_hiera_b_1x"),
     "detectron2 FCOS": of_detectron2("fcos_hiera_b_1x"),
-    "detectron2 Keypoint R-CNN": of_detectron2("keypoint_rcnn_hiera_b_1x", *SIGMAS),
+    "detectron2 Keypoint R-CNN": of_detectron2("keypoint_rcnn_hiera_b_1x", *SIGMAS, *BOXES),
     "detectron2 Panoptic FPN": of_detectron2_maps("panoptic_fpn_hiera_b_1x"),
     "detectron2 Semantic FPN": of_detectron2_maps("semantic_fpn_hiera_b_1x"),
     **{f"torchvision {name}": of_torchvision(name) for name in ("maskrcnn", "fasterrcnn", "retinanet", "fcos")},
