@@ -156,7 +156,8 @@ def of_detectron2_maps(config: str) -> Callable[[Photographs], tuple[list[float]
         from hiera_det.d2.train.run import train_by_yaml
         from hiera_det.engine.events import read_metrics
 
-        name, records = f"photographs_{config}", load_coco_json(str(photographs.json), str(photographs.images))
+        name = f"photographs_{config}"
+        records = load_coco_json(str(photographs.json), str(photographs.images), name)
         for record, (image, pixels, annotations) in zip(records, photographs.each(), strict=True):
             whole = np.zeros(pixels.size[::-1], np.uint8)
             for annotation in annotations:

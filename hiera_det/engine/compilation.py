@@ -9,13 +9,18 @@ import shutil
 import sys
 import sysconfig
 
+import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from hiera_det.errors import InputError
 
 __all__ = ["compile_in_place"]
 
 logger = logging.getLogger("hiera_det.training")
+
+#: Before it one graph for all sizes did not come to an end: 2.5.0 in half an hour, 2.6.0 in minutes (tests/matrix.py).
+OLDEST = "2.7"
 
 
 def compile_in_place(module: nn.Module, device: str, word: str) -> None:
@@ -32,6 +37,9 @@ def compile_in_place(module: nn.Module, device: str, word: str) -> None:
     Raises:
         InputError: something that it needs is found missing now; the rest would show at the first call.
     """
+    if TorchVersion(torch.__version__) < OLDEST:
+        told = f"PyTorch {torch.__version__} comes to no end of compiling for all sizes"
+        raise InputError(f"{word} True: {told}; take {OLDEST} or newer, or set it to False")
     if device == "cpu":
         if missing := _missing_on_cpu():
             raise InputError(f"{word} True: {missing}; install it or set it to False")

@@ -56,7 +56,7 @@ def check_stem(stem: nn.Module) -> None:
         InputError: a convolution's kernel and padding.
     """
     for conv in stem.modules():
-        if isinstance(conv, nn.Conv2d | nn.Conv3d):
+        if isinstance(conv, (nn.Conv2d, nn.Conv3d)):  # PyTorch 2.6 compiles no union of types
             for kernel, step, padding in list(zip(conv.kernel_size, conv.dilation, conv.padding, strict=False))[-2:]:
                 if type(padding) is not int or padding > BORDER or (kernel - 1) * step - padding >= PATCH_STRIDE:
                     raise InputError(

@@ -96,6 +96,13 @@ def test_what_compiling_needs_is_looked_for_first(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("version", ["2.5.0+cu124", "2.6.0"])
+def test_a_pytorch_that_comes_to_no_end_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    with pytest.raises(InputError, match=r"COMPILE True: PyTorch 2\.\d\.0\S* comes to no end .* take 2\.7 or newer"):
+        build_model(config("MODEL.HIERA.COMPILE", "True"))
+
+
 def test_a_python_that_pytorch_cannot_compile_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("Dynamo is not supported on Python 9.0+\nmore")

@@ -177,7 +177,7 @@ def choose(path: Path, *tensors: Tensor | None) -> Kernel:
 
 def has_choice(x: Tensor) -> bool:
     """Whether there is anything to choose; answered at once, for on a GPU the time between two kernels counts."""
-    return bool(WINS) and not is_placeholder(x) and x.device.type == "cpu"
+    return _wins_anything() and not is_placeholder(x) and x.device.type == "cpu"
 
 
 def reusable(x: Tensor, makers: Iterable[nn.Module]) -> bool:
@@ -282,6 +282,10 @@ def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
     return all(t is None or (type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided) for t in tensors)
 
 
+def _wins_anything() -> bool:
+    return bool(WINS)
+
+
 def _wins(path: Path, dtype: torch.dtype, gradients: bool) -> bool:
     """Whether the table holds it; a convolution runs in oneDNN only where that is there and has several threads."""
     return (Case(path, dtype, gradients) in WINS and _is_unpatched()) and (
@@ -306,5 +310,6 @@ def _is_unpatched() -> bool:
 
 # Asked while compiling, not in the graph, which it would break. `torch.compiler.assume_constant_result` sets the same,
 # but imports the compiler for it: a second in every process.
+_wins_anything._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _wins._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _is_unpatched._dynamo_marked_constant = True  # type: ignore[attr-defined]
