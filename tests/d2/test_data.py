@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -176,6 +177,8 @@ def test_json_is_read_once_for_check_loader_counting_and_evaluations(
 
     for module in ("builtins", "io"):
         monkeypatch.setattr(f"{module}.open", opened)
+    if kept := getattr(pathlib, "_NormalAccessor", None):  # Python 3.10's pathlib keeps io.open
+        monkeypatch.setattr(kept, "open", staticmethod(opened))
     cfg = mask_config()
     add_hiera_config(cfg)
     own_data_config(cfg, **own)
